@@ -1,0 +1,5 @@
+"""Diffusivity along the perivascular space (ALPS) from diffusion MRI."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(__name__, submodules=[])

@@ -1,0 +1,5 @@
+"""MNI templates, regions, and bringing them to a person."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(__name__, submodules=[])

@@ -1,0 +1,5 @@
+"""Quantitative susceptibility mapping from gradient-echo phase."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(__name__, submodules=[])
