@@ -66,7 +66,9 @@ class Wls:
     solver : ndarray, shape (n, 7, volumes)
         Takes weighted log-signals to `beta`.
     residuals : ndarray, shape (n, volumes)
-        Weighted residuals divided by sqrt(1 - leverage), so that their variance is the noise's.
+        Weighted residuals divided by sqrt(1 - leverage), so that their variance is the noise's;
+        for a volume that alone determines a coefficient, such as a single b=0, the noise of the
+        others.
     """
 
     beta: NDArray[np.float64]
@@ -194,7 +196,11 @@ def wls(signals: ArrayLike, design: ArrayLike, *, min_signal: float) -> Wls:
     weighted = weights[:, :, None] * scaled
     solver = np.linalg.solve(normal, weighted.transpose(0, 2, 1))
     leverage = np.einsum("nkp,npk->nk", weighted, solver)
-    residuals = weights * (logs - beta @ scaled.T) / np.sqrt(np.maximum(1 - leverage, 1e-6))
+    free = leverage < 0.999
+    residuals = weights * (logs - beta @ scaled.T) / np.sqrt(np.where(free, 1 - leverage, 1))
+    # a lone b=0 volume is fitted exactly, so its noise shows only in the other volumes
+    noise = np.sqrt((residuals**2 * free).sum(axis=1) / np.maximum(free.sum(axis=1), 1))
+    residuals = np.where(free, residuals, noise[:, None])
     return Wls(beta * scale, solver * scale[:, None], residuals)
 
 
