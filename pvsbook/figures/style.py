@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -243,6 +244,7 @@ def viewer(
             image, bg_img=False if background is None else background, title=None, **options
         )
         page = view.get_standalone()
+    page = re.sub(r"<link rel=.icon.[^>]*>", "", page)  # it asks a host outside the site
     page = page.replace("<html", '<html lang="en"', 1) if "<html lang" not in page else page
     return HTML(
         f'<div class="viewer"><iframe srcdoc="{escape(page, quote=True)}" title="{escape(title, quote=True)}" '
