@@ -1,0 +1,162 @@
+"""Results as BIDS-Derivatives: maps, one-row tables with their dictionary, and provenance."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from pvsbook import images
+from pvsbook._errors import InputError
+from pvsbook._version import __version__
+
+__all__ = ["BIDS_VERSION", "Writer", "prefix_from"]
+
+BIDS_VERSION = "1.10.0"
+ENTITIES_KEPT = ("sub", "ses", "acq", "run")
+
+Columns = Mapping[str, Mapping[str, str]]
+
+
+def prefix_from(path: images.PathLike) -> str:
+    """Return the BIDS entities that results of a scan keep in their names.
+
+    Parameters
+    ----------
+    path
+        The scan.  A name without ``sub-`` becomes a subject label of its letters and digits.
+
+    Examples
+    --------
+    >>> prefix_from("in/sub-01_ses-2_echo-1_part-phase_MEGRE.nii.gz")
+    'sub-01_ses-2'
+    >>> prefix_from("my T2 scan.nii")
+    'sub-myT2scan'
+    """
+    stem = Path(path).name.removesuffix(".gz").removesuffix(".nii")
+    pairs = dict(part.split("-", 1) for part in stem.split("_") if "-" in part)
+    if "sub" in pairs:
+        kept = {k: re.sub(r"[^0-9A-Za-z]", "", pairs[k]) for k in ENTITIES_KEPT if k in pairs}
+        return "_".join(f"{key}-{value}" for key, value in kept.items())
+    return "sub-" + (re.sub(r"[^0-9A-Za-z]", "", stem) or "scan")
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes the results of one scan into a BIDS-Derivatives data set.
+
+    Parameters
+    ----------
+    folder
+        The top of the data set; made where it is missing.
+    prefix
+        Entities of the scan, ``sub-01`` or ``sub-01_ses-2`` (see `prefix_from`).
+    datatype
+        BIDS data type: ``anat`` or ``dwi``.
+    sources
+        Names of the input files, kept in the sidecars.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     writer = Writer(out, prefix="sub-01", datatype="anat")
+    ...     path = writer.table({"n": 3}, {"n": {"Description": "objects"}}, "pvs", desc="count")
+    ...     path.relative_to(out).as_posix()
+    'sub-01/anat/sub-01_desc-count_pvs.tsv'
+    """
+
+    folder: images.PathLike
+    prefix: str = "sub-scan"
+    datatype: str = "anat"
+    sources: Sequence[str] = ()
+    _described: list[bool] = field(default_factory=list, repr=False, compare=False)
+
+    def path(self, suffix: str, extension: str, **entities: str) -> Path:
+        """Return where a result goes: ``sub-*/[ses-*/]datatype/prefix_[entity-value_]suffix``."""
+        parts = self.prefix.split("_")
+        folders = [p for p in parts if p.startswith(("sub-", "ses-"))]
+        names = parts + [f"{k}-{v}" for k, v in entities.items()] + [suffix]
+        return Path(self.folder, *folders, self.datatype, "_".join(names) + extension)
+
+    def image(
+        self,
+        image: nib.Nifti1Image,
+        suffix: str,
+        *,
+        meta: Mapping[str, Any] | None = None,
+        **entities: str,
+    ) -> Path:
+        """Write a map and its JSON sidecar; return the path of the map."""
+        self._describe()
+        path = images.save(image, self.path(suffix, ".nii.gz", **entities))
+        self.json({**(meta or {}), **self._sources()}, suffix, **entities)
+        return path
+
+    def table(
+        self,
+        rows: Mapping[str, Any] | Sequence[Mapping[str, Any]] | pd.DataFrame,
+        columns: Columns,
+        suffix: str,
+        **entities: str,
+    ) -> Path:
+        """Write rows as TSV beside a JSON dictionary of the columns; return the TSV's path.
+
+        Raises
+        ------
+        InputError
+            A column has no entry in the dictionary.
+        """
+        self._describe()
+        frame = pd.DataFrame([rows] if isinstance(rows, Mapping) else rows)
+        unknown = [str(c) for c in frame.columns if c not in columns]
+        if unknown:
+            raise InputError(f"columns: {', '.join(unknown)} have no description; add one each")
+        text = frame.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n")
+        path = images.write_bytes(text.encode(), self.path(suffix, ".tsv", **entities))
+        used = {str(c): dict(columns[c]) for c in frame.columns}
+        self.json({**used, **self._sources()}, suffix, **entities)
+        return path
+
+    def json(self, content: Mapping[str, Any], suffix: str, **entities: str) -> Path:
+        """Write a JSON object; numpy numbers and arrays are turned into plain ones."""
+        self._describe()
+        text = json.dumps(content, indent=2, default=_plain, ensure_ascii=False) + "\n"
+        return images.write_bytes(text.encode(), self.path(suffix, ".json", **entities))
+
+    def text(self, content: str, suffix: str, extension: str, **entities: str) -> Path:
+        """Write a text file, such as an HTML report."""
+        self._describe()
+        return images.write_bytes(content.encode(), self.path(suffix, extension, **entities))
+
+    def _sources(self) -> dict[str, list[str]]:
+        return {"Sources": list(self.sources)} if self.sources else {}
+
+    def _describe(self) -> None:
+        """Write ``dataset_description.json`` once a writer."""
+        if self._described:
+            return
+        content = {
+            "Name": "pvsbook derivatives",
+            "BIDSVersion": BIDS_VERSION,
+            "DatasetType": "derivative",
+            "GeneratedBy": [{"Name": "pvsbook", "Version": __version__}],
+        }
+        text = json.dumps(content, indent=2) + "\n"
+        images.write_bytes(text.encode(), Path(self.folder, "dataset_description.json"))
+        self._described.append(True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")

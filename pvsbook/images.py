@@ -1,0 +1,708 @@
+"""Checked images in, whole files out: the door that every scan comes through."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from pvsbook._errors import InputError
+
+__all__ = [
+    "Dwi",
+    "Gre",
+    "array",
+    "load",
+    "load_dwi",
+    "load_gre",
+    "make",
+    "rotation",
+    "same_grid",
+    "save",
+    "sidecar",
+    "voxel_size_mm",
+    "write_bytes",
+]
+
+PathLike = str | os.PathLike[str]
+ImageLike = PathLike | nib.spatialimages.SpatialImage
+
+PLAUSIBLE_VOXEL_MM = (0.05, 20.0)
+B0_BELOW_S_MM2 = 50.0
+MIN_DIRECTIONS = 6
+
+# One full turn of phase in the units that scanners and converters store.
+PHASE_PERIODS = {
+    "radians": 2 * np.pi,
+    "degrees": 360.0,
+    "12-bit integers": 4096.0,
+    "milliradians": 2000 * np.pi,
+    "13-bit integers": 8192.0,
+    "16-bit integers": 65536.0,
+}
+
+
+def load(
+    source: ImageLike, *, ndim: int = 3, name: str = "image", check_values: bool = True
+) -> nib.Nifti1Image:
+    """Load an image and refuse what no method can use.
+
+    Parameters
+    ----------
+    source
+        A path to a NIfTI file, or a nibabel image already in memory.
+    ndim
+        The number of dimensions that the method needs: 3 for a volume, 4 for a series.
+        A trailing dimension of length one is dropped.
+    name
+        What to call the image in an error, where it has no file name.
+    check_values
+        Read the voxels and refuse NaN, infinity and a constant image.
+
+    Returns
+    -------
+    nibabel.Nifti1Image
+
+    Raises
+    ------
+    InputError
+        Missing or damaged file, wrong number of dimensions, empty image, an affine that cannot
+        be inverted, a voxel size outside 0.05 to 20 mm, NaN or infinity.
+
+    Examples
+    --------
+    >>> import nibabel as nib, numpy as np
+    >>> scan = nib.Nifti1Image(np.arange(8.0).reshape(2, 2, 2), np.diag([1, 1, 2, 1]))
+    >>> load(scan).shape
+    (2, 2, 2)
+    >>> load(scan, ndim=4, name="dwi")
+    Traceback (most recent call last):
+    pvsbook._errors.InputError: dwi: has 3 dimensions (2 x 2 x 2), but 4 are needed...
+    """
+    label, image = _open(source, name)
+    shape = tuple(int(n) for n in image.shape)
+    seen = " x ".join(map(str, shape))
+    if 0 in shape:
+        raise InputError(f"{label}: is empty (shape {seen}); export the series again")
+    while len(shape) > ndim and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != ndim:
+        hint = (
+            "give the whole 4D series, not one volume of it"
+            if ndim == 4
+            else "give one volume: extract it from the series first"
+        )
+        raise InputError(
+            f"{label}: has {len(image.shape)} dimensions ({seen}), but {ndim} are needed; {hint}"
+        )
+    if shape != image.shape:
+        image = nib.Nifti1Image(
+            np.asanyarray(image.dataobj).reshape(shape), image.affine, image.header
+        )
+    _check_affine(image.affine, label)
+    if check_values:
+        values = array(image)
+        bad = int(values.size - np.isfinite(values).sum())
+        if bad:
+            raise InputError(
+                f"{label}: {bad} of {values.size} voxels are NaN or infinite; "
+                "set them to zero, or find out which step made them"
+            )
+        if values.min() == values.max():
+            raise InputError(
+                f"{label}: every voxel is {values.flat[0]:g}, so there is nothing to measure; "
+                "check that the file holds the scan"
+            )
+    return image
+
+
+def _open(source: ImageLike, name: str) -> tuple[str, nib.Nifti1Image]:
+    if isinstance(source, nib.spatialimages.SpatialImage):
+        return name, _nifti(source)
+    path = Path(source)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"{path}: {what}; give the path of a NIfTI file (.nii or .nii.gz)")
+    try:
+        image = _nifti(nib.load(path))
+        np.asanyarray(image.dataobj[..., -1:])  # a file cut short fails here, not much later
+    except (ImageFileError, OSError, EOFError, ValueError, gzip.BadGzipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path}: cannot be read as NIfTI ({reason}); convert or download it again"
+        ) from error
+    return str(path), image
+
+
+def _nifti(image: Any) -> nib.Nifti1Image:
+    """Keep a NIfTI image as it is; turn another spatial format into one."""
+    return image if isinstance(image, nib.Nifti1Image) else nib.Nifti1Image.from_image(image)
+
+
+def _check_affine(affine: ArrayLike, label: str) -> None:
+    matrix = np.asarray(affine, dtype=np.float64)
+    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
+        raise InputError(
+            f"{label}: its affine cannot be inverted, so voxels have no place in the scanner; "
+            "convert the file again from DICOM"
+        )
+    size = nib.affines.voxel_sizes(matrix)
+    low, high = PLAUSIBLE_VOXEL_MM
+    if size.min() < low or size.max() > high:
+        seen = " x ".join(f"{s:.3g}" for s in size)
+        raise InputError(
+            f"{label}: voxels of {seen} mm are not plausible ({low} to {high} mm); "
+            "check the header's units (mm, not m or um)"
+        )
+
+
+def array(image: nib.Nifti1Image, dtype: DTypeLike = np.float32) -> NDArray:
+    """Return the scaled voxel values of an image as an array.
+
+    Examples
+    --------
+    >>> array(make(np.ones((2, 2, 2), np.uint8), np.eye(4))).dtype
+    dtype('float32')
+    """
+    return np.asarray(image.dataobj, dtype=dtype)
+
+
+def make(data: ArrayLike, affine: ArrayLike) -> nib.Nifti1Image:
+    """Make an image of an array: bool becomes uint8, float64 becomes float32, units are mm.
+
+    Parameters
+    ----------
+    data
+        Voxel values, 3D or 4D.
+    affine
+        Voxel index to scanner mm, 4 x 4.
+
+    Examples
+    --------
+    >>> make(np.zeros((2, 3, 4), bool), np.eye(4)).get_data_dtype()
+    dtype('uint8')
+    """
+    data = np.asarray(data)
+    narrow = {"b": np.uint8, "f": np.float32}.get(data.dtype.kind, data.dtype)
+    if data.dtype.kind in "iu" and data.dtype.itemsize == 8:
+        narrow = np.dtype(np.int32)
+    image = nib.Nifti1Image(data.astype(narrow, copy=False), np.asarray(affine, np.float64))
+    image.header.set_xyzt_units("mm", "sec")
+    return image
+
+
+def voxel_size_mm(image: nib.Nifti1Image) -> NDArray[np.float64]:
+    """Return the voxel size in mm along the three axes, from the affine."""
+    return nib.affines.voxel_sizes(image.affine)
+
+
+def rotation(affine: ArrayLike) -> NDArray[np.float64]:
+    """Return the orthogonal matrix nearest to the affine's directions (polar decomposition).
+
+    Columns are the voxel axes in scanner coordinates (RAS).  Its determinant is -1 for an image
+    stored in a left-handed order such as LAS.
+
+    Examples
+    --------
+    >>> rotation(np.diag([-2.0, 2.0, 3.0, 1.0]))
+    array([[-1.,  0.,  0.],
+           [ 0.,  1.,  0.],
+           [ 0.,  0.,  1.]])
+    """
+    matrix = np.asarray(affine, dtype=np.float64)[:3, :3]
+    u, _, vt = np.linalg.svd(matrix / np.linalg.norm(matrix, axis=0))
+    return u @ vt + 0.0  # + 0.0 turns -0 into 0
+
+
+def same_grid(
+    image: nib.Nifti1Image,
+    other: nib.Nifti1Image,
+    *,
+    name: str = "mask",
+    other_name: str = "image",
+    tolerance_mm: float = 0.01,
+) -> None:
+    """Refuse two images whose voxels do not lie in the same places.
+
+    Raises
+    ------
+    InputError
+        Shapes differ, or a corner of the grid lies further than `tolerance_mm` apart.
+
+    Examples
+    --------
+    >>> a, b = make(np.ones((4, 4, 4)), np.eye(4)), make(np.ones((4, 4, 5)), np.eye(4))
+    >>> same_grid(b, a)
+    Traceback (most recent call last):
+    pvsbook._errors.InputError: mask: its grid is 4 x 4 x 5, but image has 4 x 4 x 4...
+    """
+    mine, theirs = image.shape[:3], other.shape[:3]
+    if mine != theirs:
+        raise InputError(
+            f"{name}: its grid is {' x '.join(map(str, mine))}, but {other_name} has "
+            f"{' x '.join(map(str, theirs))}; resample it to {other_name} (labels: nearest)"
+        )
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in mine])).reshape(3, -1).T
+    apart = nib.affines.apply_affine(image.affine, corners) - nib.affines.apply_affine(
+        other.affine, corners
+    )
+    worst = float(np.linalg.norm(apart, axis=1).max())
+    if worst > tolerance_mm:
+        raise InputError(
+            f"{name}: its affine puts a corner {worst:.3g} mm away from where {other_name} has "
+            f"it; resample it to {other_name} (labels: nearest)"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Dwi:
+    """A diffusion series whose gradients are in scanner axes.
+
+    Attributes
+    ----------
+    image
+        4D image, the last axis is the volume.
+    bvals_s_mm2
+        b-value of each volume, s/mm2, shape (n,).
+    bvecs_ras
+        Unit gradient direction of each volume in scanner RAS axes, shape (n, 3); zero at b=0.
+    """
+
+    image: nib.Nifti1Image
+    bvals_s_mm2: NDArray[np.float64]
+    bvecs_ras: NDArray[np.float64]
+
+    @property
+    def is_b0(self) -> NDArray[np.bool_]:
+        """Volumes without diffusion weighting: b below 50 s/mm2."""
+        return self.bvals_s_mm2 < B0_BELOW_S_MM2
+
+
+def load_dwi(image: ImageLike, bval: PathLike | ArrayLike, bvec: PathLike | ArrayLike) -> Dwi:
+    """Load a diffusion series and turn its FSL b-vectors into scanner axes.
+
+    An FSL ``bvec`` file is written along the image's own axes, with x negated where the affine
+    has a positive determinant.  Both are undone here, so that everything after this door works
+    in RAS, whatever the storage order and however oblique the slices.
+
+    Parameters
+    ----------
+    image
+        4D NIfTI.
+    bval
+        FSL text file with n b-values in s/mm2, or an array of shape (n,).
+    bvec
+        FSL text file with 3 rows of n numbers, or an array of shape (3, n).
+
+    Returns
+    -------
+    Dwi
+
+    Raises
+    ------
+    InputError
+        Counts that differ, transposed or swapped files, vectors that are not of unit length,
+        no volume at b=0, fewer than six directions that are not collinear.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> series = make(rng.random((4, 4, 4, 7)), np.eye(4))
+    >>> bvec = np.c_[np.zeros(3), np.eye(3), np.array([[1, 1, 0], [1, 0, 1], [0, 1, 1]]).T / 2**.5]
+    >>> dwi = load_dwi(series, [0] + 6 * [1000], bvec)
+    >>> dwi.bvecs_ras[1]  # x is negated, since det(affine) > 0
+    array([-1.,  0.,  0.])
+    """
+    volumes = load(image, ndim=4, name="dwi")
+    label = str(image) if isinstance(image, str | os.PathLike) else "dwi"
+    n = volumes.shape[3]
+    bvals, bval_name = _numbers(bval, "bval")
+    vectors, bvec_name = _numbers(bvec, "bvec")
+    if bvals.ndim == 2 and bvals.shape[0] == 3 and vectors.size == n:
+        raise InputError(f"{bval_name}: holds three rows, so bval and bvec are swapped; swap them")
+    bvals = bvals.ravel()
+    if bvals.size != n:
+        raise InputError(
+            f"{bval_name}: {bvals.size} b-values, but {label} has {n} volumes; "
+            "use the files that the same conversion wrote"
+        )
+    if vectors.shape == (n, 3) and n != 3:
+        raise InputError(
+            f"{bvec_name}: {n} rows of 3, but FSL's format is 3 rows of {n}; transpose it"
+        )
+    if vectors.shape != (3, n):
+        shape = " x ".join(map(str, vectors.shape))
+        raise InputError(f"{bvec_name}: is {shape}, but {label} needs 3 rows of {n} numbers")
+    if (bvals < 0).any() or bvals.max() > 50_000:
+        raise InputError(
+            f"{bval_name}: b-values from {bvals.min():g} to {bvals.max():g}; s/mm2 are needed"
+        )
+    is_b0 = bvals < B0_BELOW_S_MM2
+    if not is_b0.any():
+        raise InputError(
+            f"{bval_name}: the smallest b-value is {bvals.min():g} s/mm2, but a volume with "
+            f"b < {B0_BELOW_S_MM2:g} is needed; include the b=0 volume of the series"
+        )
+    length = np.linalg.norm(vectors, axis=0)
+    odd = ~is_b0 & (np.abs(length - 1) > 0.05)
+    if odd.any():
+        k = int(np.flatnonzero(odd)[0])
+        raise InputError(
+            f"{bvec_name}: {odd.sum()} directions are not unit vectors (volume {k} has length "
+            f"{length[k]:.3g}); a length that encodes b must be undone, zeros mean a wrong file"
+        )
+    axes = rotation(volumes.affine)
+    stored = vectors.T.copy()
+    if np.linalg.det(axes) > 0:
+        stored[:, 0] *= -1
+    stored[is_b0] = 0
+    stored[~is_b0] /= length[~is_b0, None]
+    bvecs_ras = stored @ axes.T + 0.0
+    distinct = _count_directions(bvecs_ras[~is_b0])
+    if distinct < MIN_DIRECTIONS:
+        raise InputError(
+            f"{bvec_name}: {distinct} directions that are not collinear, but a tensor needs "
+            f"{MIN_DIRECTIONS}; a trace-weighted series cannot be used"
+        )
+    return Dwi(volumes, bvals, bvecs_ras)
+
+
+def _numbers(source: PathLike | ArrayLike, name: str) -> tuple[NDArray[np.float64], str]:
+    """Read numbers from a text file or an array; say which it was."""
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        try:
+            rows = [line.replace(",", " ").split() for line in path.read_text().splitlines()]
+            values = np.array([[float(x) for x in row] for row in rows if row])
+        except FileNotFoundError:
+            raise InputError(f"{path}: does not exist; give the .{name} file") from None
+        except (OSError, UnicodeDecodeError, ValueError) as error:
+            raise InputError(
+                f"{path}: is not a table of numbers ({error}); give the .{name} text file"
+            ) from error
+        name = str(path)
+    else:
+        values = np.asarray(source, dtype=np.float64)
+    if values.size == 0 or not np.isfinite(values).all():
+        raise InputError(f"{name}: is empty or holds NaN; convert the series again")
+    return values, name
+
+
+def _count_directions(vectors: NDArray[np.float64]) -> int:
+    """Count directions that differ by more than about 5 degrees; opposite ones are one."""
+    kept: list[NDArray[np.float64]] = []
+    for vector in vectors:
+        if all(abs(vector @ other) < 0.996 for other in kept):
+            kept.append(vector)
+    return len(kept)
+
+
+@dataclass(frozen=True, eq=False)
+class Gre:
+    """A gradient-echo scan with its phase in radians.
+
+    Attributes
+    ----------
+    magnitude, phase_rad
+        Shape (x, y, z, echo), float32; phase is wrapped to [-pi, pi].
+    echo_times_s
+        Shape (echo,), rising.
+    field_strength_t
+        Tesla.
+    affine
+        Voxel index to scanner mm, 4 x 4.
+    phase_stored_as
+        How the file held its phase, such as ``"radians"`` or ``"12-bit integers"``.
+    """
+
+    magnitude: NDArray[np.float32]
+    phase_rad: NDArray[np.float32]
+    echo_times_s: NDArray[np.float64]
+    field_strength_t: float
+    affine: NDArray[np.float64]
+    phase_stored_as: str = "radians"
+
+    @property
+    def b0_direction(self) -> NDArray[np.float64]:
+        """Unit vector along the scanner's field (world z) in voxel axes, shape (3,)."""
+        return rotation(self.affine)[2].copy()
+
+    @property
+    def voxel_size_mm(self) -> NDArray[np.float64]:
+        """Voxel size in mm, shape (3,)."""
+        return nib.affines.voxel_sizes(self.affine)
+
+
+def load_gre(
+    magnitude: ImageLike | Sequence[ImageLike],
+    phase: ImageLike | Sequence[ImageLike],
+    *,
+    echo_times_s: ArrayLike | None = None,
+    field_strength_t: float | None = None,
+    phase_period: float | None = None,
+) -> Gre:
+    """Load gradient-echo magnitude and phase, whatever the scale the phase was stored in.
+
+    Parameters
+    ----------
+    magnitude, phase
+        One 4D file, or one 3D file an echo, in the order of the echoes.
+    echo_times_s
+        Seconds, one an echo.  Where None, ``EchoTime`` of the BIDS sidecars beside the phase.
+    field_strength_t
+        Tesla.  Where None, ``MagneticFieldStrength`` of the sidecars.
+    phase_period
+        Stored units in one full turn (4096, say).  Give it where the range does not tell; by
+        default it is recognised from the range of the values.
+
+    Returns
+    -------
+    Gre
+        NaN outside the brain (where the magnitude is zero or NaN too) is set to zero.
+
+    Raises
+    ------
+    InputError
+        Shapes or grids that differ, echo times missing, falling or in ms, no field strength,
+        a phase range that fits no known scale (an unwrapped phase, say).
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> mag = make(1 + rng.random((8, 8, 8, 2)), np.eye(4))
+    >>> stored = make(rng.integers(0, 4096, (8, 8, 8, 2)).astype(np.int16), np.eye(4))
+    >>> gre = load_gre(mag, stored, echo_times_s=[0.005, 0.010], field_strength_t=3)
+    >>> gre.phase_stored_as
+    '12-bit integers'
+    >>> bool(abs(gre.phase_rad).max() <= np.float32(np.pi))
+    True
+    """
+    mag_sources, phase_sources = _as_list(magnitude), _as_list(phase)
+    mags = [_open_echoes(m, f"magnitude {k + 1}") for k, m in enumerate(mag_sources)]
+    phases = [_open_echoes(p, f"phase {k + 1}") for k, p in enumerate(phase_sources)]
+    first_name, first = mags[0]
+    for name, image in mags[1:] + phases:
+        same_grid(image, first, name=name, other_name=first_name)
+    mag = np.concatenate([_four(array(image)) for _, image in mags], axis=3)
+    raw, stored_as, period = _read_phase(phases, phase_period)
+    if mag.shape != raw.shape:
+        raise InputError(
+            f"phase: has {raw.shape[3]} echoes, but magnitude has {mag.shape[3]}; "
+            "give both for the same echoes, in the same order"
+        )
+    if np.nanmin(mag) < 0:
+        raise InputError(
+            f"{first_name}: magnitude goes down to {np.nanmin(mag):g}, but it cannot be "
+            "negative; are magnitude and phase swapped?"
+        )
+    outside = ~np.isfinite(mag) | (mag == 0)
+    lost = int((~np.isfinite(raw) & ~outside).sum())
+    if lost:
+        raise InputError(
+            f"{phases[0][0]}: {lost} voxels of the phase are NaN or infinite where the magnitude "
+            "is not zero; export the phase again"
+        )
+    mag[outside] = 0
+    raw[~np.isfinite(raw)] = 0
+    radians = raw * np.float32(2 * np.pi / period)
+    radians -= np.float32(2 * np.pi) * np.round(radians / np.float32(2 * np.pi))
+    np.clip(radians, -np.float32(np.pi), np.float32(np.pi), out=radians)
+    meta = [sidecar(p) if isinstance(p, str | os.PathLike) else {} for p in phase_sources]
+    times = _echo_times(echo_times_s, meta, mag.shape[3])
+    if field_strength_t is None:
+        field_strength_t = next(
+            (m["MagneticFieldStrength"] for m in meta if "MagneticFieldStrength" in m), None
+        )
+    if field_strength_t is None:
+        raise InputError(
+            "field strength: not given, and no sidecar holds MagneticFieldStrength; give it in "
+            "tesla (--field-strength 3), since susceptibility scales with it"
+        )
+    field = float(field_strength_t)
+    if not 0.05 <= field <= 25:
+        raise InputError(f"field strength: {field:g} T is not plausible; give it in tesla")
+    return Gre(mag, radians, times, field, np.asarray(first.affine, np.float64), stored_as)
+
+
+def _as_list(source: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
+    if isinstance(source, str | os.PathLike | nib.spatialimages.SpatialImage):
+        return [source]
+    if not source:
+        raise InputError("magnitude and phase: at least one file each is needed")
+    return list(source)
+
+
+def _open_echoes(source: ImageLike, name: str) -> tuple[str, nib.Nifti1Image]:
+    label, image = _open(source, name)
+    ndim = 4 if len(image.shape) == 4 else 3
+    return label, load(image, ndim=ndim, name=label, check_values=False)
+
+
+def _four(values: NDArray) -> NDArray:
+    return values[..., None] if values.ndim == 3 else values
+
+
+def _read_phase(
+    phases: list[tuple[str, nib.Nifti1Image]], period: float | None
+) -> tuple[NDArray[np.float32], str, float]:
+    """Stack the echoes and find what one turn is in stored units.
+
+    A header's scale factor can be wrong: where the scaled values fit no known range, the
+    unscaled ones are tried, and what was used is said in the name that comes back.
+    """
+    scaled = np.concatenate([_four(array(image)) for _, image in phases], axis=3)
+    if period is not None:
+        if not period > 0:
+            raise InputError(f"phase_period: {period:g}, but it must be positive")
+        return scaled, f"units of {period:g} a turn", float(period)
+    name = _recognise_phase(scaled)
+    if name is not None:
+        return scaled, name, PHASE_PERIODS[name]
+    proxies: list[Any] = [image.dataobj for _, image in phases]
+    if all(hasattr(proxy, "get_unscaled") for proxy in proxies):
+        unscaled = np.concatenate(
+            [_four(proxy.get_unscaled()).astype(np.float32) for proxy in proxies], axis=3
+        )
+        name = _recognise_phase(unscaled)
+        if name is not None:
+            return unscaled, f"{name} (the header's scale factor ignored)", PHASE_PERIODS[name]
+    if _partial_turn(scaled):
+        return scaled, "radians", PHASE_PERIODS["radians"]
+    low, high = np.nanmin(scaled), np.nanmax(scaled)
+    raise InputError(
+        f"{phases[0][0]}: phase from {low:.6g} to {high:.6g} fits no known scale (radians, "
+        "degrees, 12-, 13- or 16-bit integers); if it is unwrapped give the wrapped phase, else "
+        "say how many stored units make one turn (--phase-period)"
+    )
+
+
+def _recognise_phase(values: NDArray[np.float32]) -> str | None:
+    """Name the scale whose full turn the values fill; None where none fits."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    for name, period in PHASE_PERIODS.items():
+        for start in (-period / 2, 0.0):
+            inside = low >= start - 1e-3 * period and high <= start + period * 1.001
+            if inside and high - low > 0.9 * period:
+                return name
+    return None
+
+
+def _partial_turn(values: NDArray[np.float32]) -> bool:
+    """Tell radians that do not fill a turn, as short echoes inside a mask: fractions within pi."""
+    fractional = bool(np.any(np.mod(values[np.isfinite(values)], 1) != 0))
+    return fractional and 1 < np.nanmax(np.abs(values)) <= np.pi * 1.001
+
+
+def _echo_times(given: ArrayLike | None, meta: list[dict], n_echoes: int) -> NDArray[np.float64]:
+    if given is None:
+        found = [m["EchoTime"] for m in meta if "EchoTime" in m]
+        if len(found) != n_echoes:
+            raise InputError(
+                f"echo times: not given, and sidecars hold {len(found)} EchoTime for {n_echoes} "
+                "echoes; give them in seconds (--echo-times 0.004,0.008)"
+            )
+        given = found
+    times = np.atleast_1d(np.asarray(given, dtype=np.float64))
+    seen = ", ".join(f"{t:g}" for t in times)
+    if times.shape != (n_echoes,):
+        raise InputError(f"echo times: {times.size} ({seen}), but there are {n_echoes} echoes")
+    if times.max() >= 0.5:
+        raise InputError(
+            f"echo times: {seen} look like milliseconds; give seconds ({times[0] / 1000:g}, ...)"
+        )
+    if times.min() <= 0 or (np.diff(times) <= 0).any():
+        raise InputError(f"echo times: {seen}; they must be positive and rising")
+    return times
+
+
+def sidecar(path: PathLike) -> dict:
+    """Read the BIDS JSON sidecar beside an image; an empty dict where there is none.
+
+    Raises
+    ------
+    InputError
+        The sidecar is there, but is not a JSON object.
+
+    Examples
+    --------
+    >>> sidecar("no_such_scan.nii.gz")
+    {}
+    """
+    image = Path(path)
+    beside = image.with_name(image.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    if not beside.is_file():
+        return {}
+    try:
+        content = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{beside}: is not JSON ({error}); repair or remove it") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{beside}: holds a {type(content).__name__}, but an object is needed")
+    return content
+
+
+def save(image: nib.Nifti1Image, path: PathLike) -> Path:
+    """Write an image whole or not at all; the same image gives the same bytes.
+
+    Parameters
+    ----------
+    image
+        What to write.
+    path
+        Ends in ``.nii`` or ``.nii.gz``; its folder is made.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    InputError
+        Another ending, or the folder cannot be written.
+    """
+    path = Path(path)
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise InputError(f"{path}: images are written as .nii or .nii.gz; change the name")
+    content = image.to_bytes()
+    if path.name.endswith(".gz"):
+        content = gzip.compress(content, compresslevel=4, mtime=0)
+    return write_bytes(content, path)
+
+
+def write_bytes(content: bytes, path: PathLike) -> Path:
+    """Write a file under a temporary name in the same folder, then rename it.
+
+    Raises
+    ------
+    InputError
+        The folder cannot be made or written, or the disk is full.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); choose another folder or free space"
+        ) from error
+    return path

@@ -1,0 +1,209 @@
+"""A brain-shaped set of tissue fractions on any grid, in any pose: the ground of all phantoms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from pvsbook import images
+from pvsbook._errors import InputError
+from pvsbook.atlas import templates
+
+__all__ = ["Brain", "make_brain", "pose", "sample_mni"]
+
+TISSUES = ("wm", "gm", "csf", "ventricles", "brain")
+
+
+@dataclass(frozen=True, eq=False)
+class Brain:
+    """Tissue fractions of the MNI152 brain on a scanner grid.
+
+    Attributes
+    ----------
+    wm, gm, csf, ventricles, brain
+        Fractions 0..1, shape (x, y, z), float32; `csf` includes `ventricles`.
+    affine
+        Voxel index to scanner mm, 4 x 4.
+    mni_to_world
+        MNI mm to scanner mm, 4 x 4: where this head lies in the scanner.
+    """
+
+    wm: NDArray[np.float32]
+    gm: NDArray[np.float32]
+    csf: NDArray[np.float32]
+    ventricles: NDArray[np.float32]
+    brain: NDArray[np.float32]
+    affine: NDArray[np.float64]
+    mni_to_world: NDArray[np.float64]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Grid size in voxels."""
+        return self.wm.shape
+
+    @property
+    def voxel_size_mm(self) -> NDArray[np.float64]:
+        """Voxel size in mm, shape (3,)."""
+        return nib.affines.voxel_sizes(self.affine)
+
+    def mni_coordinates(self) -> NDArray[np.float32]:
+        """MNI coordinates in mm of every voxel centre, shape (x, y, z, 3)."""
+        return _grid_coordinates(self.shape, np.linalg.inv(self.mni_to_world) @ self.affine)
+
+    def image(self, data: ArrayLike) -> nib.Nifti1Image:
+        """Make an image of an array on this grid."""
+        return images.make(data, self.affine)
+
+
+def pose(
+    rotation_deg: ArrayLike = (0, 0, 0), translation_mm: ArrayLike = (0, 0, 0)
+) -> NDArray[np.float64]:
+    """Return the rigid transform from MNI mm to scanner mm of a head that is turned and moved.
+
+    Parameters
+    ----------
+    rotation_deg
+        Pitch (about the left-right axis), roll (about the front-back axis) and yaw (about the
+        feet-head axis), applied in this order, in degrees.
+    translation_mm
+        Shift after the rotation, along scanner x, y, z.
+
+    Examples
+    --------
+    >>> pose((90, 0, 0)) @ [0, 0, 1, 1]  # pitch takes up to back
+    array([ 0., -1.,  0.,  1.])
+    """
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_euler(
+        "xyz", np.asarray(rotation_deg, float), degrees=True
+    ).as_matrix()
+    matrix[:3, 3] = translation_mm
+    return matrix.round(15) + 0.0
+
+
+def make_brain(
+    voxel_size_mm: float | ArrayLike = 1.0,
+    *,
+    mni_to_world: ArrayLike | None = None,
+    axcodes: str = "RAS",
+    oblique: ArrayLike | None = None,
+    margin_mm: float = 4.0,
+    z_range_mni_mm: tuple[float, float] | None = None,
+) -> Brain:
+    """Sample the MNI152 tissue maps on a scanner grid.
+
+    Parameters
+    ----------
+    voxel_size_mm
+        One number or three, 0.3 to 5 mm, along the axes named by `axcodes`.
+    mni_to_world
+        Pose of the head, 4 x 4 (see `pose`); an affine with scaling gives a larger or smaller
+        head.  Default: MNI and scanner axes agree.
+    axcodes
+        Storage order: where the first, second and third voxel axis point, such as ``"LAS"``.
+    oblique
+        Rotation matrix, 3 x 3, that tilts the *slices* while the head stays where it is.
+    margin_mm
+        Air kept around the brain.
+    z_range_mni_mm
+        Keep a slab between two heights in MNI mm, as a scan with a small field of view does.
+
+    Returns
+    -------
+    Brain
+
+    Raises
+    ------
+    InputError
+        A voxel size or storage order that no scanner gives.
+
+    Examples
+    --------
+    >>> brain = make_brain(4.0, axcodes="LAS")
+    >>> brain.affine.diagonal()[:3]
+    array([-4.,  4.,  4.])
+    >>> bool(np.all(brain.wm + brain.gm + brain.csf <= 1.001))
+    True
+    """
+    size = np.broadcast_to(np.asarray(voxel_size_mm, dtype=np.float64), (3,))
+    if not (np.isfinite(size).all() and size.min() >= 0.3 and size.max() <= 5):
+        raise InputError(f"voxel_size_mm: {size.tolist()}, but 0.3 to 5 mm are sensible")
+    to_world = np.eye(4) if mni_to_world is None else np.asarray(mni_to_world, dtype=np.float64)
+    axes = _axes(axcodes) if oblique is None else np.asarray(oblique, float) @ _axes(axcodes)
+    corners = _brain_corners_mm(z_range_mni_mm)
+    along = nib.affines.apply_affine(to_world, corners) @ axes
+    low, high = along.min(axis=0) - margin_mm, along.max(axis=0) + margin_mm
+    shape = tuple(int(n) for n in np.ceil((high - low) / size))
+    affine = np.eye(4)
+    affine[:3, :3] = axes * size
+    affine[:3, 3] = axes @ (low + size / 2)
+    grid = np.linalg.inv(to_world) @ affine
+    maps = {kind: sample_mni(templates.mni(kind), shape, grid) for kind in TISSUES}
+    return Brain(**maps, affine=affine + 0.0, mni_to_world=to_world)
+
+
+def sample_mni(
+    image: nib.Nifti1Image, shape: tuple[int, ...], grid_to_mni: ArrayLike, *, order: int = 1
+) -> NDArray[np.float32]:
+    """Sample an MNI image on a grid given by its affine to MNI mm.
+
+    Parameters
+    ----------
+    image
+        Image in MNI space.
+    shape
+        Grid size in voxels, three numbers.
+    grid_to_mni
+        Voxel index of the grid to MNI mm, 4 x 4.
+    order
+        0 nearest (labels), 1 linear, 3 cubic.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape `shape`, float32, zero outside the image.
+    """
+    to_voxel = np.linalg.inv(image.affine) @ np.asarray(grid_to_mni, dtype=np.float64)
+    return ndimage.affine_transform(
+        images.array(image), to_voxel[:3, :3], to_voxel[:3, 3], output_shape=shape, order=order
+    )
+
+
+def _axes(axcodes: str) -> NDArray[np.float64]:
+    """Columns: unit vectors of the voxel axes in scanner coordinates."""
+    try:
+        orientation = nib.orientations.axcodes2ornt(tuple(axcodes))
+        valid = len(axcodes) == 3 and sorted(orientation[:, 0]) == [0, 1, 2]
+    except (ValueError, KeyError):
+        valid = False
+    if not valid:
+        raise InputError(f"axcodes: {axcodes!r}; give one letter each of L/R, P/A and I/S")
+    axes = np.zeros((3, 3))
+    for column, (world, sign) in enumerate(orientation):
+        axes[int(world), column] = sign
+    return axes
+
+
+def _brain_corners_mm(z_range: tuple[float, float] | None) -> NDArray[np.float64]:
+    brain = templates.mni("brain")
+    found = ndimage.find_objects((images.array(brain) > 0.5).astype(np.uint8))[0]
+    limits = np.array([[s.start, s.stop] for s in found]) + brain.affine[:3, 3:]
+    if z_range is not None:
+        limits[2] = z_range
+    return np.array(np.meshgrid(*limits)).reshape(3, -1).T
+
+
+def _grid_coordinates(shape: tuple[int, ...], affine: ArrayLike) -> NDArray[np.float32]:
+    matrix = np.asarray(affine, dtype=np.float32)
+    i, j, k = (np.arange(n, dtype=np.float32) for n in shape)
+    return (
+        i[:, None, None, None] * matrix[:3, 0]
+        + j[None, :, None, None] * matrix[:3, 1]
+        + k[None, None, :, None] * matrix[:3, 2]
+        + matrix[:3, 3]
+    )
