@@ -31,7 +31,6 @@ import re
 import reprlib
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -44,13 +43,12 @@ import pydantic
 import requests
 import rich.console
 import rich.progress
-import urllib3
 import yaml
 from pydantic import AfterValidator, Field
 from rich.filesize import decimal as _human
 
+from pvsbook import _download
 from pvsbook._errors import InputError
-from pvsbook._version import __version__
 
 if sys.platform != "win32":
     import fcntl
@@ -59,6 +57,7 @@ __all__ = [
     "Dataset",
     "Fetched",
     "File",
+    "Report",
     "available_from_mirror",
     "cache",
     "cite",
@@ -73,16 +72,6 @@ Report = Callable[[str, int, int], None]
 """A progress callback: file, bytes so far, bytes in all."""
 
 CHUNK = 1 << 16
-TIMEOUT_S = (10.0, 30.0)
-"""Seconds to wait for a connection, and for the next bytes."""
-TRIES = 5
-GAIN = 1 << 20
-"""Give up after `TRIES` tries in a row, not counting one that brought `GAIN` new bytes."""
-BACKOFF_S = 1.0
-"""First pause between tries; each further one is twice as long."""
-MAX_WAIT_S = 60.0
-"""The longest pause a server may ask for with Retry-After."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -169,7 +158,7 @@ class Dataset(_Strict):
         seen: set[str] = set()
         for file in self.files:  # some file systems do not tell A from a
             key = file.path.casefold()
-            if key in seen or any(f"{key}/" == other[: len(key) + 1] for other in seen):
+            if key in seen or any(other.startswith(f"{key}/") for other in seen):
                 raise ValueError(f"two files claim the place {file.path!r}; remove one")
             if any(key.startswith(f"{other}/") for other in seen):
                 raise ValueError(f"{file.path!r} lies inside another file; correct its path")
@@ -297,12 +286,12 @@ def _explain(error: pydantic.ValidationError, source: Path) -> InputError:
         field = next((str(p) for p in reversed(where) if isinstance(p, str)), "")
         spot = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in where).lstrip(".")
         spot = spot or "the entry"
+        said = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "missing":
             text = f"{spot} is missing"
         elif isinstance(problem["input"], Mapping | _Strict):
-            text = f"{spot}: {problem['msg'].removeprefix('Value error, ')}"
+            text = f"{spot}: {said}"
         else:
-            said = problem["msg"].removeprefix("Value error, ")
             text = f"{spot} is {reprlib.repr(problem['input'])}: {said}"
         if problem["type"] == "extra_forbidden":
             text += f"; known here: {', '.join(model.model_fields)}"
@@ -400,18 +389,17 @@ def cite(names: str | Iterable[str]) -> str:
     entries = []
     for name in [names] if isinstance(names, str) else names:
         data = describe(name)
-        link = f"https://doi.org/{data.doi}" if data.doi else data.repository
         fields = {
             "author": " and ".join(data.authors),
             "title": f"{{{data.title}}}",
             "version": data.version,
-            "doi": data.doi,
-            "url": link,
             "note": f"Licence: {data.licence}",
         }
-        bibtex = ",\n".join(f"  {key} = {{{value}}}" for key, value in fields.items() if value)
+        fields = {key: re.sub(r"([&%#_])", r"\\\1", value) for key, value in fields.items()}
+        fields |= {"doi": data.doi} if data.doi else {"url": str(data.repository)}
+        bibtex = ",\n".join(f"  {key} = {{{value}}}" for key, value in fields.items())
         entries.append(
-            f"{name} ({data.licence}): {data.title}\n{data.citation}\n{link}\n\n"
+            f"{name} ({data.licence}): {data.title}\n{data.citation}\n\n"
             f"@misc{{{name},\n{bibtex}\n}}"
         )
     return "\n\n".join(entries)
@@ -515,7 +503,7 @@ def available_from_mirror() -> dict[str, tuple[str, ...]]:
     if mirror is None or (isinstance(mirror, str) and _offline()):
         return {}
     held: dict[str, tuple[str, ...]] = {}
-    with requests.Session() as session:
+    with _download.session() as session:
         for name in datasets():
             found = tuple(f.path for f in describe(name).files if _holds(mirror, name, f, session))
             if found:
@@ -552,14 +540,7 @@ def _holds(mirror: Path | str, dataset: str, file: File, session: requests.Sessi
     if isinstance(mirror, Path):
         with _disk(mirror / dataset / file.path):
             return (mirror / dataset / file.path).is_file()
-    url = f"{mirror}/{dataset}/{file.path}"
-    try:
-        code = session.head(url, timeout=TIMEOUT_S, allow_redirects=True).status_code
-    except requests.RequestException as error:
-        raise InputError(
-            f"the mirror {url} does not answer: {error}; check PVSBOOK_MIRROR"
-        ) from None
-    return code == 200
+    return _download.exists(f"{mirror}/{dataset}/{file.path}", session)
 
 
 def _state(local: Path, file: File) -> str:
@@ -666,8 +647,7 @@ def fetch(
     how = {file.path: "cached" for file in chosen}
     if wanted:
         _check_room(dataset, wanted)
-        with requests.Session() as session, _shown(dataset, wanted, progress) as report:
-            session.headers["User-Agent"] = f"pvsbook/{__version__}"
+        with _download.session() as session, _shown(dataset, wanted, progress) as report:
             for file in wanted:
                 how[file.path] = _bring(dataset, file, sources[file.path], session, report)
     return Fetched({file.path: path(dataset, file.path) for file in chosen}, how)
@@ -695,7 +675,7 @@ def _out_of_reach(
     lines = [
         f"{dataset}: {len(files)} files ({_human(sum(f.size for f in files))}) are not in the "
         f"cache {cache() / dataset}"
-        + (", nor in PVSBOOK_MIRROR" if os.environ.get("PVSBOOK_MIRROR") else "")
+        + (", nor in PVSBOOK_MIRROR" if _mirror() else "")
         + (", and PVSBOOK_OFFLINE forbids the network:" if _offline() else ":")
     ]
     for file in files:
@@ -736,7 +716,10 @@ def _shown(dataset: str, files: list[File], progress: Report | None) -> Iterator
         return
     console = rich.console.Console(stderr=True)
     total = sum(file.size for file in files)
-    console.print(f"{dataset}: {len(files)} files, {_human(total)}, into {cache() / dataset}")
+    console.print(
+        f"{dataset}: {len(files)} files, {_human(total)}, into {cache() / dataset}",
+        highlight=False,
+    )
     with rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(),
@@ -756,18 +739,6 @@ def _shown(dataset: str, files: list[File], progress: Report | None) -> Iterator
         yield report
 
 
-class _Absent(Exception):
-    """A source that does not have the file; another may."""
-
-
-class _Broken(Exception):
-    """A transfer that is worth another try, after `wait_s` seconds if the server says so."""
-
-    def __init__(self, message: str, wait_s: float | None = None):
-        super().__init__(message)
-        self.wait_s = wait_s
-
-
 def _bring(
     dataset: str,
     file: File,
@@ -777,20 +748,23 @@ def _bring(
 ) -> str:
     local = path(dataset, file.path)
     with _alone(dataset, file):
-        if _state(local, file) == "ok":  # another process was faster
+        state = _state(local, file)
+        if state == "ok":  # another process was faster
             return "cached"
+        if state != "missing":
+            _log.warning("%s: %s: damaged, so fetched again", local, state)
         with _disk(local):
             local.parent.mkdir(parents=True, exist_ok=True)
-            local.unlink(missing_ok=True)  # damaged
+            local.unlink(missing_ok=True)
         reasons = []
-        if os.environ.get("PVSBOOK_MIRROR") and sources[0][0] != "mirrored":
+        if _mirror() and sources[0][0] != "mirrored":
             reasons.append("the mirror does not hold it")
         for how, source in sources:
             if reasons:
                 _log.warning("%s/%s: %s; asking %s", dataset, file.path, reasons[-1], source)
             try:
                 _transfer(file, source, local, session, report)
-            except _Absent as absent:
+            except _download.Absent as absent:
                 reasons.append(str(absent))
             else:
                 return how
@@ -813,7 +787,8 @@ def _transfer(
             if isinstance(source, Path):
                 _copy(file, source, part, report)
             else:
-                _download(file, source, part, session, report)
+                told = functools.partial(report, file.path)
+                _download.download(source, part, file.size, session, told)
             state = _state(part, file)
             if state == "ok":
                 part.replace(local)
@@ -822,8 +797,8 @@ def _transfer(
         if not resumed:  # else the beginning may be at fault: once more, from nothing
             break
     raise InputError(
-        f"{source}: {state}: not the file that the manifest names, so nothing was kept; "
-        "correct or unset the mirror, or tell the project that the public file has changed"
+        f"{source}: {state}: not the file that the manifest names, so nothing was kept; correct "
+        "or unset PVSBOOK_MIRROR, or tell the project that the public file has changed"
     )
 
 
@@ -832,108 +807,3 @@ def _copy(file: File, source: Path, part: Path, report: Report) -> None:
         while chunk := original.read(CHUNK):
             out.write(chunk)
             report(file.path, min(out.tell(), file.size), file.size)
-
-
-def _download(file: File, url: str, part: Path, session: requests.Session, report: Report) -> None:
-    failures = 0
-    while True:
-        start = part.stat().st_size if part.exists() else 0
-        try:
-            return _receive(file, url, part, start, session, report)
-        except _Broken as broken:
-            gained = part.stat().st_size - start if part.exists() else 0
-            failures = 1 if gained >= GAIN else failures + 1
-            wait_s = BACKOFF_S * 2 ** (failures - 1) if broken.wait_s is None else broken.wait_s
-            if failures >= TRIES or wait_s > MAX_WAIT_S:
-                asks = f", and asks to wait {wait_s:.0f} s" * (wait_s > MAX_WAIT_S)
-                raise InputError(
-                    f"{url}: {broken}{asks}; gave up after {failures} tries. Check the network "
-                    "and fetch again later: what came so far is kept"
-                ) from None
-            _log.info("%s: %s; trying again in %.1f s", url, broken, wait_s)
-            time.sleep(min(wait_s, MAX_WAIT_S))
-
-
-def _receive(
-    file: File, url: str, part: Path, start: int, session: requests.Session, report: Report
-) -> None:
-    """Ask once for the bytes from `start` on, and append what comes."""
-    if start == file.size:
-        return
-    if start > file.size:
-        part.unlink()
-        start = 0
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-    try:
-        with session.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
-            start = _begin(file, url, part, start, response)
-            done = start
-            with part.open("ab" if start else "wb") as out:
-                for chunk in response.raw.stream(CHUNK, decode_content=False):
-                    done += len(chunk)
-                    if done > file.size:
-                        break
-                    out.write(chunk)
-                    report(file.path, done, file.size)
-    except (requests.exceptions.SSLError, requests.exceptions.InvalidURL) as error:
-        raise InputError(f"{url}: {error}; check the address and this machine's clock") from None
-    except requests.TooManyRedirects as error:
-        raise InputError(f"{url}: {error}; check the address") from None
-    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise _Broken(_first_words(error)) from None
-    if done > file.size:
-        part.unlink()
-        raise InputError(
-            f"{url}: sends more than the {file.size} bytes that the manifest names, so nothing "
-            "was kept; tell the project that the file has changed"
-        )
-    if done < file.size:
-        raise _Broken(f"the connection ended after {done} of {file.size} bytes")
-
-
-def _begin(file: File, url: str, part: Path, start: int, response: requests.Response) -> int:
-    """Judge a response by its head, and say from which byte on it sends the file."""
-    code = response.status_code
-    if code in {408, 429, 500, 502, 503, 504}:
-        raise _Broken(f"the server answers HTTP {code}", _retry_after_s(response))
-    if code in {403, 404, 410}:
-        raise _Absent(f"{url} answers HTTP {code}")
-    if code == 416 or (
-        code == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
-    ):
-        part.unlink()
-        raise _Broken("the server cannot go on from where the transfer stopped")
-    if code not in {200, 206}:
-        raise InputError(f"{url}: HTTP {code} {response.reason}; check the address")
-    start = start if code == 206 else 0
-    length = response.headers.get("Content-Length", "")
-    if length.isdigit() and start + int(length) != file.size:
-        part.unlink(missing_ok=True)
-        raise InputError(
-            f"{url}: {start + int(length)} bytes instead of {file.size}: not the file that the "
-            "manifest names, so nothing was kept; correct or unset the mirror, or tell the "
-            "project that the public file has changed"
-        )
-    return start
-
-
-def _retry_after_s(response: requests.Response) -> float | None:
-    value = response.headers.get("Retry-After")
-    if value is None:
-        return None
-    try:
-        return float(urllib3.util.Retry().parse_retry_after(value))
-    except urllib3.exceptions.InvalidHeader:
-        return None
-
-
-def _first_words(error: Exception) -> str:
-    """Name a network error without the object addresses that its text is full of."""
-    text = str(error).lower()
-    if "timed out" in text:
-        return "the server does not answer in time"
-    if "resolve" in text or "name or service" in text:
-        return "the host's name cannot be resolved"
-    if "refused" in text:
-        return "the server refuses the connection"
-    return "the connection broke"

@@ -36,12 +36,14 @@ def public_file() -> Callable[[str, str], Path]:
         return manifest.verify(dataset, path)[path] == "ok"
 
     def public_file(dataset: str, path: str) -> Path:
+        online = os.environ.get("PVSBOOK_TEST_PUBLIC") == "1"
         with pytest.MonkeyPatch.context() as patch:
-            if os.environ.get("PVSBOOK_TEST_PUBLIC") != "1":
-                patch.setenv("PVSBOOK_OFFLINE", "1")
-            online = os.environ.get("PVSBOOK_OFFLINE") != "1"
-            mirrored = path in manifest.available_from_mirror().get(dataset, ())
-            if online or mirrored or cached(dataset, path):
+            patch.setenv("PVSBOOK_OFFLINE", "0" if online else "1")
+            if (
+                cached(dataset, path)
+                or path in manifest.available_from_mirror().get(dataset, ())
+                or (online and manifest.describe(dataset).select(path)[0].url)
+            ):
                 return manifest.fetch(dataset, path)[path]
             patch.delenv("PVSBOOK_DATA", raising=False)
             if cached(dataset, path):
