@@ -18,6 +18,9 @@ from pvsbook._version import __version__
 CHUNK = 1 << 16
 TIMEOUT_S = (10.0, 30.0)
 """Seconds to wait for a connection, and for the next bytes."""
+SLOW_S = 60.0
+SLOW = 1 << 16
+"""Break off a connection that brings less than `SLOW` bytes in `SLOW_S` seconds."""
 TRIES = 5
 GAIN = 1 << 20
 """Give up after `TRIES` failures in a row; a try that brought `GAIN` new bytes ends the row."""
@@ -29,6 +32,10 @@ MAX_WAIT_S = 60.0
 BUSY = (408, 429, 500, 502, 503, 504)
 NOT_THERE = (403, 404, 410)  # S3 answers 403 where one may not list
 
+OTHER_FILE = (
+    "not the file that the manifest names, so it was not taken: correct or unset PVSBOOK_MIRROR, "
+    "or tell the project that the public file has changed"
+)
 _log = logging.getLogger(__name__)
 
 
@@ -130,19 +137,24 @@ def _receive(
         with session.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
             start = done = _begin(url, part, start, size, response)
             with part.open("ab" if start else "wb") as out:
-                for chunk in response.raw.stream(CHUNK, decode_content=False):
+                since, before = time.monotonic(), done
+                while chunk := response.raw.read1(CHUNK, decode_content=False):
                     done += len(chunk)
                     if done > size:
                         break
                     out.write(chunk)
                     report(done, size)
+                    if time.monotonic() - since > SLOW_S:
+                        if done - before < SLOW:
+                            raise _Broken(f"less than {SLOW} bytes in {SLOW_S:.0f} s")
+                        since, before = time.monotonic(), done
     except (requests.exceptions.SSLError, requests.TooManyRedirects) as error:
         raise InputError(f"{url}: {error}; check the address and this machine's clock") from None
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise _Broken(_in_words(error)) from None
     if done > size:
         part.unlink()
-        raise InputError(f"{url}: more than the {size} bytes expected; check the address")
+        raise InputError(f"{url}: more than the {size} bytes expected; {OTHER_FILE}")
     if done < size:
         raise _Broken(f"the connection ended after {done} of {size} bytes")
 
@@ -165,7 +177,7 @@ def _begin(url: str, part: Path, start: int, size: int, response: requests.Respo
     length = response.headers.get("Content-Length", "")
     if length.isdigit() and start + int(length) != size:
         raise InputError(
-            f"{url}: offers {start + int(length)} bytes instead of {size}; check the address"
+            f"{url}: offers {start + int(length)} bytes instead of {size}; {OTHER_FILE}"
         )
     return start
 

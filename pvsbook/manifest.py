@@ -796,10 +796,7 @@ def _transfer(
             part.unlink()
         if not resumed:  # else the beginning may be at fault: once more, from nothing
             break
-    raise InputError(
-        f"{source}: {state}: not the file that the manifest names, so nothing was kept; correct "
-        "or unset PVSBOOK_MIRROR, or tell the project that the public file has changed"
-    )
+    raise InputError(f"{source}: {state}; {_download.OTHER_FILE}")
 
 
 def _copy(file: File, source: Path, part: Path, report: Report) -> None:
