@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -21,7 +21,7 @@ from pvsbook._errors import InputError
 if TYPE_CHECKING:
     from IPython.display import HTML
 
-__all__ = ["COLORS", "show_slices", "to_png", "use_style", "viewer"]
+__all__ = ["COLORS", "show_slices", "use_style", "viewer"]
 
 COLORS: Mapping[str, str] = {
     "projection": "#0072B2",
@@ -191,19 +191,6 @@ def _slice_index(image: nib.Nifti1Image, axis: int, position_mm: float) -> int:
     return index
 
 
-def to_png(figure: Figure) -> bytes:
-    """Return a figure as PNG bytes, the same bytes for the same figure.
-
-    Examples
-    --------
-    >>> to_png(Figure(figsize=(1, 1)))[1:4]
-    b'PNG'
-    """
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
-
-
 def viewer(
     image: nib.Nifti1Image,
     *,
@@ -243,8 +230,9 @@ def viewer(
             image, bg_img=False if background is None else background, title=None, **options
         )
         page = view.get_standalone()
+    page = re.sub(r"<link rel=.icon.[^>]*>", "", page)  # it asks a host outside the site
     page = page.replace("<html", '<html lang="en"', 1) if "<html lang" not in page else page
     return HTML(
-        f'<div class="viewer"><iframe srcdoc="{escape(page, quote=True)}" title="{escape(title, quote=True)}" '
-        f'loading="lazy" width="100%" height="{height}" style="border: 0"></iframe></div>'
+        f'<div class="viewer"><iframe title="{escape(title)}" loading="lazy" width="100%" '
+        f'height="{height}" style="border: 0" srcdoc="{escape(page)}"></iframe></div>'
     )

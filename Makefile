@@ -1,0 +1,68 @@
+# Two commands are enough: `make book` and `make test`.  Both set up .venv by themselves.
+.DEFAULT_GOAL := help
+.PHONY: help setup book test test-public check bench serve notebooks lock clean distclean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+export PVSBOOK_ROOT := $(CURDIR)
+# One thread a process: tests and notebooks run side by side.
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+
+help:  ## Show what can be made
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || \
+	  { echo "make: '$(PYTHON)' is not Python 3.11, 3.12 or 3.13; install one, or say: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "make: '$(PYTHON)' has no venv module; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+setup: $(STAMP)  ## Create .venv and install the lock
+
+book: $(STAMP)  ## Execute every notebook and render the site into _build/html
+	$(BIN)/python book/_ext/build.py
+
+test: $(STAMP) book  ## Unit, property, notebook and site tests; coverage of pvsbook
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m pytest tests pvsbook -m "not site" --cov --cov-report=term:skip-covered --cov-fail-under=95
+	$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg -n $(CORES) --dist loadscope notebooks
+	$(BIN)/python -m pytest tests/site
+
+test-public: $(STAMP)  ## The tests on real files, fetched from their public hosts
+	PVSBOOK_TEST_PUBLIC=1 $(BIN)/python -m pytest tests -m public
+
+check: $(STAMP)  ## Lint, format, types, layers, spelling, installed packages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/python -m pip check
+
+bench: $(STAMP)  ## Time and accuracy beside the peers (installs them; takes a while)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+serve: book  ## Serve the site at http://127.0.0.1:8000
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000
+
+notebooks: $(STAMP)  ## Run every notebook afresh and keep its text outputs
+	$(BIN)/python book/_ext/notebooks.py
+
+lock:  ## Resolve the dependencies again (needs uv)
+	uv pip compile --universal --no-annotate --no-header --python-version 3.11 \
+	  --extra book --extra test --extra dev pyproject.toml --output-file requirements.txt
+
+clean:  ## Remove what was built
+	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .import_linter_cache
+
+distclean: clean  ## Remove .venv too
+	rm -rf $(VENV)

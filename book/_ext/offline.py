@@ -1,0 +1,56 @@
+"""Make the site ask nobody outside for anything.
+
+MathJax is copied out of the installed ``sphinx-mathjax-offline`` wheel into the built site, and
+the thebe script, which the theme declares although it is switched off, is taken out.
+"""
+
+from __future__ import annotations
+
+import shutil
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+
+SCRIPT = "tex-chtml.js"
+FONTS = "output/chtml/fonts/woff-v2"
+
+
+def mathjax_folder() -> Path:
+    """Return the folder of MathJax inside the installed wheel."""
+    for file in distribution("sphinx-mathjax-offline").files or []:
+        if file.name == SCRIPT:
+            return Path(str(file.locate())).parent
+    raise FileNotFoundError("sphinx-mathjax-offline carries no tex-chtml.js; run: make distclean")
+
+
+def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
+    """Copy the one script and its fonts to where the pages look for them."""
+    if error is not None or app.builder.format != "html":
+        return
+    source, target = mathjax_folder(), Path(app.outdir, "_static", "mathjax")
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source / SCRIPT, target / SCRIPT)
+    shutil.copytree(source / FONTS, target / FONTS, dirs_exist_ok=True)
+
+
+def drop_thebe(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Take the thebe scripts out of a page, inline and by file."""
+    if "script_files" in context:
+        context["script_files"] = [
+            s
+            for s in context["script_files"]
+            if "thebe" not in str(getattr(s, "filename", s)).lower()
+            and "THEBE" not in str(getattr(s, "attributes", {}).get("body", ""))
+        ]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Connect the two steps; they change no document, so parallel reading stays safe."""
+    app.config["mathjax_path"] = f"mathjax/{SCRIPT}"
+    app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("build-finished", copy_mathjax)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

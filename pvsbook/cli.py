@@ -1,0 +1,219 @@
+"""The command ``pvsbook``: one scan to a number, public data, and a look at the machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from pvsbook._errors import InputError
+from pvsbook._version import __version__
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Perivascular spaces, ALPS and QSM: from one scan to a number with its uncertainty.",
+)
+data = typer.Typer(no_args_is_help=True, help="List, fetch and verify the public data sets.")
+app.add_typer(data, name="data")
+
+SEVERAL = ("--magnitude", "--phase")  # options that take several files after one flag
+
+Out = Annotated[Path, typer.Option("--out", help="Folder for the results (BIDS-Derivatives).")]
+
+
+def _out() -> Console:
+    """Print to a terminal with its width, to a pipe without folding."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        _out().print(f"pvsbook {__version__}")
+        raise typer.Exit
+
+
+@data.command("list")
+def data_list() -> None:
+    """List the data sets: size, licence, and what is here already."""
+    from pvsbook import manifest
+
+    table = Table("data set", "files", "size", "here", "licence", "title", box=None)
+    for name in manifest.datasets():
+        entry = manifest.describe(name)
+        here = sum(manifest.path(name, f.path).is_file() for f in entry.files)
+        table.add_row(
+            name,
+            str(len(entry.files)),
+            decimal(entry.size),
+            f"{here}/{len(entry.files)}",
+            entry.licence,
+            entry.title,
+        )
+    _out().print(table)
+    _out().print(f"Files are kept in {manifest.cache()} (PVSBOOK_DATA changes it).")
+
+
+@data.command("fetch")
+def data_fetch(
+    datasets: Annotated[
+        list[str] | None, typer.Argument(help="Names from `data list`; with a mirror, all it has.")
+    ] = None,
+    files: Annotated[
+        list[str] | None, typer.Option("--file", help="Only this file or pattern; repeatable.")
+    ] = None,
+    subject: Annotated[str | None, typer.Option(help="Only this person, as sub-1003.")] = None,
+) -> None:
+    """Bring data sets into the cache, each file verified before it gets its name."""
+    from pvsbook import manifest
+
+    wanted: dict[str, list[str] | None] = dict.fromkeys(datasets or (), files)
+    if not wanted:
+        wanted = {name: list(held) for name, held in manifest.available_from_mirror().items()}
+    if not wanted:
+        raise InputError(
+            "data fetch: no data set is named and there is no mirror (PVSBOOK_MIRROR); "
+            f"name one of: {', '.join(manifest.datasets())}"
+        )
+    for name, chosen in wanted.items():
+        picked = manifest.describe(name).select(chosen, subject=subject)
+        _out().print(f"{name}: {len(picked)} files, {decimal(sum(f.size for f in picked))}")
+        done = manifest.fetch(name, [f.path for f in picked])
+        for file, how in done.how.items():
+            _out().print(f"  {how:<10} {file}")
+
+
+@data.command("verify")
+def data_verify(
+    datasets: Annotated[
+        list[str] | None, typer.Argument(help="Names from `data list`; by default all.")
+    ] = None,
+) -> None:
+    """Check cached files against the manifest, by size and checksum."""
+    from pvsbook import manifest
+
+    wrong = []
+    for name in datasets or manifest.datasets():
+        states = manifest.verify(name)
+        present = {f: s for f, s in states.items() if s != "missing"}
+        wrong += [f"{name}/{f}: {s}" for f, s in present.items() if s != "ok"]
+        good = sum(s == "ok" for s in present.values())
+        _out().print(f"{name}: {good} good, {len(states) - len(present)} not here")
+    if wrong:
+        raise InputError(
+            "these cached files are not those of the manifest; remove them and fetch again:\n  "
+            + "\n  ".join(wrong)
+        )
+
+
+@data.command("cite")
+def data_cite(
+    datasets: Annotated[list[str], typer.Argument(help="Names from `data list`.")],
+) -> None:
+    """Print how to cite data sets."""
+    from pvsbook import manifest
+
+    _out().print(manifest.cite(datasets), markup=False)
+
+
+@app.command()
+def doctor() -> None:
+    """Look at this machine: versions, cores, memory, cache, and what is missing."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import psutil
+
+    from pvsbook import manifest
+
+    table = Table("what", "found", box=None)
+    table.add_row("pvsbook", __version__)
+    table.add_row("Python", f"{platform.python_version()} on {platform.system()}")
+    table.add_row("cores", str(psutil.cpu_count()))
+    memory = psutil.virtual_memory()
+    table.add_row("memory", f"{decimal(memory.available)} free of {decimal(memory.total)}")
+    cache = manifest.cache()
+    free = psutil.disk_usage(str(next(p for p in (cache, *cache.parents) if p.exists()))).free
+    table.add_row("cache", f"{cache}, {decimal(free)} free")
+    table.add_row("mirror", os.environ.get("PVSBOOK_MIRROR") or "none")
+    table.add_row("offline", "yes" if os.environ.get("PVSBOOK_OFFLINE") == "1" else "no")
+    missing = []
+    for name in _needs():
+        try:
+            table.add_row(name, version(name))
+        except PackageNotFoundError:
+            missing.append(name)
+    table.add_row("missing", ", ".join(missing) or "nothing")
+    _out().print(table)
+    if missing:
+        raise InputError(f"packages are missing: {', '.join(missing)}; run: make setup")
+
+
+def _needs() -> list[str]:
+    """Name the packages that pvsbook is declared to need at run time."""
+    from importlib.metadata import requires
+
+    from packaging.requirements import Requirement
+
+    declared = [Requirement(line) for line in requires("pvsbook") or ()]
+    return [r.name for r in declared if r.marker is None or r.marker.evaluate({"extra": ""})]
+
+
+def expand_several(arguments: list[str]) -> list[str]:
+    """Let ``--phase a b c`` mean ``--phase a --phase b --phase c``, as a shell's ``*`` writes it.
+
+    Examples
+    --------
+    >>> expand_several(["qsm", "--phase", "a", "b", "--out", "o"])
+    ['qsm', '--phase', 'a', '--phase', 'b', '--out', 'o']
+    """
+    expanded: list[str] = []
+    current, taken = "", 0
+    for word in arguments:
+        if word.startswith("-"):
+            current, taken = (word, 0) if word in SEVERAL else ("", 0)
+        elif current:
+            taken += 1
+            if taken > 1:
+                expanded.append(current)
+        expanded.append(word)
+    return expanded
+
+
+def main() -> None:
+    """Run the command; exit 0 when done, 2 on bad input, 1 when the fault is ours."""
+    try:
+        app(args=expand_several(sys.argv[1:]), prog_name="pvsbook")
+    except InputError as error:
+        print(f"pvsbook: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("pvsbook: stopped", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("PVSBOOK_DEBUG"):
+            raise
+        print(
+            f"pvsbook: this is our fault, not yours: {type(error).__name__}: {error}\n"
+            "Run it again with PVSBOOK_DEBUG=1 for the whole story, and please report it.",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
