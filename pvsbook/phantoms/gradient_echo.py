@@ -17,7 +17,7 @@ from scipy import fft, ndimage
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas import deep_grey, templates
-from pvsbook.phantoms.brain import make_brain
+from pvsbook.phantoms.brain import brain_grid
 
 __all__ = ["CHI_PPB", "GrePhantom", "make_gre"]
 
@@ -151,7 +151,7 @@ def make_gre(
     mni_to_world
         Pose of the head (`pvsbook.phantoms.brain.pose`): a tilted head, fixed field.
     axcodes, oblique
-        Storage order and tilt of the slices, as in `pvsbook.phantoms.brain.make_brain`.
+        Storage order and tilt of the slices, as in `pvsbook.phantoms.brain.brain_grid`.
     margin_mm
         Field of view around the brain.
     chi_ppb
@@ -191,7 +191,7 @@ def make_gre(
     size = np.broadcast_to(np.asarray(voxel_size_mm, np.float64), (3,))
     times = np.atleast_1d(np.asarray(echo_times_s, np.float64))
     extra = np.ceil(max(SURROUND_MM + 4 - margin_mm, 0) / size).astype(int)
-    whole = make_brain(
+    whole = brain_grid(
         size,
         mni_to_world=mni_to_world,
         axcodes=axcodes,

@@ -28,6 +28,7 @@ MIN_MASK_CM3 = 1.0
 BRAIN_CM3 = 400.0
 BORDER_SHARE = 0.2
 RESIDUAL_RAD = 0.4
+MAX_DROPPED_SHARE = 0.2
 DROPPED_SHARE = 2e-3  # next to air the field itself is that steep
 
 COLUMNS = {
@@ -255,6 +256,12 @@ def reconstruct(
     step_rad = field.field_hz * np.float32(TWO_PI * interval_s)
     known = without_jumps(step_rad, inside)
     n_dropped = int(inside.sum() - known.sum())
+    if n_dropped > MAX_DROPPED_SHARE * inside.sum():
+        raise InputError(
+            f"phase: {100 * n_dropped / inside.sum():.0f} % of the mask jumps by more than pi "
+            "between neighbours after unwrapping, as noise does; check that the phase belongs to "
+            "this magnitude, and that it is neither filtered nor a difference of channels"
+        )
     total_ppm = hz_to_ppm(field.field_hz, gre.field_strength_t)
     local = vsharp(total_ppm, known, size, radii_mm=radii_mm)
     chi = tkd(local.field_ppm, local.mask, size, b0, threshold=tkd_threshold)
