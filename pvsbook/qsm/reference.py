@@ -64,7 +64,7 @@ def refer(
 
     References
     ----------
-    Straub et al. 2017, doi:10.1002/mrm.26353; QSM Consensus 2024, doi:10.1002/mrm.30006.
+    QSM Consensus Organization Committee 2024, doi:10.1002/mrm.30006.
 
     Examples
     --------
