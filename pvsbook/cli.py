@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +14,9 @@ from rich.table import Table
 
 from pvsbook._errors import InputError
 from pvsbook._version import __version__
+
+if TYPE_CHECKING:
+    from pvsbook.cohort import Done
 
 __all__ = ["app", "main"]
 
@@ -171,6 +174,102 @@ def _needs() -> list[str]:
 
     declared = [Requirement(line) for line in requires("pvsbook") or ()]
     return [r.name for r in declared if r.marker is None or r.marker.evaluate({"extra": ""})]
+
+
+@app.command()
+def pvs(
+    image: Annotated[Path, typer.Argument(help="T2w scan (NIfTI); T1w with --contrast t1.")],
+    out: Out,
+    contrast: Annotated[str, typer.Option(help="t2: spaces are bright; t1: dark.")] = "t2",
+    wmh_mask: Annotated[
+        Path | None, typer.Option(help="White-matter hyperintensities, on the grid of the scan.")
+    ] = None,
+    brain_mask: Annotated[
+        Path | None, typer.Option(help="Brain, on the grid of the scan; for a whole head.")
+    ] = None,
+) -> None:
+    """Count and measure perivascular spaces in one scan."""
+    from pvsbook import cohort
+
+    if contrast not in ("t1", "t2"):
+        raise InputError(f"--contrast: {contrast!r} is neither t1 nor t2")
+    _say(
+        cohort.measure_pvs(image, out, contrast=contrast, wmh_mask=wmh_mask, brain_mask=brain_mask)
+    )
+
+
+@app.command()
+def alps(
+    dwi: Annotated[Path, typer.Argument(help="Diffusion series (4D NIfTI).")],
+    bval: Annotated[Path, typer.Option(help="b-values, FSL format.")],
+    bvec: Annotated[Path, typer.Option(help="b-vectors, FSL format.")],
+    out: Out,
+    brain_mask: Annotated[Path | None, typer.Option(help="Brain, on the same grid.")] = None,
+) -> None:
+    """Measure the ALPS index of one diffusion scan."""
+    from pvsbook import cohort
+
+    _say(cohort.measure_alps(dwi, bval, bvec, out, brain_mask=brain_mask))
+
+
+@app.command()
+def qsm(
+    magnitude: Annotated[
+        list[Path], typer.Option(help="Magnitude: one file an echo, or one 4D file.")
+    ],
+    phase: Annotated[list[Path], typer.Option(help="Phase, in the same order.")],
+    out: Out,
+    echo_times: Annotated[
+        str | None,
+        typer.Option(help="Seconds, as 0.004,0.008,0.012; by default from the sidecars."),
+    ] = None,
+    field_strength: Annotated[
+        float | None, typer.Option(help="Tesla; by default from the sidecars.")
+    ] = None,
+    phase_period: Annotated[
+        float | None, typer.Option(help="Stored units of one full turn, where not recognised.")
+    ] = None,
+    flip_phase: Annotated[
+        bool, typer.Option("--flip-phase", help="The phase falls in a stronger field.")
+    ] = False,
+    brain_mask: Annotated[Path | None, typer.Option(help="Brain, on the same grid.")] = None,
+) -> None:
+    """Map susceptibility from gradient-echo magnitude and phase."""
+    from pvsbook import cohort
+
+    _say(
+        cohort.measure_qsm(
+            magnitude,
+            phase,
+            out,
+            echo_times_s=_seconds(echo_times),
+            field_strength_t=field_strength,
+            phase_period=phase_period,
+            phase_sign=-1 if flip_phase else 1,
+            brain_mask=brain_mask,
+        )
+    )
+
+
+def _seconds(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(
+            f"--echo-times: {text!r} is not a list of seconds; write it as 0.004,0.008,0.012"
+        ) from None
+
+
+def _say(done: Done) -> None:
+    """Print the result, its quality and where the page lies."""
+    console = _out()
+    console.print(done.summary, markup=False)
+    console.print(f"Quality: {done.status}", markup=False)
+    for reason in done.reasons:
+        console.print(f"  - {reason}", markup=False)
+    console.print(f"Report: {done.report}", markup=False, soft_wrap=True)
 
 
 def expand_several(arguments: list[str]) -> list[str]:

@@ -227,7 +227,7 @@ def _voxel_mean(
     grid: NDArray[np.float64],
     size_mm: NDArray[np.float64],
 ) -> NDArray[np.float32]:
-    """Average an MNI map over each voxel: sample every millimetre inside it, then take the mean."""
+    """Average an MNI map over each voxel, from samples a millimetre apart inside it."""
     parts = np.ceil(size_mm - 0.25).astype(int)
     fine = grid @ np.diag([*(1 / parts), 1])
     fine[:3, 3] = (grid @ np.append(0.5 / parts - 0.5, 1))[:3]
