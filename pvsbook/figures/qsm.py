@@ -20,7 +20,10 @@ CHI_LIMITS_PPB = (-100.0, 150.0)
 
 
 def summary(
-    result: QsmResult, *, at: tuple[str, float] | None = None, chi_limits_ppb=CHI_LIMITS_PPB
+    result: QsmResult,
+    *,
+    at: tuple[str, float] | None = None,
+    chi_limits_ppb: tuple[float, float] = CHI_LIMITS_PPB,
 ) -> Figure:
     """Draw the field, its misfit, the local field and susceptibility, in one slice.
 
@@ -62,7 +65,7 @@ def summary(
         figure.colorbar(ax.images[0], ax=ax, location="bottom", shrink=0.8)
     flags = "; ".join(f.code for f in result.flags) or "none"
     figure.suptitle(
-        f"Quality: {result.quality}.  Flags: {flags}.  Reference: "
+        f"Quality: {result.status}.  Flags: {flags}.  Reference: "
         f"{result.susceptibility.reference}.",
         fontsize="medium",
     )

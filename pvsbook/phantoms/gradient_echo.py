@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import edt
 import nibabel as nib
-import numba as nb
+import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft, ndimage
@@ -373,7 +373,7 @@ def _draw_veins(
     return out * (wm > 0.3)
 
 
-@nb.njit(cache=True)
+@numba.njit(cache=True)
 def _stamp(out, path, size, radius):  # type: ignore[no-untyped-def]
     """Raise each voxel to the share of it that a tube of this radius (mm) along the path fills."""
     half = size.mean()
@@ -408,7 +408,7 @@ def _sample(
     return out
 
 
-@nb.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, fastmath=True)
 def _trilinear(values, m, out):  # type: ignore[no-untyped-def]
     nx, ny, nz = values.shape
     for i in range(out.shape[0]):
@@ -498,7 +498,7 @@ def _coil_phase(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.
     )
 
 
-@nb.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, fastmath=True)
 def _average(field, signal, r2s, offset, times, omega, out):  # type: ignore[no-untyped-def]
     nx, ny, nz = offset.shape
     for i in range(nx):
@@ -529,7 +529,7 @@ def _mean_of_parts(fine: NDArray) -> NDArray[np.float32]:
     return out / np.float32(8)
 
 
-@nb.njit(cache=True)
+@numba.njit(cache=True)
 def _most_of_parts(fine):  # type: ignore[no-untyped-def]
     """Return the label that more than half of each 2 x 2 x 2 block has; else zero."""
     nx, ny, nz = fine.shape[0] // 2, fine.shape[1] // 2, fine.shape[2] // 2

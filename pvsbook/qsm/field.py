@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numba as nb
+import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import chi2
 
 from pvsbook._errors import InputError
 from pvsbook.qsm.unwrap import romeo
@@ -32,7 +33,7 @@ class FieldMap:
         Root mean square misfit of the line, weighted by squared magnitude; large in veins, in
         signal voids and where a wrap was missed.  Zero with fewer than three echoes.
     standard_error_hz
-        Standard error of the field in a voxel, from the misfit pooled over the mask and the
+        Standard error of the field in a voxel, from the median misfit in the mask and the
         voxel's own weights; NaN with fewer than three echoes.
     n_regions
         Pieces of the mask that were unwrapped on their own.
@@ -97,7 +98,7 @@ def echo_difference(
     return difference, float(gaps[first].mean())
 
 
-@nb.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, fastmath=True)
 def _difference(phase, mag, first):  # type: ignore[no-untyped-def]
     out = np.empty(phase.shape[0], np.float32)
     for v in range(phase.shape[0]):
@@ -167,14 +168,19 @@ def fit_field(
     difference, interval_s = echo_difference(phase, mag, times)
     template = romeo(difference, inside, magnitude=mag[..., 0])
     n = times.size
-    field, offset, residual, sxx = (np.zeros(inside.size, np.float32) for _ in range(4))
-    total, count = _fit_lines(
+    field, offset, residual, sxx, rss = (np.zeros(inside.size, np.float32) for _ in range(5))
+    _fit_lines(
         phase.reshape(-1, n), mag.reshape(-1, n), times, inside.ravel(),
-        template.phase_rad.ravel(), interval_s, field, offset, residual, sxx,
+        template.phase_rad.ravel(), interval_s, field, offset, residual, sxx, rss,
     )  # fmt: skip
-    # sigma2 is the phase variance of a voxel with unit magnitude
-    sigma = math.sqrt(total / (count * (n - 2))) if n > 2 and count else math.nan
-    error = np.divide(sigma / TWO_PI, np.sqrt(sxx), out=np.zeros_like(sxx), where=sxx > 0)
+    # The phase variance of a voxel with unit magnitude: of a chi-squared number's median, so that
+    # the voxels beside air, which no line fits, do not make every other voxel look noisy.
+    error = np.full_like(sxx, np.nan)
+    if n > 2:
+        variance = np.median(rss[inside.ravel()]) / chi2.median(n - 2)
+        error = np.divide(
+            math.sqrt(variance) / TWO_PI, np.sqrt(sxx), out=np.zeros_like(sxx), where=sxx > 0
+        )
     grid = inside.shape
     return FieldMap(
         field.reshape(grid),
@@ -185,13 +191,11 @@ def fit_field(
     )
 
 
-@nb.njit(cache=True, fastmath=True)
-def _fit_lines(phase, mag, times, inside, step, interval, field, offset, residual, sxx):  # type: ignore[no-untyped-def]
+@numba.njit(cache=True, fastmath=True)
+def _fit_lines(phase, mag, times, inside, step, interval, field, offset, residual, sxx, rss):  # type: ignore[no-untyped-def]
     n = times.size
     psi = np.empty(n)
     weight = np.empty(n)
-    total = 0.0
-    count = 0
     for v in range(inside.size):
         if not inside[v]:
             continue
@@ -219,16 +223,14 @@ def _fit_lines(phase, mag, times, inside, step, interval, field, offset, residua
             stt += weight[e] * dt * dt
             stp += weight[e] * dt * psi[e]
         omega = stp / stt
-        rss = 0.0
+        missed = 0.0
         for e in range(n):
             r = psi[e] - mean_p - omega * (times[e] - mean_t)
-            rss += weight[e] * r * r
+            missed += weight[e] * r * r
         field[v] = omega / TWO_PI
         start = mean_p - omega * mean_t + phase[v, 0]
         offset[v] = start - TWO_PI * np.rint(start / TWO_PI)
         if n > 2:
-            residual[v] = math.sqrt(rss / sw)
-            total += rss
-            count += 1
+            residual[v] = math.sqrt(missed / sw)
+            rss[v] = missed
         sxx[v] = stt
-    return total, count

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import cc3d
-import numba as nb
+import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
@@ -61,7 +61,7 @@ def phase_quality(phase_rad: ArrayLike, *, echo_times_s: ArrayLike | None = None
     return out
 
 
-@nb.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, fastmath=True)
 def _quality(phase, ratio, out):  # type: ignore[no-untyped-def]
     nx, ny, nz, n = phase.shape
     count = np.zeros(out.shape, np.uint8)

@@ -32,8 +32,8 @@ MAX_DROPPED_SHARE = 0.2
 DROPPED_SHARE = 2e-3  # next to air the field itself is that steep
 
 COLUMNS = {
-    "quality": {"Description": "pass, warn (read the flags), or fail (susceptibility withheld)"},
-    "flags": {"Description": "what was found, separated by semicolons"},
+    "status": {"Description": "pass, warn (read the reasons), or fail (susceptibility withheld)"},
+    "reasons": {"Description": "what was found, separated by semicolons"},
     "reference": {"Description": "region whose mean susceptibility counts as zero"},
     "reference_value_ppb": {"Description": "what was subtracted", "Units": "ppb"},
     "chi_mean_ppb": {"Description": "mean susceptibility in the mask", "Units": "ppb"},
@@ -114,7 +114,12 @@ class QsmResult:
         return tuple(step for step in order if any(step in f.steps for f in self.flags))
 
     @property
-    def quality(self) -> str:
+    def reasons(self) -> tuple[str, ...]:
+        """What the flags say, in words."""
+        return tuple(f"{f.code}: {f.message}" for f in self.flags)
+
+    @property
+    def status(self) -> str:
         """``"pass"``, ``"warn"``, or ``"fail"`` where a step is not supported."""
         return "fail" if self.unsupported_steps else "warn" if self.flags else "pass"
 
@@ -127,8 +132,8 @@ class QsmResult:
         b0 = np.asarray(self.scan["b0_direction"])
         per_hz = 1e3 * hz_to_ppm(np.float64(1), self.scan["field_strength_t"])
         return {
-            "quality": self.quality,
-            "flags": "; ".join(f"{f.code}: {f.message}" for f in self.flags),
+            "status": self.status,
+            "reasons": "; ".join(self.reasons),
             "reference": self.susceptibility.reference,
             "reference_value_ppb": 1e3 * self.susceptibility.value_ppm,
             "chi_mean_ppb": float(chi.mean()),
@@ -175,7 +180,7 @@ class QsmResult:
                 "Reference": self.susceptibility.reference,
                 "ReferenceValuePpm": self.susceptibility.value_ppm,
                 "Supported": "inversion" not in self.unsupported_steps,
-                "Flags": [f"{f.code}: {f.message}" for f in self.flags],
+                "Reasons": list(self.reasons),
                 "Settings": dict(self.settings),
                 "Scan": dict(self.scan),
             },
@@ -219,7 +224,7 @@ def reconstruct(
     Returns
     -------
     QsmResult
-        Look at `QsmResult.quality` first.  A crop, say, can be unwrapped, but what lies around it
+        Look at `QsmResult.status` first.  A crop, say, can be unwrapped, but what lies around it
         also makes field in it: background removal and inversion are then marked as not
         supported, and the row holds no susceptibility.
 
@@ -238,7 +243,7 @@ def reconstruct(
     >>> from pvsbook.phantoms.gradient_echo import make_gre
     >>> head = make_gre(np.random.default_rng(0), voxel_size_mm=4)
     >>> result = reconstruct(head.gre, mask=head.brain, radii_mm=(8, 4))
-    >>> result.quality, result.susceptibility.reference
+    >>> result.status, result.susceptibility.reference
     ('pass', 'whole brain')
     """
     _check_scan(gre)

