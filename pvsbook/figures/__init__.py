@@ -9,12 +9,8 @@ import lazy_loader as _lazy
 
 __getattr__, __dir__, _names = _lazy.attach(
     __name__,
-    submodules=["alps", "pvs", "qsm"],
-<<<<<<< HEAD
-    submod_attrs={"style": ["COLORS", "show_slices", "to_png", "use_style", "viewer"]},
-=======
+    submodules=["alps", "pvs", "qsm", "style"],
     submod_attrs={"style": ["COLORS", "show_slices", "use_style", "viewer"]},
->>>>>>> main
 )
 
 __all__ = list(_names)
