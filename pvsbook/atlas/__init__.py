@@ -2,4 +2,8 @@
 
 import lazy_loader as _lazy
 
-__getattr__, __dir__, __all__ = _lazy.attach(__name__, submodules=["templates"])
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submodules=["templates"],
+    submod_attrs={"registration": ["Registration", "register_to_mni"]},
+)
