@@ -38,9 +38,11 @@ def execute() -> int:
     key = made_of()
     if CACHE.is_dir() and (not KEY.is_file() or KEY.read_text() != key):
         shutil.rmtree(CACHE)
+    CACHE.mkdir(parents=True, exist_ok=True)
     cache = get_cache(CACHE)
     KEY.write_text(key)
-    cache.clear_nb_project()
+    for record in cache.list_project_records():
+        cache.remove_nb_from_project(record.pk)
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         cache.add_nb_to_project(str(path))
     result = load_executor("local-parallel", cache).run_and_cache(timeout=300)
@@ -48,20 +50,21 @@ def execute() -> int:
         print(f"failed: {path}", file=sys.stderr)
         record = cache.get_project_record(path)
         print((record and record.traceback) or "", file=sys.stderr)
-    print(f"notebooks executed: {len(result.succeeded)}, unchanged: the rest")
+    print(f"notebooks executed: {len(result.succeeded)}; the others have not changed")
     return len(result.errored) + len(result.excepted)
 
 
 def render() -> int:
-    """Render with warnings as errors; return Sphinx's exit status."""
-    command = [sys.executable, "-m", "jupyter_book", "build", str(ROOT), "-W", "-n", "--keep-going"]
+    """Render afresh with warnings as errors; return Sphinx's exit status."""
+    shutil.rmtree(BUILD / "html", ignore_errors=True)  # no page of an earlier table of contents
+    program = Path(sys.executable).with_name("jupyter-book")
+    command = [str(program), "build", str(ROOT), "-W", "-n", "--keep-going"]
     return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
 def main() -> int:
     """Execute, then render."""
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    BUILD.mkdir(exist_ok=True)
     return 1 if execute() else render()
 
 

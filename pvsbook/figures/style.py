@@ -247,6 +247,6 @@ def viewer(
     page = re.sub(r"<link rel=.icon.[^>]*>", "", page)  # it asks a host outside the site
     page = page.replace("<html", '<html lang="en"', 1) if "<html lang" not in page else page
     return HTML(
-        f'<div class="viewer"><iframe srcdoc="{escape(page, quote=True)}" title="{escape(title, quote=True)}" '
-        f'loading="lazy" width="100%" height="{height}" style="border: 0"></iframe></div>'
+        f'<div class="viewer"><iframe title="{escape(title)}" loading="lazy" width="100%" '
+        f'height="{height}" style="border: 0" srcdoc="{escape(page)}"></iframe></div>'
     )

@@ -1,0 +1,74 @@
+"""The built site over HTTP on loopback, and a Chromium to read it with."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+SITE = Path(__file__).resolve().parents[2] / "_build" / "html"
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+def pages() -> list[str]:
+    """Every page of the site, by its path."""
+    found = sorted(p.relative_to(SITE).as_posix() for p in SITE.rglob("*.html"))
+    # index.html does nothing but lead to the first page; test_links looks at where it leads.
+    return [p for p in found if not p.startswith("_") and p != "index.html"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "page_path" in metafunc.fixturenames:
+        metafunc.parametrize("page_path", pages())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.site)
+
+
+@pytest.fixture(scope="session")
+def site() -> Path:
+    if not (SITE / "index.html").is_file():
+        pytest.fail(f"{SITE} holds no site; run: make book")
+    return SITE
+
+
+@pytest.fixture(scope="session")
+def site_url(site: Path) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[object]:
+    from playwright.sync_api import Error, sync_playwright
+
+    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        found = next((p for name in CHROMIUM if (p := shutil.which(name))), None)
+        try:
+            chromium = playwright.chromium.launch(executable_path=found, args=options)
+        except Error:
+            pytest.skip(
+                "NO CHROMIUM WAS FOUND: THE PAGES WERE NOT LOOKED AT. "
+                "Debian: apt-get install chromium; elsewhere: playwright install chromium"
+            )
+        yield chromium
+        chromium.close()
