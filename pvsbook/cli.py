@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
 
 from pvsbook._errors import InputError
 from pvsbook._version import __version__
+
+if TYPE_CHECKING:
+    from pvsbook.cohort import Done
 
 __all__ = ["app", "main"]
 
@@ -43,6 +48,228 @@ def _version(
     if version:
         _out().print(f"pvsbook {__version__}")
         raise typer.Exit
+
+
+@data.command("list")
+def data_list() -> None:
+    """List the data sets: size, licence, and what is here already."""
+    from pvsbook import manifest
+
+    table = Table("data set", "files", "size", "here", "licence", "title", box=None)
+    for name in manifest.datasets():
+        entry = manifest.describe(name)
+        here = sum(manifest.path(name, f.path).is_file() for f in entry.files)
+        table.add_row(
+            name,
+            str(len(entry.files)),
+            decimal(entry.size),
+            f"{here}/{len(entry.files)}",
+            entry.licence,
+            entry.title,
+        )
+    _out().print(table)
+    _out().print(f"Files are kept in {manifest.cache()} (PVSBOOK_DATA changes it).")
+
+
+@data.command("fetch")
+def data_fetch(
+    datasets: Annotated[
+        list[str] | None, typer.Argument(help="Names from `data list`; with a mirror, all it has.")
+    ] = None,
+    files: Annotated[
+        list[str] | None, typer.Option("--file", help="Only this file or pattern; repeatable.")
+    ] = None,
+    subject: Annotated[str | None, typer.Option(help="Only this person, as sub-1003.")] = None,
+) -> None:
+    """Bring data sets into the cache, each file verified before it gets its name."""
+    from pvsbook import manifest
+
+    wanted: dict[str, list[str] | None] = dict.fromkeys(datasets or (), files)
+    if not wanted:
+        wanted = {name: list(held) for name, held in manifest.available_from_mirror().items()}
+    if not wanted:
+        raise InputError(
+            "data fetch: no data set is named and there is no mirror (PVSBOOK_MIRROR); "
+            f"name one of: {', '.join(manifest.datasets())}"
+        )
+    for name, chosen in wanted.items():
+        picked = manifest.describe(name).select(chosen, subject=subject)
+        _out().print(f"{name}: {len(picked)} files, {decimal(sum(f.size for f in picked))}")
+        done = manifest.fetch(name, [f.path for f in picked])
+        for file, how in done.how.items():
+            _out().print(f"  {how:<10} {file}")
+
+
+@data.command("verify")
+def data_verify(
+    datasets: Annotated[
+        list[str] | None, typer.Argument(help="Names from `data list`; by default all.")
+    ] = None,
+) -> None:
+    """Check cached files against the manifest, by size and checksum."""
+    from pvsbook import manifest
+
+    wrong = []
+    for name in datasets or manifest.datasets():
+        states = manifest.verify(name)
+        present = {f: s for f, s in states.items() if s != "missing"}
+        wrong += [f"{name}/{f}: {s}" for f, s in present.items() if s != "ok"]
+        good = sum(s == "ok" for s in present.values())
+        _out().print(f"{name}: {good} good, {len(states) - len(present)} not here")
+    if wrong:
+        raise InputError(
+            "these cached files are not those of the manifest; remove them and fetch again:\n  "
+            + "\n  ".join(wrong)
+        )
+
+
+@data.command("cite")
+def data_cite(
+    datasets: Annotated[list[str], typer.Argument(help="Names from `data list`.")],
+) -> None:
+    """Print how to cite data sets."""
+    from pvsbook import manifest
+
+    _out().print(manifest.cite(datasets), markup=False)
+
+
+@app.command()
+def doctor() -> None:
+    """Look at this machine: versions, cores, memory, cache, and what is missing."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import psutil
+
+    from pvsbook import manifest
+
+    table = Table("what", "found", box=None)
+    table.add_row("pvsbook", __version__)
+    table.add_row("Python", f"{platform.python_version()} on {platform.system()}")
+    table.add_row("cores", str(psutil.cpu_count()))
+    memory = psutil.virtual_memory()
+    table.add_row("memory", f"{decimal(memory.available)} free of {decimal(memory.total)}")
+    cache = manifest.cache()
+    free = psutil.disk_usage(str(next(p for p in (cache, *cache.parents) if p.exists()))).free
+    table.add_row("cache", f"{cache}, {decimal(free)} free")
+    table.add_row("mirror", os.environ.get("PVSBOOK_MIRROR") or "none")
+    table.add_row("offline", "yes" if os.environ.get("PVSBOOK_OFFLINE") == "1" else "no")
+    missing = []
+    for name in _needs():
+        try:
+            table.add_row(name, version(name))
+        except PackageNotFoundError:
+            missing.append(name)
+    table.add_row("missing", ", ".join(missing) or "nothing")
+    _out().print(table)
+    if missing:
+        raise InputError(f"packages are missing: {', '.join(missing)}; run: make setup")
+
+
+def _needs() -> list[str]:
+    """Name the packages that pvsbook is declared to need at run time."""
+    from importlib.metadata import requires
+
+    from packaging.requirements import Requirement
+
+    declared = [Requirement(line) for line in requires("pvsbook") or ()]
+    return [r.name for r in declared if r.marker is None or r.marker.evaluate({"extra": ""})]
+
+
+@app.command()
+def pvs(
+    image: Annotated[Path, typer.Argument(help="T2w scan (NIfTI); T1w with --contrast t1.")],
+    out: Out,
+    contrast: Annotated[str, typer.Option(help="t2: spaces are bright; t1: dark.")] = "t2",
+    wmh_mask: Annotated[
+        Path | None, typer.Option(help="White-matter hyperintensities, on the grid of the scan.")
+    ] = None,
+    brain_mask: Annotated[
+        Path | None, typer.Option(help="Brain, on the grid of the scan; for a whole head.")
+    ] = None,
+) -> None:
+    """Count and measure perivascular spaces in one scan."""
+    from pvsbook import cohort
+
+    if contrast not in ("t1", "t2"):
+        raise InputError(f"--contrast: {contrast!r} is neither t1 nor t2")
+    _say(
+        cohort.measure_pvs(image, out, contrast=contrast, wmh_mask=wmh_mask, brain_mask=brain_mask)
+    )
+
+
+@app.command()
+def alps(
+    dwi: Annotated[Path, typer.Argument(help="Diffusion series (4D NIfTI).")],
+    bval: Annotated[Path, typer.Option(help="b-values, FSL format.")],
+    bvec: Annotated[Path, typer.Option(help="b-vectors, FSL format.")],
+    out: Out,
+    brain_mask: Annotated[Path | None, typer.Option(help="Brain, on the same grid.")] = None,
+) -> None:
+    """Measure the ALPS index of one diffusion scan."""
+    from pvsbook import cohort
+
+    _say(cohort.measure_alps(dwi, bval, bvec, out, brain_mask=brain_mask))
+
+
+@app.command()
+def qsm(
+    magnitude: Annotated[
+        list[Path], typer.Option(help="Magnitude: one file an echo, or one 4D file.")
+    ],
+    phase: Annotated[list[Path], typer.Option(help="Phase, in the same order.")],
+    out: Out,
+    echo_times: Annotated[
+        str | None,
+        typer.Option(help="Seconds, as 0.004,0.008,0.012; by default from the sidecars."),
+    ] = None,
+    field_strength: Annotated[
+        float | None, typer.Option(help="Tesla; by default from the sidecars.")
+    ] = None,
+    phase_period: Annotated[
+        float | None, typer.Option(help="Stored units of one full turn, where not recognised.")
+    ] = None,
+    flip_phase: Annotated[
+        bool, typer.Option("--flip-phase", help="The phase falls in a stronger field.")
+    ] = False,
+    brain_mask: Annotated[Path | None, typer.Option(help="Brain, on the same grid.")] = None,
+) -> None:
+    """Map susceptibility from gradient-echo magnitude and phase."""
+    from pvsbook import cohort
+
+    _say(
+        cohort.measure_qsm(
+            magnitude,
+            phase,
+            out,
+            echo_times_s=_seconds(echo_times),
+            field_strength_t=field_strength,
+            phase_period=phase_period,
+            phase_sign=-1 if flip_phase else 1,
+            brain_mask=brain_mask,
+        )
+    )
+
+
+def _seconds(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(
+            f"--echo-times: {text!r} is not a list of seconds; write it as 0.004,0.008,0.012"
+        ) from None
+
+
+def _say(done: Done) -> None:
+    """Print the result, its quality and where the page lies."""
+    console = _out()
+    console.print(done.summary, markup=False)
+    console.print(f"Quality: {done.status}", markup=False)
+    for reason in done.reasons:
+        console.print(f"  - {reason}", markup=False)
+    console.print(f"Report: {done.report}", markup=False, soft_wrap=True)
 
 
 def expand_several(arguments: list[str]) -> list[str]:
@@ -85,3 +312,7 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,6 @@ from jinja2 import Environment
 from matplotlib.figure import Figure
 
 from pvsbook._version import __version__
-from pvsbook.figures import to_png
 
 __all__ = ["html_page"]
 
@@ -123,8 +123,7 @@ def html_page(
         for name, value in row.items()
     ]
     pictures = [
-        {"png": base64.b64encode(to_png(figure)).decode(), "alt": alt, "caption": caption}
-        for figure, alt, caption in figures
+        {"png": _png(figure), "alt": alt, "caption": caption} for figure, alt, caption in figures
     ]
     return _PAGE.render(
         title=title,
@@ -137,6 +136,13 @@ def html_page(
         sources=sources,
         version=__version__,
     )
+
+
+def _png(figure: Figure) -> str:
+    """Draw a figure as base64 text, the same for the same figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _text(value: Any) -> str:

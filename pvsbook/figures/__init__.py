@@ -10,7 +10,7 @@ import lazy_loader as _lazy
 __getattr__, __dir__, _names = _lazy.attach(
     __name__,
     submodules=["alps", "pvs", "qsm"],
-    submod_attrs={"style": ["COLORS", "show_slices", "to_png", "use_style", "viewer"]},
+    submod_attrs={"style": ["COLORS", "show_slices", "use_style", "viewer"]},
 )
 
 __all__ = list(_names)

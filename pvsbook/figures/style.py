@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from pvsbook._errors import InputError
 if TYPE_CHECKING:
     from IPython.display import HTML
 
-__all__ = ["COLORS", "show_slices", "to_png", "use_style", "viewer"]
+__all__ = ["COLORS", "show_slices", "use_style", "viewer"]
 
 COLORS: Mapping[str, str] = {
     "projection": "#0072B2",
@@ -190,19 +189,6 @@ def _slice_index(image: nib.Nifti1Image, axis: int, position_mm: float) -> int:
             f"({ends[0, axis]:.0f} to {ends[1, axis]:.0f} mm)"
         )
     return index
-
-
-def to_png(figure: Figure) -> bytes:
-    """Return a figure as PNG bytes, the same bytes for the same figure.
-
-    Examples
-    --------
-    >>> to_png(Figure(figsize=(1, 1)))[1:4]
-    b'PNG'
-    """
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def viewer(

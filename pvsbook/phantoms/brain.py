@@ -143,7 +143,7 @@ def make_brain(
     affine[:3, :3] = axes * size
     affine[:3, 3] = axes @ (low + size / 2)
     grid = np.linalg.inv(to_world) @ affine
-    maps = {kind: sample_mni(templates.mni(kind), shape, grid) for kind in TISSUES}
+    maps = {kind: _voxel_mean(templates.mni(kind), shape, grid, size) for kind in TISSUES}
     return Brain(**maps, affine=affine + 0.0, mni_to_world=to_world)
 
 
@@ -172,6 +172,21 @@ def sample_mni(
     return ndimage.affine_transform(
         images.array(image), to_voxel[:3, :3], to_voxel[:3, 3], output_shape=shape, order=order
     )
+
+
+def _voxel_mean(
+    image: nib.Nifti1Image,
+    shape: tuple[int, ...],
+    grid: NDArray[np.float64],
+    size_mm: NDArray[np.float64],
+) -> NDArray[np.float32]:
+    """Average an MNI map over each voxel, from samples a millimetre apart inside it."""
+    parts = np.ceil(size_mm - 0.25).astype(int)
+    fine = grid @ np.diag([*(1 / parts), 1])
+    fine[:3, 3] = (grid @ np.append(0.5 / parts - 0.5, 1))[:3]
+    many = sample_mni(image, tuple(np.array(shape) * parts), fine)
+    blocks = [n for pair in zip(shape, parts, strict=True) for n in pair]
+    return many.reshape(blocks).mean(axis=(1, 3, 5), dtype=np.float32)
 
 
 def _axes(axcodes: str) -> NDArray[np.float64]:

@@ -1,0 +1,5 @@
+"""Let ``python -m pvsbook`` do what ``pvsbook`` does."""
+
+from pvsbook.cli import main
+
+main()

@@ -1,0 +1,303 @@
+"""From files to results on disk: one scan through its method, its tables, its maps and its page.
+
+One scan and a thousand take this path: the command line and the notebooks call the same functions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from pvsbook import derivatives, images, report
+from pvsbook.alps import index as alps_index
+from pvsbook.figures import alps as alps_figures
+from pvsbook.figures import pvs as pvs_figures
+from pvsbook.figures import qsm as qsm_figures
+from pvsbook.pvs import pipeline as pvs_pipeline
+from pvsbook.qsm import pipeline as qsm_pipeline
+
+__all__ = ["Done", "measure_alps", "measure_pvs", "measure_qsm"]
+
+PVS_LIMITS = (
+    "A bright thread is not always a perivascular space: white-matter hyperintensities and "
+    "lacunes look alike to any filter.",
+    "Counts depend on voxel size, contrast and noise; compare scans of one protocol only.",
+    "A larger space does not tell why it is larger, nor how fluid moves in it.",
+)
+ALPS_LIMITS = (
+    "The index is a ratio of diffusivities at one site; write 'lower ALPS index', not "
+    "'glymphatic dysfunction'.",
+    "White matter is not symmetric around its fibres even without perivascular spaces, so axons "
+    "contribute to the index.",
+    "It depends on echo time, head position, directions, region size and free water.",
+)
+QSM_LIMITS = (
+    "Susceptibility is relative: a value means something only with its reference region.",
+    "Iron raises it, myelin and calcium lower it; one map cannot tell them apart.",
+    "Values near the brain's edge and near air are the least sure.",
+)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a scan gave.
+
+    Attributes
+    ----------
+    summary
+        The result in one or two sentences, with its uncertainty.
+    status
+        ``"pass"``, ``"warn"`` or ``"fail"``.
+    reasons
+        Why the status is not a pass.
+    row
+        Every value, as in the table.
+    report
+        Path of the HTML page.
+    """
+
+    summary: str
+    status: str
+    reasons: tuple[str, ...]
+    row: Mapping[str, Any]
+    report: Path
+
+
+def measure_pvs(
+    image: images.PathLike,
+    out: images.PathLike,
+    *,
+    contrast: pvs_pipeline.Contrast = "t2",
+    wmh_mask: images.PathLike | None = None,
+    brain_mask: images.PathLike | None = None,
+) -> Done:
+    """Count and measure perivascular spaces in a scan, and write everything to a folder.
+
+    Parameters
+    ----------
+    image
+        T2w (or T1w) NIfTI file.
+    out
+        Folder for the BIDS-Derivatives.
+    contrast
+        ``"t2"`` or ``"t1"``.
+    wmh_mask, brain_mask
+        Masks on the same grid.
+
+    Returns
+    -------
+    Done
+
+    Raises
+    ------
+    InputError
+        See `pvsbook.images.load` and `pvsbook.pvs.measure`.
+    """
+    result = pvs_pipeline.measure(
+        image, contrast=contrast, wmh_mask=wmh_mask, brain_mask=brain_mask
+    )
+    row = result.to_row()
+    summary = (
+        f"{row['n_pvs']} perivascular spaces with a volume of {row['volume_mm3']:.0f} mm3; about "
+        f"{row['expected_false']:.1f} of the objects found are expected from noise alone. "
+        f"{row['n_uncertain']} more are uncertain."
+    )
+    alt = (
+        f"Slices of the scan with {row['n_pvs']} perivascular spaces drawn on them, coloured by "
+        "class."
+    )
+    caption = "What was found, by class, in the slices with the most objects."
+    return _finish(
+        result,
+        out,
+        datatype="anat",
+        suffix="pvs",
+        title="Perivascular spaces",
+        sources=[p for p in (image, wmh_mask, brain_mask) if p is not None],
+        summary=summary,
+        status=result.status,
+        reasons=result.reasons,
+        columns=pvs_pipeline.COLUMNS,
+        figures=[(pvs_figures.summary(result), alt, caption)],
+        limits=PVS_LIMITS,
+    )
+
+
+def measure_alps(
+    dwi: images.PathLike,
+    bval: images.PathLike,
+    bvec: images.PathLike,
+    out: images.PathLike,
+    *,
+    brain_mask: images.PathLike | None = None,
+) -> Done:
+    """Measure the ALPS index of a diffusion scan, and write everything to a folder.
+
+    Parameters
+    ----------
+    dwi, bval, bvec
+        4D NIfTI file and its FSL gradient files.
+    out
+        Folder for the BIDS-Derivatives.
+    brain_mask
+        Mask on the same grid.
+
+    Returns
+    -------
+    Done
+
+    Raises
+    ------
+    InputError
+        See `pvsbook.images.load_dwi` and `pvsbook.alps.measure`.
+    """
+    mask = None if brain_mask is None else images.load(brain_mask)
+    result = alps_index.measure(images.load_dwi(dwi, bval, bvec), mask=mask)
+    found = result.indices["tract"]
+    parts = [f"{side} {e.value:.2f} ({e.low:.2f} to {e.high:.2f})" for side, e in found.items()]
+    if np.isfinite(found["mean"].value):
+        summary = (
+            f"ALPS index in the frame of the tracts, with 95 % intervals: {', '.join(parts)}."
+        )
+    else:
+        summary = "No index: the regions could not be placed."
+    alt = f"Colour map of the fibre directions with the four regions, and the indices: {summary}"
+    caption = "Regions on the colour map, and the index in three frames with 95 % intervals."
+    return _finish(
+        result,
+        out,
+        datatype="dwi",
+        suffix="alps",
+        title="ALPS index",
+        sources=[p for p in (dwi, bval, bvec, brain_mask) if p is not None],
+        summary=summary,
+        status=result.status,
+        reasons=result.reasons,
+        columns=alps_index.COLUMNS,
+        figures=[(alps_figures.summary(result), alt, caption)],
+        limits=ALPS_LIMITS,
+    )
+
+
+def measure_qsm(
+    magnitude: Sequence[images.PathLike],
+    phase: Sequence[images.PathLike],
+    out: images.PathLike,
+    *,
+    echo_times_s: ArrayLike | None = None,
+    field_strength_t: float | None = None,
+    phase_period: float | None = None,
+    phase_sign: int = 1,
+    brain_mask: images.PathLike | None = None,
+) -> Done:
+    """Map susceptibility from a gradient echo, and write everything to a folder.
+
+    Parameters
+    ----------
+    magnitude, phase
+        Files, one an echo or one with all.
+    out
+        Folder for the BIDS-Derivatives.
+    echo_times_s, field_strength_t, phase_period
+        As in `pvsbook.images.load_gre`.
+    phase_sign
+        -1 where the scanner's phase falls in a stronger field.
+    brain_mask
+        Mask on the same grid.
+
+    Returns
+    -------
+    Done
+
+    Raises
+    ------
+    InputError
+        See `pvsbook.images.load_gre` and `pvsbook.qsm.reconstruct`.
+    """
+    gre = images.load_gre(
+        list(magnitude),
+        list(phase),
+        echo_times_s=echo_times_s,
+        field_strength_t=field_strength_t,
+        phase_period=phase_period,
+    )
+    mask = None
+    if brain_mask is not None:
+        loaded = images.load(brain_mask)
+        images.same_grid(
+            loaded, images.make(gre.magnitude[..., 0], gre.affine), name=str(brain_mask)
+        )
+        mask = images.array(loaded) > 0.5
+    result = qsm_pipeline.reconstruct(gre, mask=mask, phase_sign=phase_sign)
+    row = result.to_row()
+    if result.unsupported_steps:
+        steps = " and ".join(result.unsupported_steps)
+        summary = f"This scan does not support {steps}; what follows from it is not a measurement."
+    else:
+        summary = (
+            f"Susceptibility of the whole brain spreads by {row['chi_sd_ppb']:.0f} ppb (SD), "
+            f"relative to {row['reference']}; the field's median standard error is "
+            f"{row['field_se_median_ppb']:.1f} ppb."
+        )
+    summary += f" Phase was stored as {gre.phase_stored_as}."
+    alt = "Four maps of one slice: total field, misfit, local field and susceptibility."
+    caption = "From the total field to susceptibility, in one axial slice."
+    return _finish(
+        result,
+        out,
+        datatype="anat",
+        suffix="qsm",
+        title="Quantitative susceptibility mapping",
+        sources=[*magnitude, *phase, *([brain_mask] if brain_mask is not None else [])],
+        summary=summary,
+        status=result.status,
+        reasons=result.reasons,
+        columns=qsm_pipeline.COLUMNS,
+        figures=[(qsm_figures.summary(result), alt, caption)],
+        limits=QSM_LIMITS,
+    )
+
+
+def _finish(
+    result: Any,
+    out: images.PathLike,
+    *,
+    datatype: str,
+    suffix: str,
+    title: str,
+    sources: Sequence[images.PathLike],
+    summary: str,
+    status: str,
+    reasons: tuple[str, ...],
+    columns: derivatives.Columns,
+    figures: Sequence[tuple[Figure, str, str]],
+    limits: Sequence[str],
+) -> Done:
+    """Save maps and tables, then the page that shows them."""
+    names = [Path(os.fspath(source)).name for source in sources]
+    prefix = derivatives.prefix_from(sources[0])
+    result.save(out, prefix=prefix, sources=names)
+    row = result.to_row()
+    page = report.html_page(
+        f"{title}: {prefix}",
+        summary=summary,
+        row=row,
+        columns=columns,
+        figures=figures,
+        limits=limits,
+        sources=names,
+        status=status,
+        reasons=reasons,
+    )
+    for figure, _, _ in figures:
+        plt.close(figure)
+    writer = derivatives.Writer(out, prefix=prefix, datatype=datatype)
+    return Done(summary, status, reasons, row, writer.text(page, suffix, ".html", desc="report"))

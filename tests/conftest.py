@@ -1,0 +1,56 @@
+"""Real public files for tests, and a cache that is not the user's."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+_own_cache = pytest.StashKey[str]()
+
+
+def pytest_configure(config):
+    """Keep tests out of the user's cache; xdist workers and notebook kernels inherit this."""
+    if not os.environ.get("PVSBOOK_DATA") and os.environ.get("PVSBOOK_TEST_PUBLIC") != "1":
+        os.environ["PVSBOOK_DATA"] = config.stash[_own_cache] = tempfile.mkdtemp("-pvsbook-test")
+
+
+def pytest_unconfigure(config):
+    if folder := config.stash.get(_own_cache, None):
+        del os.environ["PVSBOOK_DATA"]
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def public_file() -> Callable[[str, str], Path]:
+    """Give `public_file(dataset, path)`: a verified local copy, or skip the test.
+
+    It comes from PVSBOOK_MIRROR, or from the cache (PVSBOOK_DATA or the user's own).  Only
+    PVSBOOK_TEST_PUBLIC=1 lets it come from the public host, into the cache.
+    """
+    from pvsbook import manifest
+
+    def cached(dataset: str, path: str) -> bool:
+        return manifest.verify(dataset, path)[path] == "ok"
+
+    def public_file(dataset: str, path: str) -> Path:
+        online = os.environ.get("PVSBOOK_TEST_PUBLIC") == "1"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PVSBOOK_OFFLINE", "0" if online else "1")
+            if (
+                cached(dataset, path)
+                or path in manifest.available_from_mirror().get(dataset, ())
+                or (online and manifest.describe(dataset).select(path)[0].url)
+            ):
+                return manifest.fetch(dataset, path)[path]
+            patch.delenv("PVSBOOK_DATA", raising=False)
+            if cached(dataset, path):
+                return manifest.path(dataset, path)
+        pytest.skip(
+            f"needs the public file {dataset}/{path}: set PVSBOOK_MIRROR to a folder that holds "
+            "it, or PVSBOOK_TEST_PUBLIC=1 to fetch it"
+        )
+
+    return public_file

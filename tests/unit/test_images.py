@@ -1,0 +1,386 @@
+"""The door: what comes in is checked, what goes out is whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from pvsbook import InputError, images
+
+
+@pytest.fixture
+def volume() -> nib.Nifti1Image:
+    values = np.random.default_rng(1).random((6, 7, 8)).astype(np.float32)
+    return images.make(values, np.diag([1.0, 1.0, 2.0, 1.0]))
+
+
+# --- load ------------------------------------------------------------------------------------
+
+
+def test_load_gives_back_the_same_voxels(volume, tmp_path):
+    path = images.save(volume, tmp_path / "a" / "scan.nii.gz")
+    again = images.load(path)
+    np.testing.assert_array_equal(images.array(again), images.array(volume))
+    np.testing.assert_array_equal(again.affine, volume.affine)
+
+
+def test_a_trailing_axis_of_one_is_dropped(volume):
+    series = images.make(images.array(volume)[..., None], volume.affine)
+    assert images.load(series).shape == volume.shape
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda v: v.fill(np.nan), "NaN or infinite"),
+        (lambda v: v.fill(3), "every voxel is 3"),
+        (lambda v: v.__setitem__((0, 0, 0), np.inf), "1 of 336 voxels"),
+    ],
+)
+def test_bad_values_are_refused(volume, change, words):
+    values = images.array(volume).copy()
+    change(values)
+    with pytest.raises(InputError, match=words):
+        images.load(images.make(values, volume.affine))
+
+
+@pytest.mark.parametrize(
+    ("affine", "words"),
+    [
+        (np.diag([0.0, 1, 1, 1]), "cannot be inverted"),
+        (np.diag([np.nan, 1, 1, 1]), "cannot be inverted"),
+        (np.diag([100.0, 1, 1, 1]), "not plausible"),
+    ],
+)
+def test_bad_affines_are_refused(volume, affine, words):
+    bad = nib.Nifti1Image(images.array(volume), np.eye(4))
+    bad._affine = affine
+    with pytest.raises(InputError, match=words):
+        images.load(bad)
+
+
+def test_wrong_dimensions_and_files_are_refused(volume, tmp_path):
+    with pytest.raises(InputError, match=r"has 3 dimensions \(6 x 7 x 8\), but 4 are needed"):
+        images.load(volume, ndim=4)
+    with pytest.raises(InputError, match="is empty"):
+        images.load(nib.Nifti1Image(np.zeros((0, 3, 3), np.float32), np.eye(4)))
+    with pytest.raises(InputError, match="does not exist"):
+        images.load(tmp_path / "none.nii")
+    with pytest.raises(InputError, match="is a folder"):
+        images.load(tmp_path)
+    text = tmp_path / "text.nii"
+    text.write_text("not an image")
+    with pytest.raises(InputError, match=r"text\.nii: cannot be read as NIfTI"):
+        images.load(text)
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
+def test_a_file_cut_short_is_refused(volume, tmp_path, name):
+    path = images.save(volume, tmp_path / name)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(InputError, match="cannot be read as NIfTI"):
+        images.load(path)
+
+
+def test_another_format_becomes_nifti(volume):
+    other = nib.MGHImage(images.array(volume), volume.affine)
+    loaded = images.load(other)
+    assert isinstance(loaded, nib.Nifti1Image)
+    np.testing.assert_array_equal(images.array(loaded), images.array(volume))
+
+
+# --- geometry --------------------------------------------------------------------------------
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    angles=st.tuples(*[st.floats(-180, 180) for _ in range(3)]),
+    zooms=st.tuples(*[st.floats(0.3, 4) for _ in range(3)]),
+    flip=st.booleans(),
+)
+def test_rotation_is_found_in_any_affine(angles, zooms, flip):
+    turn = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
+    if flip:
+        turn = turn @ np.diag([-1, 1, 1])
+    affine = np.eye(4)
+    affine[:3, :3] = turn * zooms
+    np.testing.assert_allclose(images.rotation(affine), turn, atol=1e-9)
+
+
+def test_grids_that_differ_are_refused(volume):
+    moved = volume.affine.copy()
+    moved[0, 3] += 0.5
+    with pytest.raises(InputError, match=r"0\.5 mm away"):
+        images.same_grid(images.make(images.array(volume), moved), volume)
+    images.same_grid(volume, volume)
+
+
+# --- diffusion -------------------------------------------------------------------------------
+
+
+def _series(affine: np.ndarray, n: int = 8) -> nib.Nifti1Image:
+    return images.make(np.random.default_rng(0).random((3, 3, 3, n)), affine)
+
+
+def _directions(n: int = 7) -> np.ndarray:
+    vectors = np.random.default_rng(3).normal(size=(n, 3))
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    angles=st.tuples(*[st.floats(-30, 30) for _ in range(3)]),
+    axcodes=st.sampled_from(["RAS", "LAS", "LPS", "ASR", "PIR", "SRA"]),
+)
+def test_b_vectors_reach_scanner_axes_from_every_storage_order(angles, axcodes):
+    """Write directions as FSL does for an image stored in any order; they must come back."""
+    truth = _directions()
+    orientation = nib.orientations.axcodes2ornt(tuple(axcodes))
+    axes = np.zeros((3, 3))
+    for column, (world, sign) in enumerate(orientation):
+        axes[int(world), column] = sign
+    axes = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() @ axes
+    affine = np.eye(4)
+    affine[:3, :3] = axes * [2, 2, 3]
+    stored = truth @ axes  # along the image's own axes
+    if np.linalg.det(affine[:3, :3]) > 0:
+        stored[:, 0] *= -1  # the convention of FSL
+    dwi = images.load_dwi(_series(affine), [0] + 7 * [1000], np.c_[np.zeros(3), stored.T])
+    np.testing.assert_allclose(dwi.bvecs_ras[1:], truth, atol=1e-12)
+    assert dwi.is_b0.tolist() == [True] + 7 * [False]
+
+
+@pytest.mark.parametrize(
+    ("bvals", "bvecs", "words"),
+    [
+        ([0] + 6 * [1000], None, "7 b-values, but dwi has 8 volumes"),
+        ([100] + 7 * [1000], None, "a volume with b < 50 is needed"),
+        ([-1] + 7 * [1000], None, "b-values from -1"),
+        ([0] + 7 * [np.nan], None, "holds NaN"),
+        (None, np.r_[np.zeros((1, 3)), _directions()], "8 rows of 3"),
+        (None, np.zeros((3, 5)), "is 3 x 5"),
+        (None, np.c_[np.zeros(3), 0.5 * _directions().T], "7 directions are not unit vectors"),
+        (None, np.c_[np.zeros(3), np.eye(3), np.eye(3), np.eye(3)[:, :1]], "3 directions"),
+    ],
+)
+def test_bad_gradients_are_refused(bvals, bvecs, words):
+    good_bvals = [0] + 7 * [1000]
+    good_bvecs = np.c_[np.zeros(3), _directions().T]
+    with pytest.raises(InputError, match=words):
+        images.load_dwi(
+            _series(np.eye(4)),
+            good_bvals if bvals is None else bvals,
+            good_bvecs if bvecs is None else bvecs,
+        )
+
+
+def test_gradient_files(tmp_path):
+    bval, bvec = tmp_path / "a.bval", tmp_path / "a.bvec"
+    bval.write_text("0 " + "1000 " * 7)
+    np.savetxt(bvec, np.c_[np.zeros(3), _directions().T])
+    assert images.load_dwi(_series(np.eye(4)), bval, bvec).bvals_s_mm2[1] == 1000
+    with pytest.raises(InputError, match="swapped"):
+        images.load_dwi(_series(np.eye(4)), bvec, bval)
+    bvec.write_text("one two three")
+    with pytest.raises(InputError, match=r"a\.bvec: is not a table of numbers"):
+        images.load_dwi(_series(np.eye(4)), bval, bvec)
+    with pytest.raises(InputError, match="does not exist"):
+        images.load_dwi(_series(np.eye(4)), bval, tmp_path / "none.bvec")
+
+
+# --- gradient echo ---------------------------------------------------------------------------
+
+
+def _gre(
+    stored: np.ndarray, *, magnitude: np.ndarray | None = None, **options: object
+) -> images.Gre:
+    options = {"echo_times_s": [0.005, 0.01], "field_strength_t": 3.0, **options}
+    magnitude = np.ones(stored.shape) if magnitude is None else magnitude
+    return images.load_gre(
+        images.make(magnitude, np.eye(4)), nib.Nifti1Image(stored, np.eye(4)), **options
+    )
+
+
+@pytest.fixture
+def radians() -> np.ndarray:
+    return np.random.default_rng(5).uniform(-np.pi, np.pi, (12, 12, 12, 2)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("scale", "offset", "dtype", "name"),
+    [
+        (1.0, 0.0, np.float32, "radians"),
+        (1.0, np.pi, np.float32, "radians"),
+        (180 / np.pi, 0.0, np.float32, "degrees"),
+        (1000.0, 0.0, np.int16, "milliradians"),
+        (2048 / np.pi, 2048, np.int16, "12-bit integers"),
+        (2048 / np.pi, 0, np.int16, "12-bit integers"),
+        (4096 / np.pi, 0, np.int16, "13-bit integers"),
+        (32767 / np.pi, 0, np.int16, "16-bit integers"),
+    ],
+)
+def test_phase_comes_back_in_radians_from_every_scale(radians, scale, offset, dtype, name):
+    gre = _gre((radians * scale + offset).astype(dtype))
+    assert gre.phase_stored_as == name
+    shift = offset / scale
+    off = np.angle(np.exp(1j * (gre.phase_rad - radians - shift)))
+    assert np.abs(off).max() < 1.01 / scale + 1e-4  # at most the unit that was cut off
+    assert np.abs(gre.phase_rad).max() <= np.float32(np.pi)
+
+
+def test_a_wrong_scale_factor_is_seen_through(radians, tmp_path):
+    image = nib.Nifti1Image(radians, np.eye(4))
+    image.header.set_slope_inter(1 / 855, 0)
+    path = tmp_path / "phase.nii"
+    images.write_bytes(image.to_bytes(), path)
+    content = bytearray(path.read_bytes())
+    content[112:116] = np.float32(1 / 855).tobytes()  # scl_slope, as the public file has it
+    content[352:] = radians.tobytes(order="F")
+    path.write_bytes(content)
+    gre = images.load_gre(
+        images.make(np.ones(radians.shape), np.eye(4)),
+        path,
+        echo_times_s=[0.005, 0.01],
+        field_strength_t=3,
+    )
+    assert "scale factor ignored" in gre.phase_stored_as
+    np.testing.assert_allclose(gre.phase_rad, radians, atol=1e-5)
+
+
+@pytest.mark.public
+def test_the_public_crop_has_phase_in_radians(public_file):
+    gre = images.load_gre(
+        public_file("gre_small_romeo", "Mag.nii"),
+        public_file("gre_small_romeo", "Phase.nii"),
+        echo_times_s=[0.004, 0.008, 0.012],
+        field_strength_t=3,
+    )
+    assert gre.phase_rad.shape == (51, 51, 41, 3)
+    assert np.abs(gre.phase_rad).max() == pytest.approx(np.pi, abs=1e-3)
+    np.testing.assert_allclose(gre.b0_direction, [0, 0, 1])
+
+
+def test_unwrapped_phase_is_refused(radians):
+    with pytest.raises(InputError, match=r"fits no known scale.*unwrapped"):
+        _gre(radians * 7.3)
+    assert _gre(radians * 7.3, phase_period=7.3 * 2 * np.pi).phase_stored_as.startswith("units")
+    with pytest.raises(InputError, match="phase_period: -1"):
+        _gre(radians, phase_period=-1)
+
+
+def test_short_echoes_that_do_not_fill_a_turn_are_radians(radians):
+    assert _gre(radians * 0.5).phase_stored_as == "radians"
+
+
+def test_nan_outside_the_brain_is_set_to_zero_and_inside_refused(radians):
+    magnitude = np.ones(radians.shape)
+    magnitude[:3] = 0
+    stored = radians.copy()
+    stored[:3] = np.nan
+    assert (_gre(stored, magnitude=magnitude).phase_rad[:3] == 0).all()
+    stored[5, 5, 5] = np.nan
+    with pytest.raises(InputError, match="2 voxels of the phase are NaN"):
+        _gre(stored, magnitude=magnitude)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"echo_times_s": [5, 10]}, "look like milliseconds"),
+        ({"echo_times_s": [0.01, 0.005]}, "positive and rising"),
+        ({"echo_times_s": [0.01]}, "but there are 2 echoes"),
+        ({"echo_times_s": None}, "sidecars hold 0 EchoTime for 2 echoes"),
+        ({"field_strength_t": None}, "field strength: not given"),
+        ({"field_strength_t": 300}, "300 T is not plausible"),
+        ({"magnitude": -np.ones((12, 12, 12, 2))}, "cannot be negative"),
+        ({"magnitude": np.ones((12, 12, 12, 3))}, "2 echoes, but magnitude has 3"),
+        ({"magnitude": np.ones((12, 12, 11, 2))}, "its grid is 12 x 12 x 12"),
+    ],
+)
+def test_bad_gradient_echoes_are_refused(radians, options, words):
+    with pytest.raises(InputError, match=words):
+        _gre(radians, **options)
+
+
+def test_sidecars_and_one_file_an_echo(radians, tmp_path):
+    for k, time in enumerate((0.005, 0.01)):
+        for part, values in (("mag", np.ones(radians.shape)), ("phase", radians)):
+            stem = tmp_path / f"sub-1_echo-{k + 1}_part-{part}_MEGRE"
+            images.save(images.make(values[..., k], np.eye(4)), f"{stem}.nii.gz")
+            meta = {"EchoTime": time, "MagneticFieldStrength": 7}
+            stem.with_suffix(".json").write_text(json.dumps(meta))
+    files = {p: sorted(tmp_path.glob(f"*part-{p}*.nii.gz")) for p in ("mag", "phase")}
+    gre = images.load_gre(files["mag"], files["phase"])
+    assert gre.echo_times_s.tolist() == [0.005, 0.01]
+    assert gre.field_strength_t == 7
+    np.testing.assert_allclose(gre.phase_rad, radians, atol=1e-6)
+    with pytest.raises(InputError, match="at least one file"):
+        images.load_gre([], files["phase"])
+    stem.with_suffix(".json").write_text("[1]")
+    with pytest.raises(InputError, match="holds a list"):
+        images.load_gre(files["mag"], files["phase"])
+    stem.with_suffix(".json").write_text("{")
+    with pytest.raises(InputError, match="is not JSON"):
+        images.load_gre(files["mag"], files["phase"])
+
+
+@pytest.mark.parametrize("tilt_deg", [0, 20, 70])
+def test_field_direction_follows_the_affine(radians, tilt_deg):
+    turn = Rotation.from_euler("x", tilt_deg, degrees=True).as_matrix()
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([0.5, 0.5, 1])
+    gre = images.Gre(radians, radians, np.array([0.01, 0.02]), 3.0, affine)
+    np.testing.assert_allclose(turn @ gre.b0_direction, [0, 0, 1], atol=1e-12)
+    np.testing.assert_allclose(gre.voxel_size_mm, [0.5, 0.5, 1])
+
+
+# --- save ------------------------------------------------------------------------------------
+
+
+def test_the_same_image_gives_the_same_bytes(volume, tmp_path):
+    first = images.save(volume, tmp_path / "a.nii.gz").read_bytes()
+    assert images.save(volume, tmp_path / "b.nii.gz").read_bytes() == first
+
+
+def test_nothing_is_left_where_writing_fails(volume, tmp_path, monkeypatch):
+    path = tmp_path / "scan.nii"
+    path.write_bytes(b"before")
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fdopen", full)
+    with pytest.raises(InputError, match="No space left"):
+        images.save(volume, path)
+    assert [p.name for p in tmp_path.iterdir()] == ["scan.nii"]
+    assert path.read_bytes() == b"before"
+
+
+def test_save_names_and_modes(volume, tmp_path):
+    with pytest.raises(InputError, match=r"written as \.nii"):
+        images.save(volume, tmp_path / "scan.mgz")
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        images.save(volume, blocked / "scan.nii")
+    old = os.umask(0o022)
+    try:
+        path = images.save(volume, tmp_path / "scan.nii")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kept"), [(bool, np.uint8), (np.int64, np.int32), (float, np.float32)]
+)
+def test_make_keeps_files_small(dtype, kept):
+    assert images.make(np.ones((2, 2, 2), dtype), np.eye(4)).get_data_dtype() == kept
