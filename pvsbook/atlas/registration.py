@@ -40,7 +40,9 @@ _SCALES = (
     1.4,
 )  # brain to template, along each axis; adults lie within 0.9 to 1.25
 _TILTS_DEG = (-20.0, 0.0, 20.0)
-_KEEP = 3
+_KEEP, _REFINE = 3, 2
+_STEPS = 100
+_APART = 0.02  # coarse results closer than this (1.4 mm, 1 degree) are one
 _BINS = 32
 
 
@@ -136,8 +138,8 @@ def register_to_mni(
 
     The scan is smoothed and sampled at 4 mm, which costs no accuracy for an affine transform and
     saves nine tenths of the time.  Many starts (the header's world coordinates, the centre of
-    mass with the header's axes and with the voxels' axes, tilts of 20 degrees, shifts along a
-    slab) are scored at 8 mm; the best are aligned rigidly, and the best of those is refined at
+    mass with the voxels' axes and with the header's, tilts of 20 degrees, shifts along a slab)
+    are scored at 8 mm; the best are aligned rigidly, and the best two of those are refined at
     4 mm, rigidly and then with 12 parameters.  Where the field of view cuts the brain, nine are
     used: a slab determines three scales, but not the shears.
 
@@ -184,19 +186,24 @@ def register_to_mni(
 
 @dataclass(frozen=True)
 class _Side:
-    """One image of the pair, centred on its centre of mass and in units of 70 mm."""
+    """One image of the pair in the axes of its voxels, from its centre of mass, in 70 mm.
 
-    image: nib.Nifti1Image
+    The header says only where to start: a header that is turned without resampling gives the
+    same optimisation, and so the same place in the image.
+    """
+
+    to_header: NDArray[np.float64]  # mm along the voxel axes to scanner mm
     centre_mm: NDArray[np.float64]
     search: tuple[NDArray[np.float64], NDArray[np.float64]]
     fine: tuple[NDArray[np.float64], NDArray[np.float64]]
 
     @classmethod
     def of(cls, image: nib.Nifti1Image) -> _Side:
-        brain = np.argwhere(np.asanyarray(image.dataobj) > 0)
-        centre_mm = apply_affine(image.affine, brain.mean(axis=0))
-        search, fine = (_sampled(image, centre_mm, mm) for mm in (_SEARCH_MM, _FINE_MM))
-        return cls(image, centre_mm, search, fine)
+        upright = np.diag([*np.round(voxel_sizes(image.affine), 6), 1.0])
+        data = np.asarray(image.dataobj, dtype=np.float32)
+        centre_mm = apply_affine(upright, np.argwhere(data > 0).mean(axis=0))
+        search, fine = (_sampled(data, upright, centre_mm, mm) for mm in (_SEARCH_MM, _FINE_MM))
+        return cls(image.affine @ np.linalg.inv(upright), centre_mm, search, fine)
 
 
 def _intensities(image: nib.Nifti1Image, mask: nib.Nifti1Image | None) -> nib.Nifti1Image:
@@ -213,23 +220,19 @@ def _intensities(image: nib.Nifti1Image, mask: nib.Nifti1Image | None) -> nib.Ni
         )
     top = np.percentile(data[brain], 99)
     scaled = np.where(brain, np.clip(data / top, 1e-3, 1), 0).astype(np.float32)
-    canonical = nib.as_closest_canonical(nib.Nifti1Image(scaled, image.affine))
-    # the same scan in another storage order must give the same numbers to the last digit
-    return nib.Nifti1Image(canonical.dataobj, np.round(canonical.affine, 6))
+    return nib.as_closest_canonical(nib.Nifti1Image(scaled, image.affine))
 
 
 def _sampled(
-    image: nib.Nifti1Image, centre_mm: NDArray, spacing_mm: float
+    data: NDArray[np.float32], upright: NDArray, centre_mm: NDArray, spacing_mm: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Smooth and sample along the image's own axes; give the array and its centred affine."""
-    data = np.asarray(image.dataobj, dtype=np.float32)
-    size = voxel_sizes(image.affine)
-    ratio = np.maximum(spacing_mm / size, 1)
+    ratio = np.maximum(spacing_mm / np.diag(upright)[:3], 1)
     data = ndimage.gaussian_filter(data, np.sqrt(np.maximum(ratio**2 - 1, 0)) / 2.355)
     shape = np.maximum(np.ceil(np.array(data.shape) / ratio), 2).astype(int)
     offset = ((np.array(data.shape) - 1) - (shape - 1) * ratio) / 2
     sampled = ndimage.affine_transform(data, ratio, offset, tuple(shape), order=1)
-    affine = image.affine @ nib.affines.from_matvec(np.diag(ratio), offset)
+    affine = upright @ nib.affines.from_matvec(np.diag(ratio), offset)
     affine[:3, 3] -= centre_mm
     affine[:3] /= _UNIT_MM
     return sampled.astype(np.float64), affine
@@ -250,12 +253,11 @@ def _template(contrast: str) -> _Side:
 
 def _starts(native: _Side, template: _Side) -> list[tuple[str, NDArray[np.float64]]]:
     """List transforms between the centred spaces to begin from, each with a name."""
-    header = np.eye(4)
-    header[:3, 3] = (native.centre_mm - template.centre_mm) / _UNIT_MM
-    axes = images.rotation(native.image.affine).T
-    frames = [("header axes", np.eye(3))]
-    if np.abs(axes - np.eye(3)).max() > 0.02:
-        frames.append(("voxel axes", axes))
+    header = np.linalg.inv(template.to_header) @ native.to_header
+    header[:3, 3] = (apply_affine(header, native.centre_mm) - template.centre_mm) / _UNIT_MM
+    frames = [("voxel axes", np.eye(3))]
+    if np.abs(header[:3, :3] - np.eye(3)).max() > 0.02:
+        frames.append(("header axes", images.rotation(header)))
     starts = [("header", header)]
     for (name, frame), tilt_deg, shift_mm in product(
         frames, product(_TILTS_DEG, repeat=3), _shifts_mm(native, template)
@@ -285,12 +287,12 @@ def _shifts_mm(native: _Side, template: _Side) -> list[tuple[float, float, float
 
 
 def _optimise(
-    native: tuple, template: tuple, transform: object, start: NDArray, iterations: int
+    native: tuple, template: tuple, transform: object, start: NDArray
 ) -> tuple[NDArray[np.float64], float]:
     """Maximise mutual information from one start; give the transform and what it reached."""
     engine = AffineRegistration(
         metric=MutualInformationMetric(nbins=_BINS),
-        level_iters=[iterations],
+        level_iters=[_STEPS],
         sigmas=[0.0],
         factors=[1],
         options={"gtol": 1e-4, "ftol": 1e-5},
@@ -330,29 +332,41 @@ def _align(native: _Side, contrast: str) -> Registration:
         for name, start in _starts(native, template)
     ]
     tried = [scored[0], *sorted(scored[1:], key=lambda s: -s[0])[:_KEEP]]
-    rigid = [
-        (
-            *_optimise(native.search, template.search, RigidTransform3D(), start, 60),
-            name,
-        )
+    coarse = [
+        (*_optimise(native.search, template.search, RigidTransform3D(), start), name)
         for _, name, start in tried
     ]
-    coarse, _, name = max(rigid, key=lambda r: r[1])
-    model = "rigid"
-    found, value = _optimise(native.fine, template.fine, RigidTransform3D(), coarse, 60)
-    partial = _extent_mm(native).min() < _PARTIAL_MM
-    richer = RigidScalingTransform3D() if partial else AffineTransform3D()
-    trial, reached = _optimise(native.fine, template.fine, richer, found, 100)
-    scales = np.linalg.svd(trial[:3, :3], compute_uv=False)
-    if _SCALES[0] <= scales.min() and scales.max() <= _SCALES[1]:
-        model, found, value = "scaling" if partial else "affine", trial, reached
-    native_to_mni = found.copy()
-    native_to_mni[:3, 3] = (
-        found[:3, 3] * _UNIT_MM + template.centre_mm - found[:3, :3] @ native.centre_mm
-    )
+    coarse.sort(key=lambda c: -c[1])
+    first = coarse[0][0]
+    others = [c for c in coarse[1:] if np.abs(c[0] - first).max() > _APART]
+    refined = [
+        (*_refine(native, template, start), name)
+        for start, _, name in [coarse[0], *others[: _REFINE - 1]]
+    ]
+    found, value, model, name = max(refined, key=lambda r: r[1])
+    to_mni = found.copy()
+    to_mni[:3, 3] = found[:3, 3] * _UNIT_MM + template.centre_mm - found[:3, :3] @ native.centre_mm
+    native_to_mni = template.to_header @ to_mni @ np.linalg.inv(native.to_header)
     return Registration(
         native_to_mni, contrast, model, name, value, *_quality(native, template, found)
     )
+
+
+def _refine(
+    native: _Side, template: _Side, start: NDArray
+) -> tuple[NDArray[np.float64], float, str]:
+    """Align at 4 mm, rigidly and then with more parameters; give transform, value and model."""
+    partial = _extent_mm(native).min() < _PARTIAL_MM
+    richer = RigidScalingTransform3D() if partial else AffineTransform3D()
+    rigid, at_rigid = _optimise(native.fine, template.fine, RigidTransform3D(), start)
+    found, value = _optimise(native.fine, template.fine, richer, rigid)
+    again, better = _optimise(native.fine, template.fine, richer, found)
+    if better > value:
+        found, value = again, better
+    scales = np.linalg.svd(found[:3, :3], compute_uv=False)
+    if _SCALES[0] <= scales.min() and scales.max() <= _SCALES[1]:
+        return found, value, "scaling" if partial else "affine"
+    return rigid, at_rigid, "rigid"
 
 
 def _quality(native: _Side, template: _Side, found: NDArray) -> tuple[float, float, float]:
