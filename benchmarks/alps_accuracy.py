@@ -175,7 +175,7 @@ def coverage() -> Iterator[dict[str, Any]]:
     placed = registration_that_is_right()
     for n, n_b0, snr in ((12, 1, 25), (12, 5, 25), (32, 3, 15), (32, 3, 25), (64, 6, 25)):
         clean = clean_phantom(n=n, n_b0=n_b0)
-        row = {e: 0 for e in ESTIMATORS}
+        row = dict.fromkeys(ESTIMATORS, 0)
         scans = 400
         for seed in range(SEED, SEED + scans):
             rng = np.random.default_rng(seed)
