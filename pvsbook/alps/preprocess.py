@@ -86,8 +86,9 @@ def denoise(
         )
     if method == "mppca":
         inside = None if mask is None else np.asarray(mask.dataobj) > 0
-        clean = mppca(data, mask=inside, patch_radius=2, suppress_warning=True)
-        clean = clean if inside is None else np.where(inside[..., None], clean, data)
+        with np.errstate(invalid="ignore"):  # DIPY divides 0 by 0 where no patch reached
+            clean = mppca(data, mask=inside, patch_radius=2, suppress_warning=True)
+        clean = np.where(np.isfinite(clean) & (clean > 0), clean, data)
     elif method == "patch2self":
         clean = patch2self(data, dwi.bvals_s_mm2, shift_intensity=False, clip_negative_vals=True)
     else:
