@@ -67,7 +67,8 @@ def probability_maps(
         for k, name in enumerate(NAMES):
             if not (values == k + 1).any():
                 raise InputError(f"drawn: person {person} has no label {k + 1}, {name}")
-            sums[k] += _pulled((values == k + 1).astype(np.float32), to_voxel) > 0.5
+            box = _box(np.argwhere(values == k + 1), np.linalg.inv(to_voxel))
+            sums[k][box] += _pulled((values == k + 1).astype(np.float32), to_voxel, box) > 0.5
     return {name: images.make(sums[k] / len(drawn), _AFFINE) for k, name in enumerate(NAMES)}
 
 
@@ -118,7 +119,24 @@ def carry_to(
     return registration.to_native(labels, like)
 
 
-def _pulled(values: NDArray[np.float32], to_voxel: NDArray) -> NDArray[np.float32]:
+def _box(voxels: NDArray[np.intp], to_box: NDArray) -> tuple[slice, ...]:
+    """Bounds in the MNI box of some voxels, with room for interpolation."""
+    there = nib.affines.apply_affine(to_box, voxels)
+    room = np.abs(to_box[:3, :3]).sum(axis=1) + 1
+    low = np.clip(np.floor(there.min(axis=0) - room), 0, _SHAPE).astype(int)
+    high = np.clip(np.ceil(there.max(axis=0) + room) + 1, 0, _SHAPE).astype(int)
+    return tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+
+
+def _pulled(
+    values: NDArray[np.float32], to_voxel: NDArray, box: tuple[slice, ...]
+) -> NDArray[np.float32]:
+    """Sample a drawing in a part of the MNI box."""
+    start = [s.start for s in box]
     return ndimage.affine_transform(
-        values, to_voxel[:3, :3], to_voxel[:3, 3], output_shape=_SHAPE, order=1
+        values,
+        to_voxel[:3, :3],
+        nib.affines.apply_affine(to_voxel, start),
+        output_shape=tuple(s.stop - s.start for s in box),
+        order=1,
     )
