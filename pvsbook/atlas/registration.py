@@ -138,8 +138,8 @@ def register_to_mni(
     saves nine tenths of the time.  Many starts (the header's world coordinates, the centre of
     mass with the header's axes and with the voxels' axes, tilts of 20 degrees, shifts along a
     slab) are scored at 8 mm; the best are aligned rigidly, and the best of those is refined at
-    4 mm: rigidly, with three scales, and with all 12 parameters.  Where the field of view cuts
-    the brain, the shears, which a slab does not determine, are left out.
+    4 mm, rigidly and then with 12 parameters.  Where the field of view cuts the brain, nine are
+    used: a slab determines three scales, but not the shears.
 
     Parameters
     ----------
@@ -293,7 +293,7 @@ def _optimise(
         level_iters=[iterations],
         sigmas=[0.0],
         factors=[1],
-        options={"gtol": 1e-5, "ftol": 1e-8},
+        options={"gtol": 1e-4, "ftol": 1e-5},
         verbosity=0,
     )
     found, _, value = engine.optimize(
@@ -341,14 +341,11 @@ def _align(native: _Side, contrast: str) -> Registration:
     model = "rigid"
     found, value = _optimise(native.fine, template.fine, RigidTransform3D(), coarse, 60)
     partial = _extent_mm(native).min() < _PARTIAL_MM
-    richer = [("scaling", RigidScalingTransform3D())]
-    if not partial:
-        richer.append(("affine", AffineTransform3D()))
-    for kind, transform in richer:
-        trial, reached = _optimise(native.fine, template.fine, transform, found, 100)
-        scales = np.linalg.svd(trial[:3, :3], compute_uv=False)
-        if _SCALES[0] <= scales.min() and scales.max() <= _SCALES[1]:
-            model, found, value = kind, trial, reached
+    richer = RigidScalingTransform3D() if partial else AffineTransform3D()
+    trial, reached = _optimise(native.fine, template.fine, richer, found, 100)
+    scales = np.linalg.svd(trial[:3, :3], compute_uv=False)
+    if _SCALES[0] <= scales.min() and scales.max() <= _SCALES[1]:
+        model, found, value = "scaling" if partial else "affine", trial, reached
     native_to_mni = found.copy()
     native_to_mni[:3, 3] = (
         found[:3, 3] * _UNIT_MM + template.centre_mm - found[:3, :3] @ native.centre_mm

@@ -14,7 +14,7 @@ from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas import templates
 
-__all__ = ["Brain", "make_brain", "pose", "sample_mni"]
+__all__ = ["Brain", "Grid", "brain_grid", "make_brain", "pose", "sample_mni"]
 
 TISSUES = ("wm", "gm", "csf", "ventricles", "brain")
 
@@ -130,6 +130,55 @@ def make_brain(
     >>> bool(np.all(brain.wm + brain.gm + brain.csf <= 1.001))
     True
     """
+    grid = brain_grid(
+        voxel_size_mm,
+        mni_to_world=mni_to_world,
+        axcodes=axcodes,
+        oblique=oblique,
+        margin_mm=margin_mm,
+        z_range_mni_mm=z_range_mni_mm,
+    )
+    to_mni = np.linalg.inv(grid.mni_to_world) @ grid.affine
+    size = nib.affines.voxel_sizes(grid.affine)
+    maps = {kind: _voxel_mean(templates.mni(kind), grid.shape, to_mni, size) for kind in TISSUES}
+    return Brain(**maps, affine=grid.affine, mni_to_world=grid.mni_to_world)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where the voxels of a scan lie, and where the head lies in the scanner.
+
+    Attributes
+    ----------
+    shape
+        Grid size in voxels.
+    affine
+        Voxel index to scanner mm, 4 x 4.
+    mni_to_world
+        MNI mm to scanner mm, 4 x 4.
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    mni_to_world: NDArray[np.float64]
+
+
+def brain_grid(
+    voxel_size_mm: float | ArrayLike = 1.0,
+    *,
+    mni_to_world: ArrayLike | None = None,
+    axcodes: str = "RAS",
+    oblique: ArrayLike | None = None,
+    margin_mm: float = 4.0,
+    z_range_mni_mm: tuple[float, float] | None = None,
+) -> Grid:
+    """Return the grid of `make_brain`, which takes the same arguments, without the tissue maps.
+
+    Examples
+    --------
+    >>> brain_grid(4.0).shape
+    (39, 48, 41)
+    """
     size = np.broadcast_to(np.asarray(voxel_size_mm, dtype=np.float64), (3,))
     if not (np.isfinite(size).all() and size.min() >= 0.3 and size.max() <= 5):
         raise InputError(f"voxel_size_mm: {size.tolist()}, but 0.3 to 5 mm are sensible")
@@ -138,13 +187,11 @@ def make_brain(
     corners = _brain_corners_mm(z_range_mni_mm)
     along = nib.affines.apply_affine(to_world, corners) @ axes
     low, high = along.min(axis=0) - margin_mm, along.max(axis=0) + margin_mm
-    shape = tuple(int(n) for n in np.ceil((high - low) / size))
+    x, y, z = (int(n) for n in np.ceil((high - low) / size))
     affine = np.eye(4)
     affine[:3, :3] = axes * size
     affine[:3, 3] = axes @ (low + size / 2)
-    grid = np.linalg.inv(to_world) @ affine
-    maps = {kind: _voxel_mean(templates.mni(kind), shape, grid, size) for kind in TISSUES}
-    return Brain(**maps, affine=affine + 0.0, mni_to_world=to_world)
+    return Grid((x, y, z), affine + 0.0, to_world)
 
 
 def sample_mni(

@@ -2,4 +2,8 @@
 
 import lazy_loader as _lazy
 
-__getattr__, __dir__, __all__ = _lazy.attach(__name__, submodules=[])
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submodules=["background", "field", "inversion", "mask", "pipeline", "reference", "unwrap"],
+    submod_attrs={"pipeline": ["QsmResult", "reconstruct"]},
+)

@@ -1,0 +1,217 @@
+"""Deep grey nuclei in MNI space, drawn from simple shapes of our own.
+
+Each nucleus is a chain of balls whose radius changes evenly from one to the next, flattened along
+x where the nucleus is a plate.  Centres and sizes follow the MNI152 template to about 2 mm: good
+enough to build a phantom and to teach, too coarse to measure people with.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from pvsbook import images
+from pvsbook._errors import InputError
+from pvsbook.atlas import templates
+
+__all__ = ["NUCLEI", "Nucleus", "labels", "level_mm", "levels_on_grid", "table"]
+
+
+@dataclass(frozen=True)
+class Nucleus:
+    """A chain of balls in MNI mm, on the right side; the left is its mirror image.
+
+    Attributes
+    ----------
+    chain
+        Rows of x, y, z, radius in mm.
+    flat
+        How many times thinner than the radius the chain is along x.
+    without
+        Nuclei that are cut out of this one.
+    """
+
+    chain: tuple[tuple[float, float, float, float], ...]
+    flat: float = 1.0
+    without: tuple[str, ...] = ()
+
+
+NUCLEI = {
+    "caudate": Nucleus(
+        (
+            (11.0, 17.0, -2.0, 5.0),
+            (13.0, 15.0, 6.0, 6.0),
+            (14.0, 8.0, 12.0, 5.2),
+            (16.0, -2.0, 17.0, 3.8),
+            (18.0, -12.0, 19.5, 2.8),
+            (21.0, -22.0, 19.0, 2.0),
+        )
+    ),
+    "putamen": Nucleus(
+        (
+            (22.5, 14.0, -2.0, 7.5),
+            (26.0, 6.0, 1.0, 10.5),
+            (28.0, -4.0, 3.0, 10.0),
+            (30.0, -14.0, 4.0, 6.0),
+            (31.0, -19.0, 4.0, 3.5),
+        ),
+        flat=1.9,
+        without=("pallidum",),
+    ),
+    "pallidum": Nucleus(
+        ((15.5, 1.0, -3.0, 4.5), (19.0, -3.5, -1.5, 6.5), (22.5, -10.0, 0.0, 5.0)), flat=1.5
+    ),
+    "thalamus": Nucleus(
+        ((7.0, -6.0, 7.0, 5.5), (10.0, -14.0, 7.5, 9.5), (13.0, -22.0, 6.5, 9.5)),
+        flat=1.1,
+        without=("pulvinar",),
+    ),
+    "pulvinar": Nucleus(((13.5, -27.5, 4.5, 6.5), (16.5, -30.5, 4.0, 5.0))),
+    "red nucleus": Nucleus(((4.8, -19.0, -10.0, 3.3), (5.6, -21.0, -6.5, 3.5))),
+    "substantia nigra": Nucleus(
+        ((7.0, -13.0, -13.5, 2.8), (10.0, -16.0, -12.5, 3.3), (13.5, -20.0, -10.5, 2.8)),
+        without=("red nucleus",),
+    ),
+    "dentate": Nucleus(
+        ((10.5, -55.0, -36.0, 4.0), (14.0, -60.0, -35.0, 5.2), (18.0, -65.0, -36.0, 4.0))
+    ),
+}
+SIDES = ("left", "right")
+
+
+def table() -> pd.DataFrame:
+    """Return the number, region and side of each label.
+
+    Examples
+    --------
+    >>> table().head(2)
+       label   region   side
+    0      1  caudate   left
+    1      2  caudate  right
+    """
+    rows = [(region, side) for region in NUCLEI for side in SIDES]
+    frame = pd.DataFrame(rows, columns=["region", "side"])
+    frame.insert(0, "label", np.arange(1, len(rows) + 1))
+    return frame
+
+
+def level_mm(points_mm: ArrayLike, region: str, side: str) -> NDArray[np.float32]:
+    """Return about how far points lie from the surface of a nucleus: negative inside.
+
+    Parameters
+    ----------
+    points_mm
+        MNI coordinates in mm, shape (..., 3).
+    region, side
+        One of `NUCLEI`; ``"left"`` or ``"right"``.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (...), mm, float32.
+
+    Raises
+    ------
+    InputError
+        Another region or side.
+
+    Examples
+    --------
+    >>> print(level_mm([[19.0, -3.5, -1.5], [-19.0, -3.5, -1.5]], "pallidum", "left") < 0)
+    [False  True]
+    """
+    if region not in NUCLEI or side not in SIDES:
+        raise InputError(
+            f"region {region!r}, side {side!r}: known are {', '.join(NUCLEI)}, left and right"
+        )
+    nucleus = NUCLEI[region]
+    points = np.array(points_mm, dtype=np.float32)
+    if side == "left":
+        points[..., 0] *= -1
+    level = _chain_level(points, nucleus)
+    for other in nucleus.without:
+        np.maximum(level, -_chain_level(points, NUCLEI[other]), out=level)
+    return level
+
+
+def _chain_level(points: NDArray[np.float32], nucleus: Nucleus) -> NDArray[np.float32]:
+    scale = np.array([nucleus.flat, 1, 1], np.float32)
+    chain = np.array(nucleus.chain, np.float32)
+    level = np.full(points.shape[:-1], np.inf, np.float32)
+    for (*a, ra), (*b, rb) in itertools.pairwise(chain):
+        start, along = a * scale, (np.subtract(b, a)) * scale
+        from_start = points * scale - start
+        t = np.clip(from_start @ along / (along @ along), 0, 1)
+        distance = np.linalg.norm(from_start - t[..., None] * along, axis=-1)
+        np.minimum(level, distance - (ra + t * (rb - ra)), out=level)
+    return level / np.float32(nucleus.flat**0.5)
+
+
+def levels_on_grid(
+    shape: tuple[int, ...], grid_to_mni: ArrayLike, *, rim_mm: float = 3.0
+) -> dict[int, tuple[tuple[slice, ...], NDArray[np.float32]]]:
+    """Return `level_mm` of every nucleus on a grid, each within a box around it.
+
+    Parameters
+    ----------
+    shape
+        Grid size in voxels.
+    grid_to_mni
+        Voxel index to MNI mm, 4 x 4.
+    rim_mm
+        How far around the nucleus the box reaches.
+
+    Returns
+    -------
+    dict
+        Label number to (box, level); nuclei outside the grid are left out.
+
+    Examples
+    --------
+    >>> mni = templates.mni("t1")
+    >>> box, level = levels_on_grid(mni.shape, mni.affine)[1]
+    >>> print(round((level < 0).sum() / 1000, 1), "cm3")
+    3.3 cm3
+    """
+    matrix = np.asarray(grid_to_mni, np.float64)
+    back = np.linalg.inv(matrix)
+    out = {}
+    for label, region, side in table().itertuples(index=False):
+        chain = np.array(NUCLEI[region].chain)
+        if side == "left":
+            chain = chain * [-1, 1, 1, 1]
+        low = (chain[:, :3] - chain[:, 3:]).min(axis=0) - rim_mm
+        high = (chain[:, :3] + chain[:, 3:]).max(axis=0) + rim_mm
+        corners = np.array(np.meshgrid(*zip(low, high, strict=True))).reshape(3, -1).T
+        voxels = nib.affines.apply_affine(back, corners)
+        start = np.clip(np.floor(voxels.min(axis=0)), 0, shape).astype(int)
+        stop = np.clip(np.ceil(voxels.max(axis=0)) + 1, 0, shape).astype(int)
+        if (stop <= start).any():
+            continue
+        box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        index = np.moveaxis(np.mgrid[box], 0, -1).astype(np.float32)
+        points = index @ matrix[:3, :3].T.astype(np.float32) + matrix[:3, 3].astype(np.float32)
+        out[int(label)] = box, level_mm(points, region, side)
+    return out
+
+
+def labels() -> nib.Nifti1Image:
+    """Return the nuclei as a label image on the MNI152 1 mm grid, without the ventricles.
+
+    Examples
+    --------
+    >>> image = labels()
+    >>> image.shape, int(np.asarray(image.dataobj).max())
+    ((197, 233, 189), 16)
+    """
+    like = templates.mni("ventricles")
+    fluid = images.array(like) > 0.5
+    out = np.zeros(like.shape, np.uint8)
+    for label, (box, level) in levels_on_grid(like.shape, like.affine).items():
+        out[box][(level < 0) & ~fluid[box]] = label
+    return images.make(out, like.affine)

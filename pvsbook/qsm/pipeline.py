@@ -1,0 +1,380 @@
+"""From a gradient-echo scan to susceptibility in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import cc3d
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pvsbook import images
+from pvsbook._errors import InputError
+from pvsbook.derivatives import Writer
+from pvsbook.qsm.background import RADII_MM, LocalField, vsharp
+from pvsbook.qsm.field import TWO_PI, FieldMap, fit_field, hz_to_ppm
+from pvsbook.qsm.inversion import tkd
+from pvsbook.qsm.mask import brain_mask
+from pvsbook.qsm.reference import Referenced, refer
+from pvsbook.qsm.unwrap import without_jumps
+
+__all__ = ["COLUMNS", "Flag", "QsmResult", "reconstruct"]
+
+MIN_MASK_CM3 = 1.0
+BRAIN_CM3 = 400.0
+BORDER_SHARE = 0.2
+RESIDUAL_RAD = 0.4
+MAX_DROPPED_SHARE = 0.2
+DROPPED_SHARE = 2e-3  # next to air the field itself is that steep
+
+COLUMNS = {
+    "status": {"Description": "pass, warn (read the reasons), or fail (susceptibility withheld)"},
+    "reasons": {"Description": "what was found, separated by semicolons"},
+    "reference": {"Description": "region whose mean susceptibility counts as zero"},
+    "reference_value_ppb": {"Description": "what was subtracted", "Units": "ppb"},
+    "chi_mean_ppb": {"Description": "mean susceptibility in the mask", "Units": "ppb"},
+    "chi_sd_ppb": {"Description": "standard deviation in the mask", "Units": "ppb"},
+    "chi_p1_ppb": {"Description": "1st percentile in the mask", "Units": "ppb"},
+    "chi_p99_ppb": {"Description": "99th percentile in the mask", "Units": "ppb"},
+    "n_echoes": {"Description": "echoes used"},
+    "field_strength_t": {"Description": "static field", "Units": "T"},
+    "b0_tilt_deg": {"Description": "angle from the third voxel axis to the field", "Units": "deg"},
+    "mask_cm3": {"Description": "volume of the first mask", "Units": "cm3"},
+    "chi_mask_cm3": {"Description": "volume where susceptibility is known", "Units": "cm3"},
+    "n_regions": {"Description": "pieces of the mask, each unwrapped on its own"},
+    "n_dropped": {"Description": "voxels left out: a neighbour's echo difference is over pi away"},
+    "residual_p95_rad": {
+        "Description": "95th percentile of the line fit's misfit",
+        "Units": "rad",
+    },
+    "field_se_median_ppb": {"Description": "median standard error of the field", "Units": "ppb"},
+}
+
+
+@dataclass(frozen=True)
+class Flag:
+    """Something a reader of the result must know.
+
+    Attributes
+    ----------
+    code
+        Short and fixed, to count by: ``"crop"``, ``"jumps"``, ``"residual"`` ...
+    message
+        What was seen and what it means.
+    steps
+        Steps whose result cannot be used.
+    """
+
+    code: str
+    message: str
+    steps: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class QsmResult:
+    """Susceptibility and every step on the way to it.
+
+    Attributes
+    ----------
+    susceptibility
+        In ppm, with its reference.
+    mask
+        Brain, less voxels across which the unwrapped echo difference jumps by more than pi.
+    field
+        Total field, its misfit and standard error.
+    local_field
+        Field of the sources inside the mask, and the smaller mask where it is known.
+    affine
+        Voxel index to scanner mm.
+    flags
+        What was found on the way.
+    settings
+        Every parameter, as used.
+    scan
+        Echo times, field strength, B0 direction.
+    """
+
+    susceptibility: Referenced
+    mask: NDArray[np.bool_]
+    field: FieldMap
+    local_field: LocalField
+    affine: NDArray[np.float64]
+    flags: tuple[Flag, ...]
+    settings: Mapping[str, Any]
+    scan: Mapping[str, Any]
+
+    @property
+    def unsupported_steps(self) -> tuple[str, ...]:
+        """Steps that ran, but whose result this scan cannot support."""
+        order = ("unwrapping", "background removal", "inversion")
+        return tuple(step for step in order if any(step in f.steps for f in self.flags))
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """What the flags say, in words."""
+        return tuple(f"{f.code}: {f.message}" for f in self.flags)
+
+    @property
+    def status(self) -> str:
+        """``"pass"``, ``"warn"``, or ``"fail"`` where a step is not supported."""
+        return "fail" if self.unsupported_steps else "warn" if self.flags else "pass"
+
+    def to_row(self) -> dict[str, Any]:
+        """Return one flat row; susceptibility is NaN where the scan cannot support it."""
+        chi = 1e3 * self.susceptibility.chi_ppm[self.local_field.mask].astype(np.float64)
+        if "inversion" in self.unsupported_steps:
+            chi = np.array([np.nan])
+        voxel_cm3 = abs(np.linalg.det(self.affine[:3, :3])) / 1000
+        b0 = np.asarray(self.scan["b0_direction"])
+        per_hz = 1e3 * hz_to_ppm(np.float64(1), self.scan["field_strength_t"])
+        return {
+            "status": self.status,
+            "reasons": "; ".join(self.reasons),
+            "reference": self.susceptibility.reference,
+            "reference_value_ppb": 1e3 * self.susceptibility.value_ppm,
+            "chi_mean_ppb": float(chi.mean()),
+            "chi_sd_ppb": float(chi.std()),
+            "chi_p1_ppb": float(np.percentile(chi, 1)),
+            "chi_p99_ppb": float(np.percentile(chi, 99)),
+            "n_echoes": len(self.scan["echo_times_s"]),
+            "field_strength_t": self.scan["field_strength_t"],
+            "b0_tilt_deg": float(np.degrees(np.arccos(min(abs(b0[2]), 1.0)))),
+            "mask_cm3": float(self.mask.sum() * voxel_cm3),
+            "chi_mask_cm3": float(self.local_field.mask.sum() * voxel_cm3),
+            "n_regions": self.field.n_regions,
+            "n_dropped": self.scan["n_dropped"],
+            "residual_p95_rad": float(np.percentile(self.field.residual_rad[self.mask], 95)),
+            "field_se_median_ppb": float(
+                per_hz * np.median(self.field.standard_error_hz[self.mask])
+            ),
+        }
+
+    def save(
+        self, folder: images.PathLike, *, prefix: str = "sub-scan", sources: Sequence[str] = ()
+    ) -> Path:
+        """Write maps, row and settings as BIDS-Derivatives; return the path of the row.
+
+        Parameters
+        ----------
+        folder
+            Top of the derivatives data set.
+        prefix
+            Entities of the scan, such as ``sub-01_ses-2``.
+        sources
+            Names of the input files.
+        """
+        writer = Writer(folder, prefix=prefix, datatype="anat", sources=sources)
+
+        def put(data: ArrayLike, suffix: str, units: str, **entities: str) -> None:
+            writer.image(images.make(data, self.affine), suffix, meta={"Units": units}, **entities)
+
+        writer.image(
+            images.make(self.susceptibility.chi_ppm, self.affine),
+            "Chimap",
+            meta={
+                "Units": "ppm",
+                "Reference": self.susceptibility.reference,
+                "ReferenceValuePpm": self.susceptibility.value_ppm,
+                "Supported": "inversion" not in self.unsupported_steps,
+                "Reasons": list(self.reasons),
+                "Settings": dict(self.settings),
+                "Scan": dict(self.scan),
+            },
+        )
+        put(self.field.field_hz, "fieldmap", "Hz", desc="total")
+        put(self.local_field.field_ppm, "fieldmap", "ppm", desc="local")
+        put(self.field.residual_rad, "fieldmap", "rad", desc="residual")
+        put(self.mask, "mask", "", desc="brain")
+        put(self.local_field.mask, "mask", "", desc="chi")
+        return writer.table(self.to_row(), COLUMNS, "qsm")
+
+
+def reconstruct(
+    gre: images.Gre,
+    *,
+    mask: ArrayLike | None = None,
+    reference: str | ArrayLike = "whole brain",
+    radii_mm: Sequence[float] = RADII_MM,
+    tkd_threshold: float = 0.15,
+    phase_sign: int = 1,
+) -> QsmResult:
+    """Map susceptibility: mask, unwrap, fit the field, remove the background, invert, refer.
+
+    Parameters
+    ----------
+    gre
+        Scan from `pvsbook.images.load_gre`.  The direction of the static field is taken from its
+        affine, so a tilted head or oblique slices need no argument.
+    mask
+        Brain, shape (x, y, z).  Where None, `pvsbook.qsm.mask.brain_mask` makes it.
+    reference
+        As in `pvsbook.qsm.reference.refer`.
+    radii_mm
+        As in `pvsbook.qsm.background.vsharp`.
+    tkd_threshold
+        As in `pvsbook.qsm.inversion.tkd`.
+    phase_sign
+        -1 where the scanner's phase falls in a stronger field: veins and pallidum then come out
+        dark in the result, which is how to notice.
+
+    Returns
+    -------
+    QsmResult
+        Look at `QsmResult.status` first.  A crop, say, can be unwrapped, but what lies around it
+        also makes field in it: background removal and inversion are then marked as not
+        supported, and the row holds no susceptibility.
+
+    Raises
+    ------
+    InputError
+        Shapes that differ, echo times that are not seconds, a mask that is empty, tiny or of
+        another shape.
+
+    References
+    ----------
+    QSM Consensus Organization Committee 2024, doi:10.1002/mrm.30006.
+
+    Examples
+    --------
+    >>> from pvsbook.phantoms.gradient_echo import make_gre
+    >>> head = make_gre(np.random.default_rng(0), voxel_size_mm=4)
+    >>> result = reconstruct(head.gre, mask=head.brain, radii_mm=(8, 4))
+    >>> result.status, result.susceptibility.reference
+    ('pass', 'whole brain')
+    """
+    _check_scan(gre)
+    if phase_sign not in (1, -1):
+        raise InputError(f"phase_sign: {phase_sign}; give 1 or -1")
+    size, b0 = gre.voxel_size_mm, gre.b0_direction
+    if mask is None:
+        inside = brain_mask(gre.magnitude, gre.phase_rad, size, echo_times_s=gre.echo_times_s)
+    else:
+        inside = _check_mask(mask, gre)
+    times = gre.echo_times_s
+    phase = gre.phase_rad if phase_sign == 1 else -gre.phase_rad
+    field = fit_field(phase, gre.magnitude, times, inside)
+    interval_s = float(np.diff(times).min()) if times.size > 1 else float(times[0])
+    step_rad = field.field_hz * np.float32(TWO_PI * interval_s)
+    known = without_jumps(step_rad, inside)
+    n_dropped = int(inside.sum() - known.sum())
+    if n_dropped > MAX_DROPPED_SHARE * inside.sum():
+        raise InputError(
+            f"phase: {100 * n_dropped / inside.sum():.0f} % of the mask jumps by more than pi "
+            "between neighbours after unwrapping, as noise does; check that the phase belongs to "
+            "this magnitude, and that it is neither filtered nor a difference of channels"
+        )
+    total_ppm = hz_to_ppm(field.field_hz, gre.field_strength_t)
+    local = vsharp(total_ppm, known, size, radii_mm=radii_mm)
+    chi = tkd(local.field_ppm, local.mask, size, b0, threshold=tkd_threshold)
+    return QsmResult(
+        susceptibility=refer(chi, local.mask, reference),
+        mask=known,
+        field=field,
+        local_field=local,
+        affine=gre.affine,
+        flags=_flags(gre, known, field, n_dropped),
+        settings=MappingProxyType(
+            {
+                "mask": "made from magnitude and phase" if mask is None else "given",
+                "unwrapping": "ROMEO of the echo difference",
+                "background": "V-SHARP",
+                "radii_mm": tuple(map(float, radii_mm)),
+                "inversion": "TKD",
+                "tkd_threshold": float(tkd_threshold),
+                "phase_sign": phase_sign,
+            }
+        ),
+        scan=MappingProxyType(
+            {
+                "echo_times_s": tuple(times.tolist()),
+                "field_strength_t": gre.field_strength_t,
+                "b0_direction": tuple(b0.tolist()),
+                "voxel_size_mm": tuple(size.tolist()),
+                "phase_stored_as": gre.phase_stored_as,
+                "n_dropped": n_dropped,
+            }
+        ),
+    )
+
+
+def _check_scan(gre: images.Gre) -> None:
+    times = np.asarray(gre.echo_times_s, np.float64)
+    if gre.magnitude.ndim != 4 or gre.magnitude.shape != gre.phase_rad.shape:
+        raise InputError(
+            f"phase: has shape {gre.phase_rad.shape}, but magnitude has {gre.magnitude.shape}; "
+            "both must be (x, y, z, echo), from the same series"
+        )
+    seen = ", ".join(f"{t:g}" for t in times)
+    if times.shape != gre.magnitude.shape[3:]:
+        raise InputError(
+            f"echo_times_s: {times.size} ({seen}), but there are {gre.magnitude.shape[3]} echoes"
+        )
+    if times.max() >= 0.5:
+        raise InputError(f"echo_times_s: {seen} look like milliseconds; give seconds")
+    if times.min() < 1e-4 or (np.diff(times) <= 0).any():
+        raise InputError(f"echo_times_s: {seen}; they must be positive and rising, in seconds")
+
+
+def _check_mask(mask: ArrayLike, gre: images.Gre) -> NDArray[np.bool_]:
+    inside = np.asarray(mask)
+    if inside.shape != gre.magnitude.shape[:3]:
+        raise InputError(
+            f"mask: has shape {inside.shape}, but the scan has {gre.magnitude.shape[:3]}; "
+            "resample it to the scan (nearest neighbour)"
+        )
+    if not np.isin(np.unique(inside), (0, 1)).all():
+        raise InputError(
+            f"mask: holds values from {inside.min():g} to {inside.max():g}; give 0 and 1 only"
+        )
+    inside = inside.astype(bool) & (gre.magnitude[..., 0] > 0)
+    volume_cm3 = inside.sum() * abs(np.linalg.det(gre.affine[:3, :3])) / 1000
+    if volume_cm3 < MIN_MASK_CM3:
+        raise InputError(
+            f"mask: holds {volume_cm3:.3g} cm3 with signal; at least {MIN_MASK_CM3:g} cm3 are "
+            "needed, so check that it belongs to this scan"
+        )
+    return inside
+
+
+def _flags(
+    gre: images.Gre, inside: NDArray[np.bool_], field: FieldMap, n_dropped: int
+) -> tuple[Flag, ...]:
+    flags = []
+    later = ("background removal", "inversion")
+    faces = [np.take(inside, end, axis).mean() for axis in range(3) for end in (0, -1)]
+    cut = sum(share > BORDER_SHARE for share in faces)
+    if cut:
+        flags.append(
+            Flag(
+                "crop",
+                f"the mask reaches through {cut} of the volume's 6 faces, so field from tissue "
+                "that was not scanned cannot be told from its own",
+                later,
+            )
+        )
+    volume_cm3 = inside.sum() * abs(np.linalg.det(gre.affine[:3, :3])) / 1000
+    if volume_cm3 < BRAIN_CM3:
+        flags.append(Flag("small mask", f"{volume_cm3:.0f} cm3, less than a brain"))
+    pieces = cc3d.connected_components(inside, connectivity=6)
+    largest = int(np.bincount(pieces.ravel())[1:].max())
+    if largest < 0.99 * inside.sum():
+        flags.append(
+            Flag("pieces", f"the mask is in {field.n_regions} pieces; each is off by a constant")
+        )
+    if n_dropped > DROPPED_SHARE * inside.sum():
+        flags.append(
+            Flag("jumps", f"{n_dropped} voxels left out, where unwrapping is not certain")
+        )
+    if field.residual_rad.any():
+        residual = float(np.percentile(field.residual_rad[inside], 95))
+        if residual > RESIDUAL_RAD:
+            flags.append(
+                Flag("residual", f"95 % of the line fits miss by up to {residual:.2f} rad")
+            )
+    if gre.echo_times_s.size == 1:
+        flags.append(Flag("one echo", "the coil's phase cannot be told from the field"))
+    return tuple(flags)

@@ -1,0 +1,219 @@
+"""One scan from phase to a row: right on a known head, and plain about what it cannot do."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib as mpl
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from pvsbook import InputError, images, qsm
+from pvsbook.atlas import deep_grey
+from pvsbook.figures import qsm as figures_qsm
+from pvsbook.phantoms.brain import pose
+from pvsbook.phantoms.gradient_echo import make_gre
+from pvsbook.qsm import unwrap
+from pvsbook.qsm.field import hz_to_ppm
+
+mpl.use("Agg")
+
+
+@pytest.fixture(scope="module")
+def head():
+    return make_gre(np.random.default_rng(101), voxel_size_mm=2.5)
+
+
+@pytest.fixture(scope="module")
+def result(head):
+    return qsm.reconstruct(head.gre)
+
+
+def nuclei_ppb(head, chi_ppm, mask):
+    """Return true and estimated means of the nuclei, relative to the mask's mean."""
+    rows = []
+    for label in deep_grey.table()["label"]:
+        voxels = (head.labels == label) & mask
+        if voxels.sum() >= 10:
+            rows.append((head.chi_ppm[voxels].mean(), chi_ppm[voxels].mean()))
+    true, found = 1e3 * np.array(rows).T
+    return true - 1e3 * head.chi_ppm[mask].mean(), found - 1e3 * chi_ppm[mask].mean()
+
+
+def test_field_of_a_known_head(head, result):
+    mask = result.mask & head.brain
+    error = 1e3 * (hz_to_ppm(result.field.field_hz, 3.0) - head.field_ppm)[mask]
+    error -= np.median(error)
+    # beside air the field turns over by more than a cycle within a voxel: nothing to compare
+    steep = np.max(np.abs(np.gradient(head.field_ppm)), axis=0)[mask] > 0.15
+    assert steep.mean() < 0.05
+    assert np.sqrt(np.mean(error[~steep] ** 2)) < 4  # ppb
+    assert np.mean(np.abs(error[~steep]) > 50) < 5e-4  # veins thinner than a voxel
+
+
+def test_nuclei_of_a_known_head(head, result):
+    true, found = nuclei_ppb(head, result.susceptibility.chi_ppm, result.local_field.mask)
+    assert 0.75 < np.polyfit(true, found, 1)[0] < 1.05  # TKD at 0.15 loses about 15 %
+    assert np.corrcoef(true, found)[0, 1] > 0.95
+    assert result.status == "pass"
+    assert not result.flags
+
+
+@pytest.mark.parametrize(
+    ("axcodes", "rotation", "size"),
+    [("LPS", (0, 0, 0), 3.0), ("RAS", (14, 6, 10), 3.0), ("SAL", (-10, 8, 0), (2.2, 2.6, 3.4))],
+)
+def test_storage_order_tilt_and_voxel_shape_do_not_matter(axcodes, rotation, size):
+    head = make_gre(
+        np.random.default_rng(55), voxel_size_mm=size, mni_to_world=pose(rotation), axcodes=axcodes
+    )
+    found = qsm.reconstruct(head.gre, mask=head.brain)
+    true, estimate = nuclei_ppb(head, found.susceptibility.chi_ppm, found.local_field.mask)
+    assert 0.7 < np.polyfit(true, estimate, 1)[0] < 1.05
+    assert np.corrcoef(true, estimate)[0, 1] > 0.94
+
+
+def test_phase_sign_turns_the_map_over(head):
+    flipped = replace(head.gre, phase_rad=-head.gre.phase_rad)
+    one = qsm.reconstruct(head.gre, mask=head.brain).susceptibility.chi_ppm
+    other = qsm.reconstruct(flipped, mask=head.brain, phase_sign=-1).susceptibility.chi_ppm
+    assert np.allclose(one, other, atol=1e-4)
+
+
+def test_row_and_files(tmp_path, result):
+    row = result.to_row()
+    assert set(row) == set(qsm.pipeline.COLUMNS)
+    assert row["chi_mean_ppb"] == pytest.approx(0, abs=1e-3)
+    path = result.save(tmp_path, prefix="sub-01", sources=["phase.nii"])
+    table = pd.read_csv(path, sep="\t", keep_default_na=False)
+    assert table.loc[0, "reference"] == "whole brain"
+    chi = nib.load(tmp_path / "sub-01/anat/sub-01_Chimap.nii.gz")
+    assert np.allclose(chi.get_fdata(), result.susceptibility.chi_ppm, atol=1e-6)
+    side = json.loads((tmp_path / "sub-01/anat/sub-01_Chimap.json").read_text())
+    assert side["Units"] == "ppm"
+    assert side["Settings"]["inversion"] == "TKD"
+    assert side["Supported"] is True
+
+
+def test_figure(result):
+    figure = figures_qsm.summary(result)
+    assert "Quality: pass" in figure.get_suptitle()
+    assert [ax.get_title() for ax in figure.axes[:4]][3] == "Susceptibility (ppb)"
+    mpl.pyplot.close(figure)
+
+
+def test_flags_say_what_a_poor_scan_cannot_support(head):
+    crop = (slice(20, 44), slice(26, 50), slice(24, 44))
+    affine = head.gre.affine.copy()
+    affine[:3, 3] = nib.affines.apply_affine(head.gre.affine, [20, 26, 24])
+    gre = replace(
+        head.gre, magnitude=head.gre.magnitude[crop], phase_rad=head.gre.phase_rad[crop],
+        affine=affine,
+    )  # fmt: skip
+    found = qsm.reconstruct(gre)
+    assert found.status == "fail"
+    assert found.unsupported_steps == ("background removal", "inversion")
+    assert {"crop", "small mask"} <= {f.code for f in found.flags}
+    assert np.isnan(found.to_row()["chi_mean_ppb"])
+
+    single = replace(
+        head.gre, magnitude=head.gre.magnitude[..., 2:3], phase_rad=head.gre.phase_rad[..., 2:3],
+        echo_times_s=head.gre.echo_times_s[2:3],
+    )  # fmt: skip
+    found = qsm.reconstruct(single, mask=head.brain)
+    assert found.status == "warn"
+    assert "one echo" in {f.code for f in found.flags}
+
+    halves = head.brain.copy()
+    halves[halves.shape[0] // 2 - 2 : halves.shape[0] // 2 + 2] = False
+    found = qsm.reconstruct(head.gre, mask=halves)
+    assert "pieces" in {f.code for f in found.flags}
+    assert found.field.n_regions >= 2
+
+    rng = np.random.default_rng(0)
+    noise = rng.uniform(-np.pi, np.pi, head.gre.phase_rad.shape).astype(np.float32)
+    with pytest.raises(InputError, match="of the mask jumps"):
+        qsm.reconstruct(replace(head.gre, phase_rad=noise), mask=head.brain)
+
+    half = np.where(rng.random(head.brain.shape)[..., None] < 0.01, noise, head.gre.phase_rad)
+    found = qsm.reconstruct(replace(head.gre, phase_rad=half), mask=head.brain)
+    assert "jumps" in {f.code for f in found.flags}
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        ({"echo_times_s": np.arange(5.0, 30, 5)}, {}, "look like milliseconds"),
+        ({"echo_times_s": np.array([0.005, 0.004, 0.01, 0.02, 0.03])}, {}, "positive and rising"),
+        ({"echo_times_s": np.array([0.005, 0.01])}, {}, "but there are 5 echoes"),
+        ({"phase_rad": np.zeros((4, 4, 4, 5), np.float32)}, {}, "phase: has shape"),
+        ({}, {"mask": np.ones((4, 4, 4))}, "mask: has shape"),
+        ({}, {"mask": "empty"}, "mask: holds 0 cm3"),
+        ({}, {"mask": "labels"}, "give 0 and 1 only"),
+        ({}, {"phase_sign": 0}, "phase_sign: 0"),
+        ({}, {"tkd_threshold": 1.0}, "threshold: 1"),
+    ],
+)
+def test_bad_input_is_refused(head, change, arguments, message):
+    masks = {"empty": np.zeros(head.brain.shape), "labels": head.brain * 3}
+    if isinstance(arguments.get("mask"), str):
+        arguments = {"mask": masks[arguments["mask"]]}
+    with pytest.raises(InputError, match=message):
+        qsm.reconstruct(replace(head.gre, **change), **arguments)
+
+
+@pytest.fixture
+def crop_of_a_person():
+    mirror = os.environ.get("PVSBOOK_MIRROR")
+    folder = Path(mirror or "", "gre_small_romeo")
+    if not mirror or not folder.is_dir():
+        pytest.skip("gre_small_romeo is not here; set PVSBOOK_MIRROR to a folder that holds it")
+    return images.load_gre(
+        folder / "Mag.nii", folder / "Phase.nii",
+        echo_times_s=(0.004, 0.008, 0.012), field_strength_t=7,
+    )  # fmt: skip
+
+
+@pytest.mark.public
+def test_crop_of_a_person_unwraps_without_a_jump_and_says_it_is_a_crop(crop_of_a_person):
+    gre = crop_of_a_person
+    found = qsm.reconstruct(gre)
+    assert "ignored" in gre.phase_stored_as  # its header's scale factor is not a number
+    assert found.unsupported_steps == ("background removal", "inversion")
+    step = found.field.field_hz * np.float32(2 * np.pi * 0.004)
+    assert unwrap.count_jumps(step, found.mask) == 0
+    assert found.mask.mean() > 0.99
+    assert found.to_row()["residual_p95_rad"] < 0.1
+    # every echo on its own: jumps are left only beside veins in the third, where the wrapped phase
+    # around some loops of four voxels does not add up to zero, which no unwrapping can mend
+    for echo in range(3):
+        wrapped, magnitude = gre.phase_rad[..., echo], gre.magnitude[..., echo]
+        whole = unwrap.romeo(wrapped, found.mask, magnitude=magnitude).phase_rad
+        open_loops = count_open_loops(wrapped, found.mask)
+        jumps = unwrap.count_jumps(whole, found.mask)
+        assert unwrap.count_jumps(wrapped, found.mask) > 100
+        assert jumps == 0 or open_loops > 0
+        assert jumps < 0.002 * found.mask.sum()
+        kept = unwrap.without_jumps(whole, found.mask)
+        assert unwrap.count_jumps(whole, kept) == 0
+        assert kept.sum() > 0.998 * found.mask.sum()
+
+
+def count_open_loops(wrapped, mask):
+    """Count squares of four neighbours around which the wrapped steps do not add up to zero."""
+    total = 0
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        corners = []
+        for i, j in ((0, 0), (1, 0), (1, 1), (0, 1)):
+            at = [slice(None)] * 3
+            at[first] = slice(i, wrapped.shape[first] - 1 + i)
+            at[second] = slice(j, wrapped.shape[second] - 1 + j)
+            corners.append(tuple(at))
+        inside = np.logical_and.reduce([mask[c] for c in corners])
+        steps = [unwrap.wrap(wrapped[b] - wrapped[a])
+                 for a, b in zip(corners, corners[1:] + corners[:1], strict=True)]  # fmt: skip
+        total += int((np.abs(sum(steps)) > 1)[inside].sum())
+    return total
