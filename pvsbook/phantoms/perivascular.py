@@ -110,8 +110,8 @@ class PvsPhantom:
         at least a tenth of the voxel (of two, the one that fills more).
     fraction
         Fraction of each voxel that is perivascular space, shape (x, y, z), float32.
-    wmh, lacunes
-        Masks of the confounders (at least half of the voxel).
+    lesions
+        Fractions of each voxel that are ``"wmh"`` and ``"lacune"``.
     truth
         One row an object: region, side, diameter_mm, length_mm, volume_mm3, and the direction in
         scanner axes from end to end.
@@ -124,11 +124,34 @@ class PvsPhantom:
     scans: Mapping[str, nib.Nifti1Image]
     labels: nib.Nifti1Image
     fraction: NDArray[np.float32]
-    wmh: nib.Nifti1Image
-    lacunes: nib.Nifti1Image
+    lesions: Mapping[str, NDArray[np.float32]]
     truth: pd.DataFrame
     spaces: tuple[Pvs, ...]
     brain: Brain
+
+    @property
+    def wmh(self) -> nib.Nifti1Image:
+        """Mask of the white-matter hyperintensities: at least half of the voxel."""
+        return self.brain.image(self.lesions["wmh"] >= 0.5)
+
+    @property
+    def lacunes(self) -> nib.Nifti1Image:
+        """Mask of the lacunes: at least half of the voxel."""
+        return self.brain.image(self.lesions["lacune"] >= 0.5)
+
+    def scan_again(
+        self, rng: Generator, *, contrast: str = "T2w", strength: str = "csf", snr: float = 20.0
+    ) -> nib.Nifti1Image:
+        """Scan the same brain once more, with new noise and other settings (`make_phantom`)."""
+        return draw_scan(
+            rng,
+            self.brain,
+            self.fraction,
+            self.lesions,
+            contrast=contrast,
+            strength=strength,
+            snr=snr,
+        )
 
 
 def make_phantom(
@@ -214,8 +237,7 @@ def make_phantom(
         scans=scans,
         labels=brain.image(labels),
         fraction=fraction,
-        wmh=brain.image(lesions["wmh"] >= 0.5),
-        lacunes=brain.image(lesions["lacune"] >= 0.5),
+        lesions=lesions,
         truth=_truth_table(spaces, brain),
         spaces=tuple(spaces),
         brain=brain,
@@ -290,17 +312,20 @@ def place_pvs(
     if unknown:
         raise InputError(f"counts: {', '.join(sorted(unknown))}: not one of {', '.join(names)}")
     labels = np.asarray(atlas.dataobj)
-    outward = _away_from_ventricles()
+    depth = edt.edt(labels)
+    away = _from_ventricles()
     to_voxel = np.linalg.inv(atlas.affine)
     spaces: list[Pvs] = []
     for region, count in counts.items():
-        inside = np.isin(labels, [names[region]])
-        candidates = np.argwhere(ndimage.binary_erosion(inside, iterations=2))
+        inside = labels == names[region]
+        candidates = np.argwhere(inside & (depth > 2.5))
         for _ in range(count):
             for _attempt in range(2000):
                 start = candidates[rng.integers(len(candidates))] + rng.uniform(-0.5, 0.5, 3)
                 start_mm = apply_affine(atlas.affine, start)
-                along = _direction(region, start_mm, outward[tuple(start.round().astype(int))])
+                along = _direction(
+                    region, start_mm, _gradient(away, tuple(start.round().astype(int)))
+                )
                 length = rng.uniform(*lengths_mm)
                 space = Pvs(
                     _bend(rng, start_mm, along, length), rng.uniform(*diameters_mm), length, region
@@ -317,10 +342,25 @@ def place_pvs(
 
 
 @lru_cache(maxsize=1)
-def _away_from_ventricles() -> NDArray[np.float32]:
-    """Gradient of the distance to the ventricles in MNI space, shape (x, y, z, 3)."""
+def _from_ventricles() -> NDArray[np.float32]:
+    """Smooth distance to the ventricles in MNI voxels of 1 mm."""
     away = edt.edt(np.asarray(templates.mni("ventricles").dataobj) < 0.5)
-    return np.stack(np.gradient(ndimage.gaussian_filter(away, 2.0)), axis=-1)
+    return ndimage.gaussian_filter(away, 2.0)
+
+
+def _gradient(values: NDArray, at: tuple[int, int, int]) -> NDArray[np.float64]:
+    i, j, k = at
+    return (
+        np.array(
+            [
+                values[i + 1, j, k] - values[i - 1, j, k],
+                values[i, j + 1, k] - values[i, j - 1, k],
+                values[i, j, k + 1] - values[i, j, k - 1],
+            ],
+            np.float64,
+        )
+        / 2
+    )
 
 
 def _direction(region: str, at_mm: NDArray, outward: NDArray) -> NDArray:
@@ -379,9 +419,11 @@ def place_spheroids(rng: Generator, *, n_wmh: int, n_lacunes: int) -> list[Spher
     atlas = perivascular.regions()
     labels = np.asarray(atlas.dataobj)
     lesions: list[Spheroid] = []
-    for kind, count, allowed in (("wmh", n_wmh, (1, 2)), ("lacune", n_lacunes, (1, 2, 3, 4))):
-        inside = ndimage.binary_erosion(np.isin(labels, allowed), iterations=3)
-        candidates = np.argwhere(inside)
+    if n_wmh + n_lacunes == 0:
+        return lesions
+    deep = np.where(edt.edt(labels) > 3.5, labels, 0)
+    for kind, count, last in (("wmh", n_wmh, 2), ("lacune", n_lacunes, 4)):
+        candidates = np.argwhere((deep > 0) & (deep <= last))
         for _ in range(count):
             round_to = rng.uniform(1.5, 4.0)
             spread = rng.uniform(0.75, 1.35, 3) if kind == "wmh" else rng.uniform(0.9, 1.1, 3)

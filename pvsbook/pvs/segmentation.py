@@ -27,6 +27,7 @@ __all__ = ["CLASSES", "Rules", "Segmentation", "segment"]
 
 _TRUST = 4.0  # contrast of the filter, in standard deviations of the noise
 _CORTEX_HALF_MM = 1.2  # cortex and sulci are at least twice this thick
+_CORTEX_MM3 = 1500.0  # and hang together over more than this
 
 CLASSES: Mapping[str, int] = {"pvs": 1, "uncertain": 2, "wmh_overlap": 3, "lacune_like": 4}
 
@@ -205,18 +206,23 @@ def _outside_white_matter(excess: Floats, anatomy: Anatomy, levels: Levels) -> M
     size = anatomy.voxel_size_mm
     fluid = abs(levels.fluid - levels.white_matter)
     cortex = max(levels.sign * (levels.grey_matter - levels.white_matter), 0.0)
-    smooth = ndimage.gaussian_filter(excess, 0.8 / size)
     core = (anatomy.wm > 0.9) & ((anatomy.regions == 1) | (anatomy.regions == 2))
-    noise = 1.4826 * float(np.median(np.abs(smooth[core]))) if core.any() else levels.noise_sd
     hemisphere = edt.edt(~core, anisotropy=tuple(size)) < 15
+    # Above cortex, brightness says nothing here, but would widen what is thin when smoothed.
+    ceiling = np.where(hemisphere, max(cortex, 8 * levels.noise_sd), np.inf).astype(np.float32)
+    smooth = ndimage.gaussian_filter(np.minimum(excess, ceiling), 0.8 / size)
+    noise = 1.4826 * float(np.median(np.abs(smooth[core]))) if core.any() else levels.noise_sd
     level = np.where(hemisphere, np.clip(0.5 * cortex, 2.5 * noise, 0.35 * fluid), 0.35 * fluid)
     bright = (smooth > level) | ~anatomy.brain
     known = (anatomy.ventricles > 0.5) | ~anatomy.brain
     known |= (anatomy.regions == 0) & (anatomy.wm < 0.4)
     depth = edt.edt(bright, anisotropy=tuple(size))
     labels = _components(depth > _CORTEX_HALF_MM, connectivity=6)
-    reached = np.unique(labels[known])
-    kept = np.isin(labels, reached[reached > 0])
+    large = np.bincount(labels.ravel()) * np.prod(size) >= _CORTEX_MM3
+    large[0] = False
+    reached = np.zeros(len(large), bool)
+    reached[labels[known]] = True
+    kept = (large & reached)[labels]
     return bright & (edt.edt(~kept, anisotropy=tuple(size)) <= _CORTEX_HALF_MM) | kept
 
 
