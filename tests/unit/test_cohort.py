@@ -81,6 +81,25 @@ def test_bad_input_is_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, dw
     assert not (tmp_path / "o").exists()
 
 
+def test_pvs(monkeypatch, capsys, tmp_path):
+    scan = perivascular.make_phantom(
+        np.random.default_rng(9),
+        voxel_size_mm=1.2,
+        diameters_mm=(1.5, 3.0),
+        n_wmh=3,
+        axcodes="LPS",
+    )
+    image = images.save(scan.scans["T2w"], tmp_path / "in" / "sub-09_T2w.nii.gz")
+    mask = images.save(scan.wmh, tmp_path / "in" / "sub-09_desc-wmh_mask.nii.gz")
+    code, out, err = run(
+        monkeypatch, capsys, "pvs", image, "--wmh-mask", mask, "--out", tmp_path / "out"
+    )
+    assert (code, err) == (0, "")
+    row = check_derivative(tmp_path / "out", "pvs", [image.name, mask.name])
+    assert f"{row['n_pvs']} perivascular spaces" in out
+    assert row["n_pvs"] == pytest.approx(len(scan.truth), abs=0.3 * len(scan.truth))
+
+
 @pytest.fixture(scope="module")
 def gre_files(tmp_path_factory) -> dict[str, list[Path]]:
     """A simulated gradient echo, phase as 12-bit integers, with BIDS sidecars."""
