@@ -209,7 +209,7 @@ def make_phantom(
 
     Examples
     --------
-    >>> phantom = make_phantom(np.random.default_rng(0), voxel_size_mm=2, counts={"bg_left": 3})
+    >>> phantom = make_phantom(np.random.default_rng(0), counts={"bg_left": 3})
     >>> phantom.truth["region"].tolist()
     ['bg_left', 'bg_left', 'bg_left']
     """

@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
+SPOKEN_OF_ELSEWHERE = {"pvsbook", "pvsbook.cli"}  # the package itself; book/command_line.md
 
 
 def test_the_lock_pins_every_declared_package():
@@ -37,6 +38,15 @@ def test_every_notebook_and_page_is_in_the_table_of_contents():
     pages = {f"book/{p.stem}" for p in (ROOT / "book").glob("*.md") if "LICENSE" not in p.name}
     pages |= {f"notebooks/{p.stem}" for p in (ROOT / "notebooks").glob("*.ipynb")}
     assert listed == pages
+
+
+def test_the_api_page_documents_every_public_module():
+    page = (ROOT / "book" / "api.md").read_text()
+    for path in (ROOT / "pvsbook").rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        private = any(part.startswith("_") for part in module.split("."))
+        if "__all__ = [" in path.read_text() and not private and module not in SPOKEN_OF_ELSEWHERE:
+            assert f"automodule:: {module}\n" in page, f"book/api.md lacks {module}"
 
 
 def test_the_first_screen_of_the_readme_has_the_two_commands():
