@@ -38,7 +38,8 @@ def test_only_text_outputs_are_stored(notebook):
             assert output.output_type != "error"
             assert output.get("name") != "stderr", f"a warning: {output.get('text')}"
             kinds = set(output.get("data", {}))
-            assert not any(k.startswith("image/") or k == "text/html" for k in kinds)
+            assert not any(k.startswith("image/") for k in kinds)
+            assert "<iframe" not in output.get("data", {}).get("text/html", "")
 
 
 def test_no_machine_path_and_no_skipped_cell(notebook):
