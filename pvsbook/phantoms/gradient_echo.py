@@ -207,7 +207,7 @@ def make_gre(
     box = tuple(slice(2 * e, n - 2 * e) for e, n in zip(extra, shape, strict=True))
     affine = whole.affine @ nib.affines.from_matvec(np.eye(3), extra)
     head = _Head(*(np.ascontiguousarray(a[box]) for a in vars(head).values()))
-    total = total[box] - _shim(total[box], head.brain, rng)
+    total = total[box] - _shim(total[box], head.brain, size / 2, rng)
     offset = _coil_phase(tuple(n // 2 for n in total.shape), rng)
     omega = 2 * math.pi * GAMMA_MHZ_T * field_strength_t
     clean = np.empty((*offset.shape, times.size), np.complex64)
@@ -296,7 +296,7 @@ def _draw(
     chi += stone * (np.float32(values["calcification"] * 1e-3) - chi)
     r2s += stone * (R2S_HZ["calcification"] - r2s)
     signal *= 1 - 0.5 * stone
-    _draw_surround(shape, to_mni, outside, chi, signal, r2s, values)
+    _draw_surround(shape, to_mni, outside, chi, signal, r2s, values, 2 * half)
     signal *= 1 + np.float32(0.15) * _noise(shape, to_mni, rng, 45.0)  # coil sensitivity
     return _Head(chi, signal, r2s, outside <= 0, label, veins, stone)
 
@@ -309,26 +309,33 @@ def _draw_surround(
     signal: NDArray,
     r2s: NDArray,
     values: Mapping[str, float],
+    soft_mm: float,
 ) -> None:
     """Put fluid, bone, scalp, neck, cavities and air around the brain, in place."""
     height = _plane(shape, to_mni, 2)
-    neck = (height < -50) & (
-        np.hypot(_plane(shape, to_mni, 0), _plane(shape, to_mni, 1) + 35) < 60
-    )
+    across = np.hypot(_plane(shape, to_mni, 0), _plane(shape, to_mni, 1) + 35)
+    neck = np.clip((-50 - height) / soft_mm, 0, 1) * np.clip((60 - across) / soft_mm, 0, 1)
+
+    def beyond(distance_mm: float) -> NDArray[np.float32]:
+        return np.clip((outside - distance_mm) / soft_mm + 0.5, 0, 1)
+
+    # Edges are soft over a voxel: a sharp step of 9 ppm would ring through the whole head.
     layers = (
-        (outside > 0, values["csf"], SIGNAL["csf"], R2S_HZ["csf"]),
-        (outside > BONE_MM, values["bone"], SIGNAL["bone"], R2S_HZ["bone"]),
-        (outside > SCALP_MM, 0.0, SIGNAL["scalp"], R2S_HZ["scalp"]),
-        (outside > AIR_MM, values["air"], 0.0, 0.0),
-        ((outside > SCALP_MM) & neck, 0.0, SIGNAL["scalp"], R2S_HZ["scalp"]),
+        (beyond(0.5 * soft_mm), values["csf"], SIGNAL["csf"], R2S_HZ["csf"]),
+        (beyond(BONE_MM), values["bone"], SIGNAL["bone"], R2S_HZ["bone"]),
+        (beyond(SCALP_MM), 0.0, SIGNAL["scalp"], R2S_HZ["scalp"]),
+        (beyond(AIR_MM), values["air"], 0.0, 0.0),
+        (beyond(SCALP_MM) * neck, 0.0, SIGNAL["scalp"], R2S_HZ["scalp"]),
     )
-    for where, ppb, brightness, rate in layers:
-        chi[where], signal[where], r2s[where] = ppb * 1e-3, brightness, rate
+    for part, ppb, brightness, rate in layers:
+        for volume, value in ((chi, ppb * 1e-3), (signal, brightness), (r2s, rate)):
+            volume += part * (np.float32(value) - volume)
     for centre, half_axes in CAVITIES_MM:
         box, level = _ball(shape, to_mni, centre, half_axes)
-        where = (level < 0) & (outside[box] > 3)
+        part = np.clip(0.5 - level / soft_mm, 0, 1)
+        part *= np.clip((outside[box] - 3) / soft_mm + 0.5, 0, 1)
         for volume, value in ((chi, values["air"] * 1e-3), (signal, 0.0), (r2s, 0.0)):
-            volume[box][where] = value
+            volume[box] += part * (np.float32(value) - volume[box])
 
 
 def _plane(shape: tuple[int, ...], to_mni: NDArray, axis: int) -> NDArray[np.float32]:
@@ -395,7 +402,8 @@ def _distance_outside_mni() -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Return the distance in mm from the template's brain, negative inside, and the affine."""
     brain = templates.mni("brain")
     mask = images.array(brain) > 0.5
-    return edt.edt(~mask) - np.float32(0.5), brain.affine
+    distance = edt.edt(~mask) - edt.edt(mask)
+    return ndimage.gaussian_filter(distance, 1.5).astype(np.float32), brain.affine
 
 
 def _sample(
@@ -469,10 +477,13 @@ def _dipole_field(chi_ppm: NDArray, size_mm: NDArray, b0: NDArray) -> NDArray[np
     return fft.irfftn(spectrum, s=big, overwrite_x=True, workers=2)[:x, :y, :z]
 
 
-def _shim(field_ppm: NDArray, brain: NDArray, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return what first- and second-order shims take away, with a small error of their own."""
+def _shim(
+    field_ppm: NDArray, brain: NDArray, size_mm: NDArray, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Return what shims of first and second order, all harmonic, take away, with a small error."""
     x, y, z = np.meshgrid(
-        *[np.linspace(-1, 1, n, dtype=np.float32) for n in field_ppm.shape],
+        *[np.float32(s / 100) * (np.arange(n, dtype=np.float32) - n / 2)
+          for n, s in zip(field_ppm.shape, size_mm, strict=True)],
         indexing="ij", sparse=True,
     )  # fmt: skip
     terms = (1, x, y, z, x * y, y * z, x * z, x * x - y * y, 2 * z * z - x * x - y * y)
