@@ -161,9 +161,9 @@ def resharp(
     voxel_size_mm: ArrayLike,
     *,
     radius_mm: float = 6.0,
-    regularisation: float = 1e-3,
-    tolerance: float = 0.01,
-    max_iterations: int = 60,
+    regularisation: float = 1e-4,
+    tolerance: float = 1e-3,
+    max_iterations: int = 100,
 ) -> LocalField:
     """Remove the background field with one ball and Tikhonov regularisation (RESHARP).
 
@@ -227,7 +227,7 @@ def resharp(
         return convolve(weight * convolve(volume)) + np.float32(regularisation) * volume
 
     right = convolve(weight * convolve(np.where(inside, field, np.float32(0))))
-    local = conjugate_gradients(normal, right, tolerance, max_iterations)
+    local, _, _ = conjugate_gradients(normal, right, tolerance, max_iterations)
     local[~served] = 0
     return LocalField(local, served)
 
@@ -302,7 +302,7 @@ def pdf(
         return outside * dipoles(trust * dipoles(sources))
 
     right = outside * dipoles(trust * data)
-    sources = conjugate_gradients(normal, right, tolerance, max_iterations)
+    sources, _, _ = conjugate_gradients(normal, right, tolerance, max_iterations)
     local = (data - dipoles(sources))[box]
     local[~inside] = 0
     return LocalField(np.ascontiguousarray(local), inside)
