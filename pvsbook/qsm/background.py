@@ -355,7 +355,9 @@ def lbv(
         for step in (-1, 1):
             interior &= np.roll(np.pad(inside, 1), step, axis)
     scale = float(np.std(field[inside]))
-    background = _harmonic(padded, np.pad(inside, 1), interior, size, tolerance * scale, max_sweeps)
+    background = _harmonic(
+        padded, np.pad(inside, 1), interior, size, tolerance * scale, max_sweeps
+    )
     local = (padded - background)[1:-1, 1:-1, 1:-1].copy()
     known = interior[1:-1, 1:-1, 1:-1].copy()
     local[~known] = 0
@@ -381,9 +383,7 @@ def _harmonic(
         for axis in range(3):
             for step in (-1, 1):
                 coarse_interior &= np.roll(count > 0, step, axis)
-        coarse = _harmonic(
-            mean, count > 0, coarse_interior, 2 * size_mm, tolerance, max_sweeps
-        )
+        coarse = _harmonic(mean, count > 0, coarse_interior, 2 * size_mm, tolerance, max_sweeps)
         fine = coarse.repeat(2, 0).repeat(2, 1).repeat(2, 2)
         fine = fine[tuple(slice(n) for n in values.shape)]
         start[interior] = fine[interior]
