@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -180,7 +180,9 @@ def _needs() -> list[str]:
 def pvs(
     image: Annotated[Path, typer.Argument(help="T2w scan (NIfTI); T1w with --contrast t1.")],
     out: Out,
-    contrast: Annotated[str, typer.Option(help="t2: spaces are bright; t1: dark.")] = "t2",
+    contrast: Annotated[
+        Literal["t1", "t2"], typer.Option(help="t2: spaces are bright; t1: dark.")
+    ] = "t2",
     wmh_mask: Annotated[
         Path | None, typer.Option(help="White-matter hyperintensities, on the grid of the scan.")
     ] = None,
@@ -191,8 +193,6 @@ def pvs(
     """Count and measure perivascular spaces in one scan."""
     from pvsbook import cohort
 
-    if contrast not in ("t1", "t2"):
-        raise InputError(f"--contrast: {contrast!r} is neither t1 nor t2")
     _say(
         cohort.measure_pvs(image, out, contrast=contrast, wmh_mask=wmh_mask, brain_mask=brain_mask)
     )

@@ -2,4 +2,8 @@
 
 import lazy_loader as _lazy
 
-__getattr__, __dir__, __all__ = _lazy.attach(__name__, submodules=[])
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submodules=["coherence", "estimators", "regions", "tensor"],
+    submod_attrs={"index": ["AlpsResult", "measure"], "regions": ["SPHERES_2_5_MM", "RoiSet"]},
+)

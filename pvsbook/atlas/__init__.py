@@ -2,4 +2,8 @@
 
 import lazy_loader as _lazy
 
-__getattr__, __dir__, __all__ = _lazy.attach(__name__, submodules=["deep_grey", "templates"])
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submodules=["deep_grey", "perivascular", "registration", "templates"],
+    submod_attrs={"registration": ["Registration", "register_to_mni"]},
+)

@@ -2,4 +2,12 @@
 
 import lazy_loader as _lazy
 
-__getattr__, __dir__, __all__ = _lazy.attach(__name__, submodules=[])
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submodules=["anatomy", "pipeline", "segmentation", "vesselness"],
+    submod_attrs={
+        "pipeline": ["PvsResult", "measure"],
+        "segmentation": ["Rules", "Segmentation", "segment"],
+        "vesselness": ["Vesselness", "tube_directions", "vesselness_filter"],
+    },
+)

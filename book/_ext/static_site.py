@@ -1,4 +1,4 @@
-"""Make the site ask nobody outside for anything.
+"""Make the site ask nobody outside for anything, and mend what keeps it from screen readers.
 
 MathJax is copied out of the installed ``sphinx-mathjax-offline`` wheel into the built site, and
 the thebe script, which the theme declares although it is switched off, is taken out.
@@ -25,6 +25,14 @@ def mathjax_folder() -> Path:
     raise FileNotFoundError("sphinx-mathjax-offline carries no tex-chtml.js; run: make distclean")
 
 
+MENDED = (
+    # docutils still writes a role that ARIA has given up; its parent is a list.
+    ('role="doc-biblioentry"', 'role="listitem"'),
+    # The empty corner of a pandas table is no header.
+    ("<th></th>", "<td></td>"),
+)
+
+
 def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
     """Copy the one script and its fonts to where the pages look for them."""
     if error is not None or app.builder.format != "html":
@@ -48,9 +56,19 @@ def drop_thebe(
         ]
 
 
+def mend_body(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Replace the few elements that axe objects to and that no setting changes."""
+    for fault, mended in MENDED:
+        if "body" in context:
+            context["body"] = context["body"].replace(fault, mended)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Connect the two steps; they change no document, so parallel reading stays safe."""
+    """Connect the steps; they change no document, so parallel reading stays safe."""
     app.config["mathjax_path"] = f"mathjax/{SCRIPT}"
     app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("html-page-context", mend_body)
     app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

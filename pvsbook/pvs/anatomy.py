@@ -1,0 +1,304 @@
+"""Where in this scan to look: regions and tissue priors from MNI, levels of signal and noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import edt
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+
+from pvsbook import images
+from pvsbook._errors import InputError
+from pvsbook.atlas import perivascular, register_to_mni, templates
+from pvsbook.atlas.registration import Registration
+
+Floats = NDArray[np.float32]
+Contrast = Literal["t2", "t1"]
+
+__all__ = ["Anatomy", "Levels", "brain_mask", "locate", "measure_levels"]
+
+MARGIN_MM = 12.0  # kept around the regions
+_NO_REGION = (
+    "image: its field of view holds neither centrum semiovale, basal ganglia nor midbrain; check "
+    "the orientation in the header, and that this is a brain"
+)
+_BACKGROUND_MM = 4.0  # smoothness of the tissue background
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """Regions and tissue priors on the part of a scan that holds them.
+
+    Attributes
+    ----------
+    image
+        The scan, cut to a box around the regions.
+    box
+        Where the box lies in the scan.
+    regions
+        Labels of `pvsbook.atlas.perivascular.REGIONS`, shape of `image`.
+    wm, gm, ventricles
+        Prior fractions carried from MNI, float32.
+    brain
+        The brain of this scan, bool.
+    coverage
+        Fraction of each region that the field of view holds, by label.
+    registration
+        How the priors came here.
+    """
+
+    image: nib.Nifti1Image
+    box: tuple[slice, slice, slice]
+    regions: NDArray[np.uint8]
+    wm: Floats
+    gm: Floats
+    ventricles: Floats
+    brain: NDArray[np.bool_]
+    coverage: dict[int, float]
+    registration: Registration
+
+    @property
+    def voxel_size_mm(self) -> NDArray[np.float64]:
+        """Voxel size in mm, shape (3,)."""
+        return images.voxel_size_mm(self.image)
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """Signal levels of one scan, in its own unit.
+
+    Attributes
+    ----------
+    white_matter, grey_matter, fluid
+        Medians of normal-appearing white matter, cortex, and ventricular fluid.
+    noise_sd
+        Robust standard deviation of normal-appearing white matter about its smooth background.
+    smoothness
+        Correlation of neighbouring voxels of that residual along the three axes.
+    background
+        Smooth tissue signal, shape of the anatomy.
+    """
+
+    white_matter: float
+    grey_matter: float
+    fluid: float
+    noise_sd: float
+    smoothness: tuple[float, float, float]
+    background: Floats
+
+    @property
+    def sign(self) -> float:
+        """+1 where fluid is bright (T2w), -1 where it is dark (T1w)."""
+        return 1.0 if self.fluid > self.white_matter else -1.0
+
+    @property
+    def contrast_to_noise(self) -> float:
+        """Fluid against white matter, in standard deviations of the noise."""
+        return abs(self.fluid - self.white_matter) / self.noise_sd
+
+
+def brain_mask(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """Find the brain in a skull-stripped scan, or the head in a whole one.
+
+    Where a fifth or more of the voxels share one exact value at the border, the scan has been
+    skull-stripped and the rest is brain.  Otherwise the head is told from air by Otsu's
+    threshold, and thin bridges to scalp are cut by an opening of 5 mm.
+
+    Parameters
+    ----------
+    image
+        3D scan.
+
+    Returns
+    -------
+    nibabel.Nifti1Image
+        Mask on the same grid.
+
+    Examples
+    --------
+    >>> stripped = np.zeros((20, 20, 20), np.float32)
+    >>> stripped[5:15, 5:15, 5:15] = np.random.default_rng(0).random((10, 10, 10)) + 1
+    >>> int(np.asarray(brain_mask(images.make(stripped, np.eye(4))).dataobj).sum())
+    1000
+    """
+    values = images.array(image)
+    stripped = np.isclose(values, values[0, 0, 0], rtol=0, atol=1e-6 * np.ptp(values))
+    if stripped.mean() >= 0.2:
+        mask = _largest(~stripped)
+    else:
+        mask = _head(values, images.voxel_size_mm(image))
+    return images.make(ndimage.binary_fill_holes(mask), image.affine)
+
+
+def _head(values: Floats, size: NDArray) -> NDArray[np.bool_]:
+    """Head without thin bridges, told from air on blocks of about 2 mm."""
+    step = np.maximum(1, np.round(2 / size)).astype(int)
+    padded = np.pad(values, [(0, -n % k) for n, k in zip(values.shape, step, strict=True)])
+    blocks = padded.reshape(
+        [m for n, k in zip(padded.shape, step, strict=True) for m in (n // k, k)]
+    )
+    mean = ndimage.gaussian_filter(blocks.mean(axis=(1, 3, 5)), 0.7)
+    coarse = mean > threshold_otsu(mean)
+    spacing = tuple(size * step)
+    inner = edt.edt(coarse, anisotropy=spacing) > 5
+    if inner.any():
+        coarse &= edt.edt(~_largest(inner), anisotropy=spacing) <= 5
+    for axis, k in enumerate(step):
+        coarse = np.repeat(coarse, k, axis=axis)
+    return coarse[tuple(slice(n) for n in values.shape)]
+
+
+def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    labels, count = ndimage.label(mask)
+    if count <= 1:
+        return mask
+    return labels == 1 + np.bincount(labels.ravel())[1:].argmax()
+
+
+def locate(
+    image: nib.Nifti1Image,
+    *,
+    contrast: Contrast = "t2",
+    mask: nib.Nifti1Image | None = None,
+    registration: Registration | None = None,
+) -> Anatomy:
+    """Bring regions and tissue priors from MNI to a scan.
+
+    Parameters
+    ----------
+    image
+        3D scan, skull-stripped or whole head, any storage order.
+    contrast
+        ``"t2"`` or ``"t1"``.
+    mask
+        Brain mask on the grid of the scan; `brain_mask` finds one by default.
+    registration
+        Where the scan lies in MNI space, if that is known already.
+
+    Raises
+    ------
+    InputError
+        The field of view holds none of the regions, or the mask does not fit.
+    """
+    if mask is None:
+        mask = brain_mask(image)
+    else:
+        images.same_grid(mask, image, name="mask")
+        if not np.any(mask.dataobj):
+            raise InputError("mask: is empty; give a mask of the brain")
+    if registration is None:
+        registration = register_to_mni(image, contrast=contrast, mask=mask)
+    atlas = perivascular.regions()
+    box = _box_around(atlas, registration, image)
+    cut = image.slicer[box]
+    labels = np.asarray(registration.to_native(atlas, cut).dataobj).astype(np.uint8)
+    voxel_ml = abs(np.linalg.det(image.affine[:3, :3])) / 1000
+    expected_ml = np.bincount(np.asarray(atlas.dataobj).ravel(), minlength=7) / 1000
+    expected_ml = expected_ml / np.linalg.det(registration.native_to_mni[:3, :3])
+    seen_ml = np.bincount(labels.ravel(), minlength=7) * voxel_ml
+    coverage = {k: float(min(1.0, seen_ml[k] / expected_ml[k])) for k in perivascular.REGIONS}
+    if max(coverage.values()) < 0.05:
+        raise InputError(_NO_REGION)
+    wm, gm, ventricles = (
+        images.array(registration.to_native(templates.mni(kind), cut, order=1))
+        for kind in ("wm", "gm", "ventricles")
+    )
+    brain = np.asarray(mask.dataobj)[box] != 0
+    return Anatomy(
+        image=cut,
+        box=box,
+        regions=np.where(brain, labels, 0).astype(np.uint8),
+        wm=wm,
+        gm=gm,
+        ventricles=ventricles,
+        brain=brain,
+        coverage=coverage,
+        registration=registration,
+    )
+
+
+def _box_around(
+    atlas: nib.Nifti1Image, registration: Registration, image: nib.Nifti1Image
+) -> tuple[slice, slice, slice]:
+    """Part of the scan that holds the regions and a margin."""
+    places = np.argwhere(np.asarray(atlas.dataobj))[::50]
+    there = registration.points_to_native(nib.affines.apply_affine(atlas.affine, places))
+    voxels = nib.affines.apply_affine(np.linalg.inv(image.affine), there)
+    margin = MARGIN_MM / images.voxel_size_mm(image)
+    low = np.maximum(np.floor(voxels.min(axis=0) - margin), 0).astype(int)
+    high = np.minimum(np.ceil(voxels.max(axis=0) + margin) + 1, image.shape).astype(int)
+    if np.any(high - low < 2):
+        raise InputError(_NO_REGION)
+    i, j, k = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return i, j, k
+
+
+def measure_levels(anatomy: Anatomy) -> Levels:
+    """Measure the signal of white matter, grey matter and fluid, and the noise.
+
+    Raises
+    ------
+    InputError
+        No white matter where it is expected, or a scan without noise or contrast.
+    """
+    values = images.array(anatomy.image)
+    size = anatomy.voxel_size_mm
+    core = (anatomy.wm > 0.9) & (anatomy.regions > 0) & (anatomy.regions <= 2)
+    if core.sum() < 500:
+        core = (anatomy.wm > 0.8) & anatomy.brain
+    if core.sum() < 500:
+        raise InputError(
+            "image: fewer than 500 voxels of white matter lie in the field of view; "
+            "check the mask and the orientation in the header"
+        )
+    white, spread = _robust(values[core])
+    cortex = (anatomy.gm > 0.8) & anatomy.brain & (anatomy.regions == 0)
+    grey = float(np.median(values[cortex])) if cortex.sum() > 500 else white
+    fluid = _fluid_level(values, anatomy, white)
+    normal = anatomy.brain & (np.abs(values - white) < 3 * spread)
+    background = _smooth_within(values, normal, _BACKGROUND_MM / size, white)
+    residual = np.where(core & normal, values - background, 0)
+    _, noise = _robust((values - background)[core])
+    if not noise > 1e-6 * abs(fluid - white):
+        raise InputError("image: white matter is constant; give the scan itself, not a mask of it")
+    pairs = core & normal
+    along_x, along_y, along_z = (_neighbour_correlation(residual, pairs, k) for k in range(3))
+    return Levels(white, grey, fluid, noise, (along_x, along_y, along_z), background)
+
+
+def _neighbour_correlation(residual: Floats, where: NDArray[np.bool_], axis: int) -> float:
+    both = where & np.roll(where, 1, axis)
+    product = (residual * np.roll(residual, 1, axis))[both].mean()
+    return float(np.clip(product / residual[where].var(), 0.0, 0.9))
+
+
+def _robust(sample: NDArray) -> tuple[float, float]:
+    """Median, and the standard deviation that the median absolute deviation stands for."""
+    middle = float(np.median(sample))
+    return middle, float(1.4826 * np.median(np.abs(sample - middle)))
+
+
+def _fluid_level(values: Floats, anatomy: Anatomy, white: float) -> float:
+    """Signal of ventricular fluid: the side of white matter on which the ventricles lie."""
+    inside = values[(anatomy.ventricles > 0.8) & anatomy.brain]
+    if inside.size < 50:
+        raise InputError(
+            "image: fewer than 50 voxels of the ventricles lie in the field of view, so the "
+            "signal of fluid is unknown; use a scan that holds the lateral ventricles"
+        )
+    sign = 1 if np.median(inside) > white else -1
+    return float(np.median(sign * np.sort(sign * inside)[inside.size // 2 :]))
+
+
+def _smooth_within(
+    values: Floats, mask: NDArray[np.bool_], sigma: NDArray, default: float
+) -> Floats:
+    """Gaussian mean of the voxels of a mask, everywhere (normalised convolution)."""
+    weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma)
+    total = ndimage.gaussian_filter(np.where(mask, values - default, 0).astype(np.float32), sigma)
+    return (default + total / np.maximum(weight, 1e-3)).astype(np.float32)

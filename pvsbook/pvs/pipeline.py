@@ -1,0 +1,335 @@
+"""One scan to counts and volumes of perivascular spaces, region by region."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pvsbook import images
+from pvsbook._errors import InputError
+from pvsbook.atlas import perivascular
+from pvsbook.atlas.registration import Registration
+from pvsbook.derivatives import Writer
+from pvsbook.pvs.anatomy import Anatomy, Contrast, locate
+from pvsbook.pvs.segmentation import CLASSES, Rules, Segmentation, segment
+
+__all__ = ["COLUMNS", "PvsResult", "measure"]
+
+THICK_SLICE_MM = 3.0
+MIN_COVERAGE = 0.5  # of a region; below it, the region is not counted
+FULL_COVERAGE = 0.95
+MIN_CONTRAST_TO_NOISE, FAILED_CONTRAST_TO_NOISE = 8.0, 4.0
+MIN_OVERLAP, FAILED_OVERLAP = 0.9, 0.7
+
+
+@dataclass(frozen=True, eq=False)
+class PvsResult:
+    """Perivascular spaces of one scan.
+
+    Attributes
+    ----------
+    image
+        The scan.
+    objects
+        One row an object, whatever its class (see `pvsbook.pvs.segmentation.Segmentation`).
+    labels
+        Image on the grid of the scan: the index of `objects` plus one.
+    classes
+        Image on the grid of the scan: see `pvsbook.pvs.segmentation.CLASSES`.
+    regions
+        Image on the grid of the scan: see `pvsbook.atlas.perivascular.REGIONS`.
+    response
+        Vesselness on the grid of the scan.
+    segmentation, anatomy
+        What the result was made from, on a box around the regions.
+    contrast
+        ``"t2"`` or ``"t1"``.
+    has_wmh_mask
+        Whether a mask of white-matter hyperintensities was given.
+    status
+        ``"pass"``, ``"warn"`` or ``"fail"``.
+    reasons
+        Why the status is not a pass: what to look at before the numbers are believed.
+    """
+
+    image: nib.Nifti1Image
+
+    objects: pd.DataFrame
+    labels: nib.Nifti1Image
+    classes: nib.Nifti1Image
+    regions: nib.Nifti1Image
+    response: nib.Nifti1Image
+    segmentation: Segmentation
+    anatomy: Anatomy
+    contrast: Contrast
+    has_wmh_mask: bool
+    status: str
+    reasons: tuple[str, ...]
+
+    def to_row(self) -> dict[str, Any]:
+        """Return counts, volumes and quality figures as one flat row (see `COLUMNS`)."""
+        row: dict[str, Any] = {}
+        found = self.objects[self.objects["class"] == "pvs"]
+        voxel_ml = float(np.prod(self.anatomy.voxel_size_mm)) / 1000
+        for label, name in perivascular.REGIONS.items():
+            here = found[found["region"] == name]
+            seen = self.anatomy.coverage[label] >= MIN_COVERAGE
+            tissue_ml = float((self.anatomy.regions == label).sum()) * voxel_ml
+            row[f"n_{name}"] = len(here) if seen else np.nan
+            row[f"volume_{name}_mm3"] = float(here["volume_mm3"].sum()) if seen else np.nan
+            row[f"tissue_{name}_ml"] = tissue_ml
+            row[f"coverage_{name}"] = self.anatomy.coverage[label]
+        row["n_pvs"] = len(found)
+        row["volume_mm3"] = float(found["volume_mm3"].sum())
+        row["volume_voxels_mm3"] = float(found["volume_voxels_mm3"].sum())
+        for kind in CLASSES:
+            if kind != "pvs":
+                row[f"n_{kind}"] = int((self.objects["class"] == kind).sum())
+        levels, match = self.segmentation.levels, self.anatomy.registration
+        row |= {
+            "expected_false": self.segmentation.expected_false,
+            "threshold": self.segmentation.threshold,
+            "searched_ml": self.segmentation.searched_ml,
+            "contrast": self.contrast,
+            "has_wmh_mask": self.has_wmh_mask,
+            "snr": levels.white_matter / levels.noise_sd,
+            "contrast_to_noise": levels.contrast_to_noise,
+            "voxel_mm3": 1000 * voxel_ml,
+            "thickest_voxel_side_mm": float(self.anatomy.voxel_size_mm.max()),
+            "registration_correlation": match.correlation,
+            "registration_overlap": match.overlap,
+            "status": self.status,
+            "reasons": "; ".join(self.reasons),
+        }
+        return row
+
+    def save(
+        self,
+        folder: images.PathLike,
+        *,
+        prefix: str = "sub-scan",
+        sources: Sequence[str] = (),
+    ) -> None:
+        """Write maps, the row and the table of objects as BIDS-Derivatives.
+
+        Parameters
+        ----------
+        folder
+            Top of the data set.
+        prefix
+            Entities of the scan (see `pvsbook.derivatives.prefix_from`).
+        sources
+            Names of the input files.
+        """
+        writer = Writer(folder, prefix=prefix, datatype="anat", sources=sources)
+        writer.image(self.classes, "dseg", desc="pvs", meta={"Labels": dict(CLASSES)})
+        writer.image(self.labels, "dseg", desc="pvsobjects")
+        regions = {name: label for label, name in perivascular.REGIONS.items()}
+        writer.image(self.regions, "dseg", desc="pvsregions", meta={"Labels": regions})
+        writer.image(self.response, "vesselness", desc="pvs")
+        writer.table(self.to_row(), COLUMNS, "pvs", desc="counts")
+        writer.table(self.objects, OBJECT_COLUMNS, "pvs", desc="objects")
+
+
+def measure(
+    image: images.ImageLike,
+    *,
+    contrast: Contrast = "t2",
+    wmh_mask: images.ImageLike | None = None,
+    brain_mask: images.ImageLike | None = None,
+    registration: Registration | None = None,
+    rules: Rules | None = None,
+    rng: np.random.Generator | None = None,
+) -> PvsResult:
+    """Count and measure perivascular spaces in one scan.
+
+    Regions and tissue priors come from MNI by an affine registration; the objects are found as
+    `pvsbook.pvs.segment` describes.  The unit of the intensities and the storage order do not
+    matter.
+
+    Parameters
+    ----------
+    image
+        T2w or T1w scan, 3D, skull-stripped or whole head: a path or an image.
+    contrast
+        ``"t2"``: fluid is bright; ``"t1"``: fluid is dark.
+    wmh_mask
+        Mask of white-matter hyperintensities on the grid of the scan.  Give it wherever there
+        is one: lesions cost more than any choice of filter.
+    brain_mask
+        Brain mask on the grid of the scan; found by itself by default.  Give it for whole-head
+        scans where the registration figure looks wrong.
+    registration
+        Where the scan lies in MNI space, if that is known already.
+    rules
+        Rules other than the default.
+    rng
+        Random numbers of the noise simulation that sets the threshold; a fixed seed by default.
+
+    Returns
+    -------
+    PvsResult
+
+    Raises
+    ------
+    InputError
+        A scan that cannot be used, masks on another grid, a contrast other than the one named,
+        or a field of view without the regions.
+
+    Examples
+    --------
+    >>> from pvsbook.phantoms.perivascular import make_phantom
+    >>> phantom = make_phantom(np.random.default_rng(1), voxel_size_mm=1.5, counts={"cso_left": 4})
+    >>> measure(phantom.scans["T2w"]).to_row()["n_cso_left"]
+    4
+    """
+    if contrast not in ("t2", "t1"):
+        raise InputError(f"contrast: {contrast!r}; choose 't2' (bright fluid) or 't1' (dark)")
+    scan = images.load(image, name="image")
+    wmh = _load_mask(wmh_mask, scan, "wmh_mask")
+    mask = _load_mask(brain_mask, scan, "brain_mask")
+    if mask is not None and not np.any(mask.dataobj):
+        raise InputError("brain_mask: is empty; give a mask of the brain, or none")
+    anatomy = locate(scan, contrast=contrast, mask=mask, registration=registration)
+    inside = None if wmh is None else np.asarray(wmh.dataobj)[anatomy.box] != 0
+    found = segment(anatomy, wmh=inside, rules=rules, rng=rng)
+    seen = "t2" if found.levels.sign > 0 else "t1"
+    if seen != contrast:
+        raise InputError(
+            f"image: fluid in the ventricles is {'brighter' if seen == 't2' else 'darker'} than "
+            f"white matter ({found.levels.fluid:.3g} against {found.levels.white_matter:.3g}), "
+            f"but contrast is {contrast!r}; is this another scan?  Else use contrast={seen!r}"
+        )
+    codes = np.array([0, *(CLASSES[c] for c in found.objects["class"])], np.uint8)
+    status, reasons = _judge(found, anatomy)
+    return PvsResult(
+        image=scan,
+        objects=found.objects,
+        labels=_whole(found.labels, anatomy, scan),
+        classes=_whole(codes[found.labels], anatomy, scan),
+        regions=_whole(anatomy.regions, anatomy, scan),
+        response=_whole(found.response, anatomy, scan),
+        segmentation=found,
+        anatomy=anatomy,
+        contrast=contrast,
+        has_wmh_mask=wmh is not None,
+        status=status,
+        reasons=reasons,
+    )
+
+
+def _load_mask(
+    source: images.ImageLike | None, scan: nib.Nifti1Image, name: str
+) -> nib.Nifti1Image | None:
+    if source is None:
+        return None
+    mask = images.load(source, name=name, check_values=False)
+    images.same_grid(mask, scan, name=name)
+    return mask
+
+
+def _whole(part: NDArray, anatomy: Anatomy, scan: nib.Nifti1Image) -> nib.Nifti1Image:
+    """Put an array of the box back on the grid of the scan."""
+    whole = np.zeros(scan.shape, part.dtype)
+    whole[anatomy.box] = part
+    return images.make(whole, scan.affine)
+
+
+def _judge(found: Segmentation, anatomy: Anatomy) -> tuple[str, tuple[str, ...]]:
+    """Give the status and its reasons, those of a failure first."""
+    overlap, contrast = anatomy.registration.overlap, found.levels.contrast_to_noise
+    failed: list[str] = []
+    warned: list[str] = []
+    if overlap < MIN_OVERLAP:
+        text = f"the registration places {overlap:.0%} of the brain on the template"
+        (failed if overlap < FAILED_OVERLAP else warned).append(
+            f"{text}: look at the regions before the counts"
+        )
+    if contrast < MIN_CONTRAST_TO_NOISE:
+        text = f"fluid stands out by {contrast:.2g} standard deviations of the noise only"
+        (failed if contrast < FAILED_CONTRAST_TO_NOISE else warned).append(
+            f"{text}: counts are too low"
+        )
+    thick = anatomy.voxel_size_mm.max()
+    if thick > THICK_SLICE_MM:
+        warned.append(
+            f"voxels are {thick:.2g} mm thick: thin spaces are lost, neighbours merge, and "
+            "lengths and directions across the slices cannot be told"
+        )
+    for label, name in perivascular.REGIONS.items():
+        if anatomy.coverage[label] < MIN_COVERAGE:
+            warned.append(f"{name} is outside the field of view and was not counted")
+        elif anatomy.coverage[label] < FULL_COVERAGE:
+            warned.append(f"{name} is cut by the field of view")
+    if not (found.objects["class"] == "pvs").any():
+        warned.append("no perivascular space was found: look at the scan before you report zero")
+    status = "fail" if failed else "warn" if warned else "pass"
+    return status, (*failed, *warned)
+
+
+def _columns() -> dict[str, dict[str, str]]:
+    columns: dict[str, dict[str, str]] = {}
+    for name in perivascular.REGIONS.values():
+        columns[f"n_{name}"] = {"Description": f"Perivascular spaces in {name}; n/a if not seen"}
+        columns[f"volume_{name}_mm3"] = {
+            "Description": f"Their volume in {name}, corrected for partial volume",
+            "Units": "mm^3",
+        }
+        columns[f"tissue_{name}_ml"] = {
+            "Description": f"Volume of {name} inside brain and field of view",
+            "Units": "mL",
+        }
+        columns[f"coverage_{name}"] = {"Description": f"Fraction of {name} in the field of view"}
+    plain = {
+        "n_pvs": ("Objects of class pvs", ""),
+        "volume_mm3": ("Volume of class pvs, corrected for partial volume", "mm^3"),
+        "volume_voxels_mm3": ("Volume of class pvs, voxels counted", "mm^3"),
+        "n_uncertain": ("Objects too short, too round or too near cortex to be called", ""),
+        "n_wmh_overlap": ("Objects inside the mask of white-matter hyperintensities", ""),
+        "n_lacune_like": ("Objects too wide for a perivascular space, as bright as fluid", ""),
+        "expected_false": ("False objects that noise alone makes, expected", ""),
+        "threshold": ("Vesselness above which an object is seeded", ""),
+        "searched_ml": ("Volume searched", "mL"),
+        "contrast": ("t2: bright fluid, t1: dark fluid", ""),
+        "has_wmh_mask": ("Whether a mask of white-matter hyperintensities was given", ""),
+        "snr": ("White matter over the standard deviation of noise and texture", ""),
+        "contrast_to_noise": ("Fluid minus white matter, in standard deviations", ""),
+        "voxel_mm3": ("Voxel volume", "mm^3"),
+        "thickest_voxel_side_mm": ("Largest voxel side", "mm"),
+        "registration_correlation": ("Correlation of the scan with the template", ""),
+        "registration_overlap": ("Fraction of the brain that lies on the template", ""),
+        "status": ("pass, warn or fail", ""),
+        "reasons": ("What to look at before the numbers are believed", ""),
+    }
+    for key, (text, unit) in plain.items():
+        columns[key] = {"Description": text, **({"Units": unit} if unit else {})}
+    return columns
+
+
+def _object_columns() -> dict[str, dict[str, str]]:
+    texts = {
+        "class": "pvs, uncertain, wmh_overlap or lacune_like",
+        "region": "Region that holds most of the object",
+        "length_mm": "Length of a rod with the same weighted spread",
+        "width_mm": "Diameter of the cylinder with this volume and length",
+        "elongation": "Ratio of the longest to the second spread",
+        "volume_mm3": "Volume corrected for partial volume",
+        "volume_voxels_mm3": "Volume, voxels counted",
+        "contrast": "Largest contrast, as a fraction of that of fluid",
+        "response": "Largest vesselness",
+        "border": "Fraction of the surrounding voxels in cortex, sulci or ventricles",
+        "wmh_fraction": "Fraction inside the mask of white-matter hyperintensities",
+        **{f"{a}_mm": f"Centre in the scanner, {a}" for a in "xyz"},
+        **{f"direction_{a}": f"Unit vector along the object in the scanner, {a}" for a in "xyz"},
+    }
+    return {key: {"Description": text} for key, text in texts.items()}
+
+
+COLUMNS: Mapping[str, Mapping[str, str]] = _columns()
+OBJECT_COLUMNS: Mapping[str, Mapping[str, str]] = _object_columns()

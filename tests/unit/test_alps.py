@@ -1,0 +1,344 @@
+"""ALPS from regions to result: closed forms, invariances, phantoms with truth, bad input."""
+
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from pvsbook import InputError, alps, images
+from pvsbook.alps import estimators, regions, tensor
+from pvsbook.alps.coherence import check_bvecs
+from pvsbook.alps.index import COLUMNS, ESTIMATORS
+from pvsbook.atlas.registration import Registration
+from pvsbook.phantoms.brain import make_brain, pose
+from pvsbook.phantoms.diffusion import Tissue, fsl_bvecs, make_diffusion
+
+PROJECTION, ASSOCIATION = np.diag([0.6, 0.4, 1.5]), np.diag([0.6, 1.5, 0.4])
+ANGLES = st.floats(-180, 180)
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    return make_diffusion(make_brain(2.5, axcodes="LAS"), rng=np.random.default_rng(11), snr=30)
+
+
+@pytest.fixture(scope="module")
+def result(phantom):
+    return alps.measure(phantom.dwi, mask=phantom.mask)
+
+
+def known(mni_to_world=None):
+    """Registration that is right by construction."""
+    to_mni = np.eye(4) if mni_to_world is None else np.linalg.inv(mni_to_world)
+    return Registration(to_mni, "fa", "affine", "given", 1.0, 0.9, 1.0, 1.0)
+
+
+# the index of two tensors
+
+
+def test_formula():
+    assert estimators.alps_in_axes(PROJECTION, ASSOCIATION, np.eye(3)) == pytest.approx(1.5)
+    assert estimators.alps_in_tracts(PROJECTION, ASSOCIATION) == pytest.approx(1.5)
+
+
+@given(ANGLES, ANGLES, ANGLES)
+def test_tract_frame_turns_with_the_head(a, b, c):
+    turn = Rotation.from_euler("xyz", (a, b, c), degrees=True).as_matrix()
+    pair = turn @ PROJECTION @ turn.T, turn @ ASSOCIATION @ turn.T
+    assert estimators.alps_in_tracts(*pair) == pytest.approx(1.5, rel=1e-9)
+    assert estimators.alps_in_axes(*pair, turn.T) == pytest.approx(1.5, rel=1e-9)
+
+
+@given(st.permutations(range(3)), st.tuples(*[st.sampled_from([-1, 1])] * 3))
+def test_tract_frame_does_not_notice_mirrors(order, signs):
+    mirror = np.eye(3)[list(order)] * signs
+    pair = mirror @ PROJECTION @ mirror.T, mirror @ ASSOCIATION @ mirror.T
+    assert estimators.alps_in_tracts(*pair) == pytest.approx(1.5, rel=1e-9)
+
+
+@settings(max_examples=30)
+@given(st.floats(5, 40))
+def test_pitch_lowers_the_classic_index_by_the_formula(tilt):
+    turn = Rotation.from_euler("x", tilt, degrees=True).as_matrix()
+    pair = turn @ PROJECTION @ turn.T, turn @ ASSOCIATION @ turn.T
+    across = 0.4 * np.cos(np.deg2rad(tilt)) ** 2 + 1.5 * np.sin(np.deg2rad(tilt)) ** 2
+    assert estimators.alps_in_axes(*pair, np.eye(3)) == pytest.approx(0.6 / across, rel=1e-9)
+
+
+def test_parallel_tracts_have_no_frame():
+    assert np.isnan(estimators.alps_in_tracts(PROJECTION, PROJECTION))
+
+
+@pytest.mark.parametrize("n_b0", [1, 4])
+def test_wild_bootstrap_has_the_spread_of_repeated_noise(n_b0):
+    rng = np.random.default_rng(5)
+    bvecs = rng.normal(size=(n_b0 + 32, 3))
+    bvecs /= np.linalg.norm(bvecs, axis=1, keepdims=True)
+    design = tensor.design_matrix(np.r_[np.zeros(n_b0), np.full(32, 1000)], bvecs)
+    clean = np.exp(design @ [0.6e-3, 0, 0.4e-3, 0, 0, 1.5e-3, 0])
+    weight = np.linspace(0.3, 1, 8)
+    means, spreads = [], []
+    for _ in range(300):
+        fit = tensor.wls(clean + rng.normal(0, 1 / 30, (8, n_b0 + 32)), design, min_signal=1e-3)
+        means.append(np.average(fit.beta[:, 0], weights=weight))
+        spreads.append(estimators.wild_bootstrap(fit, weight, 200, rng)[:, 0, 0].std())
+    assert np.mean(spreads) == pytest.approx(np.std(means), rel=0.12)
+
+
+# regions
+
+
+@settings(max_examples=30, deadline=None)
+@given(ANGLES, st.floats(0.8, 2.5), st.floats(2, 6))
+def test_weights_add_up_to_the_sphere(angle, size, radius):
+    turn = Rotation.from_euler("xz", (angle, 30), degrees=True).as_matrix() * size
+    affine = nib.affines.from_matvec(turn, -turn @ np.full(3, 12.3))
+    found = regions.sphere_voxels((0, 0, 0), radius, affine, np.ones((25, 25, 25), bool))
+    volume = found.weight.sum() * abs(np.linalg.det(turn))
+    assert volume == pytest.approx(4 / 3 * np.pi * radius**3, rel=0.05)
+    assert found.inside == 1
+    centre = nib.affines.apply_affine(affine, found.mean(found.index))
+    np.testing.assert_allclose(centre, 0, atol=0.05 * size)
+
+
+def test_region_cut_by_the_mask_says_so():
+    allowed = np.ones((11, 11, 11), bool)
+    allowed[6:] = False
+    found = regions.sphere_voxels((5.5, 5, 5), 2.5, np.eye(4), allowed)
+    assert found.inside == pytest.approx(0.5, abs=0.01)
+    nothing = regions.sphere_voxels((50, 50, 50), 2.5, np.eye(4), allowed)
+    assert nothing.inside == 0
+    assert len(nothing.index) == 0
+
+
+def test_81_voxels_at_1_mm():
+    grid = np.ones((61, 61, 61), bool)
+    found = regions.sphere_voxels((30, 30, 30), 2.5, np.eye(4), grid, samples=1)
+    assert found.weight.sum() == 81  # as in the published masks of the same radius
+
+
+def test_region_sets_are_checked():
+    with pytest.raises(InputError, match="one centre for each"):
+        regions.RoiSet({"left": (0, 0, 0)}, 2.5)
+    with pytest.raises(InputError, match="radius_mm is 0"):
+        regions.RoiSet(regions.SPHERES_2_5_MM.centres_mni_mm, 0)
+
+
+# the whole way
+
+
+def test_phantom_gives_its_truth(phantom, result):
+    assert result.status == "pass", result.reasons
+    assert result.indices["tract"]["mean"].value == pytest.approx(phantom.index, abs=0.05)
+    for side in ("left", "right", "mean"):
+        found = result.indices["tract"][side]
+        assert found.low < found.value < found.high
+        assert found.high - found.low < 0.3
+    assert result.registration.correlation > 0.5
+    for roi in result.rois:
+        assert roi.angle_deg < 5
+        assert roi.dispersion_deg < 15
+
+
+@pytest.mark.parametrize("axcodes", ["RPI", "SAL"])
+def test_storage_order_changes_nothing(phantom, result, axcodes):
+    dwi = phantom.dwi
+    start = nib.io_orientation(dwi.image.affine)
+    change = nib.orientations.ornt_transform(start, nib.orientations.axcodes2ornt(axcodes))
+    stored = dwi.image.as_reoriented(change)
+    moved = images.Dwi(stored, dwi.bvals_s_mm2, dwi.bvecs_ras)
+    again = images.load_dwi(stored, dwi.bvals_s_mm2, fsl_bvecs(moved))
+    mask = phantom.mask.as_reoriented(change)
+    found = alps.measure(again, mask=mask)
+    for estimator in ESTIMATORS:
+        for side, expected in result.indices[estimator].items():
+            assert found.indices[estimator][side].value == pytest.approx(expected.value, abs=1e-6)
+    assert found.labels.shape == stored.shape[:3]
+    np.testing.assert_allclose(found.labels.affine, stored.affine, atol=1e-6)
+
+
+def test_tilted_head_fools_only_the_classic_index():
+    turn = pose((20, 0, 0))
+    brain = make_brain(2.0, mni_to_world=turn)
+    tissue = Tissue(perivascular_along=3e-3)
+    found = make_diffusion(brain, rng=np.random.default_rng(2), tissue=tissue, snr=np.inf)
+    result = alps.measure(found.dwi, mask=found.mask, registration=known(turn), n_bootstrap=50)
+    value = {e: result.indices[e]["mean"].value for e in ESTIMATORS}
+    assert value["reoriented"] == pytest.approx(found.index, abs=0.02)
+    assert value["tract"] == pytest.approx(found.index, abs=0.02)
+    assert value["classic"] < found.index - 0.15
+    assert "classic index" in " ".join(result.reasons)
+
+
+def test_no_vessels_gives_one():
+    found = make_diffusion(
+        make_brain(2.0), rng=np.random.default_rng(4), tissue=Tissue(perivascular=0), snr=40
+    )
+    result = alps.measure(found.dwi, mask=found.mask, registration=known())
+    for estimator in ESTIMATORS:
+        assert result.indices[estimator]["mean"].value == pytest.approx(1, abs=0.04)
+
+
+def test_flipped_x_is_flagged(phantom):
+    dwi = images.Dwi(
+        phantom.dwi.image, phantom.dwi.bvals_s_mm2, phantom.dwi.bvecs_ras * [-1, 1, 1]
+    )
+    result = alps.measure(dwi, mask=phantom.mask, registration=known(), n_bootstrap=10)
+    assert result.status == "fail"
+    assert "x flipped" in result.reasons[0]
+    assert result.bvecs.certainty > 0.99
+
+
+def test_failed_registration_is_a_fail_and_no_number(phantom):
+    wrong = Registration(
+        np.diag([-1.0, -1, 1, 1]),
+        "fa",
+        "affine",
+        "given",
+        0.1,
+        correlation=0.05,
+        overlap=0.7,
+        coverage=0.7,
+    )
+    result = alps.measure(phantom.dwi, mask=phantom.mask, registration=wrong, n_bootstrap=10)
+    assert result.status == "fail"
+    assert np.isnan(result.to_row()["alps_tract_mean"])
+    assert "template" in " ".join(result.reasons)
+
+
+def test_regions_in_fluid_fail(phantom):
+    y = {"projection": -2.0, "association": -12.0}
+    moved = {n: (np.sign(c[0]) * 12, y[n.split("_")[1]], 21.0) for n, c in _centres().items()}
+    rois = regions.RoiSet(moved, 2.5)
+    result = alps.measure(
+        phantom.dwi, mask=phantom.mask, rois=rois, registration=known(), n_bootstrap=10
+    )
+    assert result.status == "fail"
+    assert "fluid" in " ".join(result.reasons)
+
+
+def _centres():
+    return regions.SPHERES_2_5_MM.centres_mni_mm
+
+
+def test_one_shell_is_chosen_and_recorded(phantom):
+    dwi = phantom.dwi
+    data = images.array(dwi.image)
+    two = images.Dwi(
+        images.make(np.concatenate([data, 0.5 * data[..., 3:]], -1), dwi.image.affine),
+        np.r_[dwi.bvals_s_mm2, np.full(32, 2500.0)],
+        np.vstack([dwi.bvecs_ras, dwi.bvecs_ras[3:]]),
+    )
+    result = alps.measure(two, mask=phantom.mask, registration=known(), n_bootstrap=10)
+    assert (result.b_s_mm2, result.n_directions, result.n_b0) == (1000, 32, 3)
+    one = alps.measure(dwi, mask=phantom.mask, registration=known(), n_bootstrap=10)
+    assert result.to_row()["alps_tract_mean"] == pytest.approx(one.to_row()["alps_tract_mean"])
+
+
+def test_mask_is_found(phantom):
+    result = alps.measure(phantom.dwi, registration=known(), n_bootstrap=10)
+    assert result.indices["tract"]["mean"].value == pytest.approx(phantom.index, abs=0.06)
+
+
+def test_row_and_files(tmp_path, result):
+    row = result.to_row()
+    assert set(row) <= set(COLUMNS)
+    result.save(tmp_path, prefix="sub-01_ses-2", sources=["dwi.nii.gz"])
+    folder = tmp_path / "sub-01" / "ses-2" / "dwi"
+    with (folder / "sub-01_ses-2_alps.tsv").open() as file:
+        stored = next(csv.DictReader(file, delimiter="\t"))
+    assert list(stored) == list(row)
+    assert float(stored["alps_tract_mean"]) == pytest.approx(row["alps_tract_mean"])
+    columns = json.loads((folder / "sub-01_ses-2_alps.json").read_text())
+    assert columns["left_projection_md_mm2_s"]["Units"] == "mm2/s"
+    labels = nib.load(next(folder.glob("*dseg.nii.gz")))
+    assert set(np.unique(labels.dataobj)) == {0, 1, 2, 3, 4}
+    assert (tmp_path / "dataset_description.json").exists()
+
+
+def test_bad_input(phantom):
+    dwi = phantom.dwi
+    with pytest.raises(InputError, match="mask"):
+        alps.measure(dwi, mask=images.make(np.ones((3, 3, 3)), np.eye(4)))
+    thick = images.make(images.array(dwi.image), dwi.image.affine @ np.diag([1, 1, 2, 1]))
+    with pytest.raises(InputError, match="5 mm; above 3 mm"):
+        alps.measure(images.Dwi(thick, dwi.bvals_s_mm2, dwi.bvecs_ras))
+    with pytest.raises(InputError, match="32 at b=3000"):
+        alps.measure(images.Dwi(dwi.image, 3 * dwi.bvals_s_mm2, dwi.bvecs_ras))
+    low = phantom.brain.mni_coordinates()[..., 2] < 20
+    cut = images.make(low & (images.array(phantom.mask) > 0), dwi.image.affine)
+    with pytest.raises(InputError, match="field of view or mask holds 0%"):
+        alps.measure(dwi, mask=cut, registration=known())
+    dark = images.make(np.zeros(dwi.image.shape, np.float32), dwi.image.affine)
+    with pytest.raises(InputError, match="no positive signal"):
+        alps.measure(images.Dwi(dark, dwi.bvals_s_mm2, dwi.bvecs_ras), mask=phantom.mask)
+    with pytest.raises(InputError, match="no brain"):
+        alps.measure(images.Dwi(dark, dwi.bvals_s_mm2, dwi.bvecs_ras))
+
+
+# b-vectors
+
+
+@settings(max_examples=24, deadline=None)
+@given(
+    st.permutations(range(3)),
+    st.sampled_from([(1, 1, 1), (-1, 1, 1), (1, -1, 1), (1, 1, -1)]),
+)
+def test_every_change_of_the_axes_is_found(order, signs):
+    """A helix of fibres in a tube knows all three axes; the change is undone exactly."""
+    t = np.linspace(0, 4 * np.pi, 900)
+    path = np.stack([12 + 8 * np.cos(t), 12 + 8 * np.sin(t), 3 + 1.7 * t], -1)
+    slope = np.stack([-8 * np.sin(t), 8 * np.cos(t), np.full(t.size, 1.7)], -1)
+    slope /= np.linalg.norm(slope, axis=1, keepdims=True)
+    voxel = np.rint(path).astype(int)
+    where = np.zeros((25, 25, 30), bool)
+    directions = np.zeros((*where.shape, 3))
+    where[tuple(voxel.T)] = True
+    directions[tuple(voxel.T)] = slope
+    wrong = directions[..., list(order)] * signs
+    check = check_bvecs(wrong, where.astype(float), where, (2, 2, 2))
+    changed = order != [0, 1, 2] or signs != (1, 1, 1)
+    assert check.as_given == (not changed)
+    assert check.coherence[check.best] == max(check.coherence.values()) == 1
+
+
+# real bytes
+
+
+@pytest.fixture(scope="module")
+def slab():
+    import os
+    from pathlib import Path
+
+    mirror = os.environ.get("PVSBOOK_MIRROR")
+    if not mirror or not Path(mirror, "dwi_philips_slab").is_dir():
+        pytest.skip("PVSBOOK_MIRROR does not hold dwi_philips_slab: real diffusion data untested")
+    folder = Path(mirror, "dwi_philips_slab")
+    (bvec,) = folder.glob("*.bvec")
+    return next(folder.glob("*.nii.gz")), next(folder.glob("*.bval")), np.loadtxt(bvec)
+
+
+@pytest.mark.public
+def test_real_slab_is_plausible(slab):
+    image, bval, bvec = slab
+    result = alps.measure(images.load_dwi(image, bval, bvec))
+    assert result.status == "warn"  # twelve directions, tilted head
+    assert result.bvecs.as_given
+    assert result.bvecs.certainty > 0.999
+    assert result.registration.model == "scaling"
+    for side in ("left", "right"):
+        assert 1.1 < result.indices["classic"][side].value < 1.95
+        assert 1.1 < result.indices["reoriented"][side].value < 1.95
+
+
+@pytest.mark.public
+def test_real_slab_with_flipped_x_is_flagged(slab):
+    image, bval, bvec = slab
+    result = alps.measure(images.load_dwi(image, bval, bvec * [[-1], [1], [1]]), n_bootstrap=10)
+    assert result.status == "fail"
+    assert "b-vectors x flipped" in result.reasons[0]
