@@ -15,8 +15,9 @@ def conjugate_gradients(
 ) -> tuple[Volume, int, float]:
     """Solve ``normal(x) = right`` for a symmetric, positive semi-definite operator, from zero.
 
-    Returns the solution, the iterations taken and the residual's share that is left.  Stops when the residual has fallen to `tolerance` of its start: for an ill-posed operator
-    stopping early is itself a regularisation.
+    Stops when the residual has fallen to `tolerance` of its start: for an ill-posed operator
+    stopping early is itself a regularisation.  Returns the solution, the iterations taken and the
+    share of the residual that is left.
     """
     solution = np.zeros_like(right)
     residual = right.copy()

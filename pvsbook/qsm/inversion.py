@@ -431,12 +431,12 @@ def ndi(
     big = padded_shape(field.shape, voxel_size_mm, pad_mm)
     kernel = dipole_kernel(big, voxel_size_mm, b0_direction)
     phase = np.float32(radians_per_ppm) * np.where(inside, field, np.float32(0))
-    chi = np.zeros_like(field)  # in radians
+    chi: NDArray[np.float32] = np.zeros_like(field)  # in radians
     ahead, momentum = chi, 1.0
     step = np.float32(1 / (4 / 9 + regularisation))  # one over the largest curvature
-    change = 1.0
-    n = 0
-    for n in range(1, max_iterations + 1):
+    change, n = 1.0, 0
+    while n < max_iterations and change >= tolerance:
+        n += 1
         spectrum = fft.rfftn(ahead, s=big)
         spectrum *= kernel
         misfit = _crop(fft.irfftn(spectrum, s=big, overwrite_x=True), field.shape) - phase
@@ -444,16 +444,14 @@ def ndi(
         spectrum *= kernel
         slope = _crop(fft.irfftn(spectrum, s=big, overwrite_x=True), field.shape)
         slope += np.float32(regularisation) * ahead
-        new = inside * (ahead - step * slope)
+        new = np.where(inside, ahead - step * slope, np.float32(0))
         moved = new - chi
-        change = float(np.linalg.norm(moved) / max(np.linalg.norm(new), 1e-30))
+        change = float(np.linalg.norm(moved)) / max(float(np.linalg.norm(new)), 1e-30)
         if float(np.vdot(slope, moved)) > 0:
             momentum = 1.0  # it ran past the valley
         following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
         ahead = new + np.float32((momentum - 1) / following) * moved
         chi, momentum = new, following
-        if change < tolerance:
-            break
     return Inversion(chi / np.float32(radians_per_ppm), n, change)
 
 
@@ -541,7 +539,8 @@ def tv(
         below[0, 0, 0] = 1
         fitted = data.copy()  # the field that data and map agree on, and its dual
         field_dual = np.zeros(big, np.float32)
-    for n in range(1, max_iterations + 1):
+    while n < max_iterations and change >= tolerance:
+        n += 1
         if weight is not None:
             toward = kernel * fft.rfftn(fitted - field_dual)
         spectrum = fft.rfftn(pull)
@@ -557,8 +556,6 @@ def tv(
         new = fft.irfftn(spectrum, s=big, overwrite_x=True)
         change = _shrink(new, chi, dual, strength / rho, inverse_size, pull)
         chi = new
-        if change < tolerance:
-            break
     out = np.ascontiguousarray(chi[box])
     out[~inside] = 0
     return Inversion(out, n, change)
@@ -578,8 +575,8 @@ def edges(
     inside = np.asarray(mask, bool)
     image = np.asarray(magnitude, np.float32)
     steep = np.zeros(image.shape, np.float32)
-    for axis, size in enumerate(voxel_size_mm):
-        step = np.diff(image, axis=axis, append=np.take(image, [-1], axis)) / np.float32(size)
+    for axis, size in enumerate(np.asarray(voxel_size_mm, np.float32)):
+        step = np.diff(image, axis=axis, append=np.take(image, [-1], axis)) / size
         both = inside & np.roll(inside, -1, axis)
         steep += np.where(both, step * step, 0)
     limit = np.quantile(steep[inside], 1 - share)

@@ -32,7 +32,7 @@ RESIDUAL_RAD = 0.1
 MAX_RESIDUAL_RAD = 0.2  # a voxel beyond it is left out
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 MAX_DROPPED_SHARE = 0.2
-DROPPED_SHARE = 2e-3  # next to air the field itself is that steep
+DROPPED_SHARE = 0.02  # next to air the field itself is that steep
 
 COLUMNS = {
     "status": {"Description": "pass, warn (read the reasons), or fail (susceptibility withheld)"},
@@ -264,12 +264,10 @@ def reconstruct(
     _check_scan(gre)
     if phase_sign not in (1, -1):
         raise InputError(f"phase_sign: {phase_sign}; give 1 or -1")
-    for name, value, known in (
-        ("background", background, BACKGROUNDS),
-        ("inversion", inversion, INVERSIONS),
-    ):
-        if value not in known:
-            raise InputError(f"{name}: {value!r}; known are {', '.join(known)}")
+    if background not in BACKGROUNDS:
+        raise InputError(f"background: {background!r}; known are {', '.join(BACKGROUNDS)}")
+    if inversion not in INVERSIONS:
+        raise InputError(f"inversion: {inversion!r}; known are {', '.join(INVERSIONS)}")
     size, b0, times = gre.voxel_size_mm, gre.b0_direction, gre.echo_times_s
     if mask is None:
         inside = brain_mask(gre.magnitude, gre.phase_rad, size, echo_times_s=times)
