@@ -372,7 +372,7 @@ def _draw(
         r2s = r2 + np.float32(RELAXIVITY_HZ_PPM) * (iron + myelin)
     strength, up = anisotropy
     if strength:
-        chi += np.float32(strength) * wm * _along_fibres(shape, to_mni, up)
+        chi += np.float32(strength) * wm * (label == 0) * _along_fibres(shape, to_mni, up)
     veins = _draw_veins(to_mni, size_mm, rng, counts[0], wm)
     chi += veins * (np.float32(values["blood"] * 1e-3) - chi)
     r2s += veins * (R2S_HZ["blood"] - r2s)

@@ -23,7 +23,7 @@ from pvsbook.qsm.mask import brain_mask
 from pvsbook.qsm.reference import MIN_VOXELS, Referenced, refer
 from pvsbook.qsm.unwrap import without_jumps
 
-__all__ = ["COLUMNS", "Flag", "QsmResult", "phase_sign_agrees", "reconstruct"]
+__all__ = ["COLUMNS", "Flag", "QsmResult", "invert_field", "phase_sign_agrees", "reconstruct"]
 
 MIN_MASK_CM3 = 1.0
 BRAIN_CM3 = 400.0
@@ -286,12 +286,8 @@ def reconstruct(
             "check that the phase belongs to this magnitude, and that it is neither filtered nor "
             "already unwrapped"
         )
-    total_ppm = hz_to_ppm(field.field_hz, gre.field_strength_t)
-    whole = ndimage.binary_fill_holes(known)  # a hole would be taken for the brain's rim
-    local = BACKGROUNDS[background](total_ppm, whole, size, b0, background_options)
-    local = LocalField(local.field_ppm, local.mask & known)
-    solve = INVERSIONS[inversion]
-    chi = solve(local.field_ppm, local.mask, size, b0, gre, inversion_options)
+    local = _local_field(gre, field.field_hz, known, background, background_options)
+    chi = _chi(gre, local, inversion, inversion_options)
     return QsmResult(
         susceptibility=refer(chi, local.mask, reference),
         mask=known,
@@ -321,6 +317,40 @@ def reconstruct(
             }
         ),
     )
+
+
+def _local_field(
+    gre: images.Gre,
+    field_hz: NDArray[np.float32],
+    known: NDArray[np.bool_],
+    background: str,
+    options: Mapping[str, Any],
+) -> LocalField:
+    total_ppm = hz_to_ppm(field_hz, gre.field_strength_t)
+    whole = ndimage.binary_fill_holes(known)  # a hole would be taken for the brain's rim
+    remove = BACKGROUNDS[background]
+    local = remove(total_ppm, whole, gre.voxel_size_mm, gre.b0_direction, options)
+    return LocalField(local.field_ppm * known, local.mask & known)
+
+
+def _chi(
+    gre: images.Gre, local: LocalField, inversion: str, options: Mapping[str, Any]
+) -> NDArray[np.float32]:
+    solve = INVERSIONS[inversion]
+    return solve(local.field_ppm, local.mask, gre.voxel_size_mm, gre.b0_direction, gre, options)
+
+
+def invert_field(
+    gre: images.Gre, result: QsmResult, field_hz: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Repeat background removal and inversion of `result`, with its settings, on another field.
+
+    Returns susceptibility in ppm, referred to the mean of the mask.
+    """
+    s = result.settings
+    local = _local_field(gre, field_hz, result.mask, s["background"], s["background_options"])
+    chi = _chi(gre, local, s["inversion"], s["inversion_options"])
+    return refer(chi, local.mask).chi_ppm
 
 
 def _ndi(
