@@ -17,7 +17,7 @@ from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.derivatives import Writer
 from pvsbook.qsm.background import LocalField, lbv, pdf, resharp, vsharp
-from pvsbook.qsm.field import GAMMA_MHZ_T, TWO_PI, FieldMap, fit_field, hz_to_ppm
+from pvsbook.qsm.field import GAMMA_MHZ_T, TWO_PI, FieldMap, check_readout, fit_field, hz_to_ppm
 from pvsbook.qsm.inversion import closed_form_l2, ndi, tikhonov, tkd, tv
 from pvsbook.qsm.mask import brain_mask
 from pvsbook.qsm.reference import MIN_VOXELS, Referenced, refer
@@ -274,6 +274,10 @@ def reconstruct(
     else:
         inside = _check_mask(mask, gre)
     phase = gre.phase_rad if phase_sign == 1 else -gre.phase_rad
+    is_bipolar = False
+    if times.size > 2 and abs(times[2] - 2 * times[1] + times[0]) < 0.02 * (times[1] - times[0]):
+        readout = check_readout(phase, gre.magnitude, times, inside, size)
+        is_bipolar, phase = readout.is_bipolar, readout.phase_rad
     field = fit_field(phase, gre.magnitude, times, inside)
     interval_s = float(np.diff(times).min()) if times.size > 1 else float(times[0])
     step_rad = field.field_hz * np.float32(TWO_PI * interval_s)
@@ -294,7 +298,7 @@ def reconstruct(
         field=field,
         local_field=local,
         affine=gre.affine,
-        flags=_flags(gre, known, field, n_dropped),
+        flags=_flags(gre, known, field, n_dropped, is_bipolar),
         settings=MappingProxyType(
             {
                 "mask": "made from magnitude and phase" if mask is None else "given",
@@ -450,7 +454,7 @@ def _check_mask(mask: ArrayLike, gre: images.Gre) -> NDArray[np.bool_]:
 
 
 def _flags(
-    gre: images.Gre, inside: NDArray[np.bool_], field: FieldMap, n_dropped: int
+    gre: images.Gre, inside: NDArray[np.bool_], field: FieldMap, n_dropped: int, is_bipolar: bool
 ) -> tuple[Flag, ...]:
     flags = []
     later = ("background removal", "inversion")
@@ -484,6 +488,10 @@ def _flags(
             flags.append(
                 Flag("residual", f"95 % of the line fits miss by up to {residual:.2f} rad")
             )
+    if is_bipolar:
+        flags.append(
+            Flag("bipolar", "odd and even echoes differ by a smooth phase, which was taken out")
+        )
     if gre.echo_times_s.size == 1:
         flags.append(Flag("one echo", "the coil's phase cannot be told from the field"))
     return tuple(flags)
