@@ -131,7 +131,8 @@ def _coherence(
     changed = vectors[:, order] * signs
     total = np.zeros(len(vectors))
     for first, second, step_mm in pairs:
-        towards = (changed @ (step_mm / np.linalg.norm(step_mm))) ** 4 * weight
+        squared = np.square(changed @ (step_mm / np.linalg.norm(step_mm)))
+        towards = squared * squared * weight
         total[first] += towards[first] * towards[second]
     return np.bincount(blocks, total).astype(np.float64)
 
