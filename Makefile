@@ -34,7 +34,7 @@ test: $(STAMP) book  ## Unit, property, notebook and site tests; coverage of pvs
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m pytest tests pvsbook -m "not site" --cov --cov-report=term:skip-covered --cov-fail-under=95
 	$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg -n $(CORES) --dist loadscope notebooks
-	$(BIN)/python -m pytest tests/site
+	$(BIN)/python -m pytest tests/site -n $(CORES)
 
 test-public: $(STAMP)  ## The tests on real files, fetched from their public hosts
 	PVSBOOK_TEST_PUBLIC=1 $(BIN)/python -m pytest tests -m public
