@@ -33,6 +33,7 @@ REGIONS: Mapping[int, str] = {
 # Centres and half axes in mm, for the left side of the head (x < 0).
 _BASAL_GANGLIA = ((-21.0, -4.0, 3.0), (15.0, 25.0, 15.0))
 _MIDBRAIN = ((0.0, -22.0, -12.0), (16.0, 13.0, 9.0))
+_BOX_MM = ((-65, 66), (-98, 68), (-26, 78))  # holds all regions
 _CSO_FROM_Z_MM = 22.0
 _CSO_DEPTH_MM = 2.0  # how far from the cortex, and from the ventricles
 _FLUID_DISTANCE_MM = 2.0  # deep regions keep this far from cisterns, aqueduct and ventricles
@@ -60,25 +61,27 @@ def regions() -> nib.Nifti1Image:
     >>> sorted(REGIONS) == np.unique(labels)[1:].tolist()
     True
     """
-    t1 = templates.mni("t1")
+    whole = templates.mni("wm")
+    corner = whole.affine[:3, 3]
+    box = tuple(
+        slice(int(low - c), int(high - c)) for (low, high), c in zip(_BOX_MM, corner, strict=True)
+    )
     wm, csf, ventricles = (
-        images.array(templates.mni(kind)) for kind in ("wm", "csf", "ventricles")
+        np.asarray(templates.mni(kind).dataobj)[box] for kind in ("wm", "csf", "ventricles")
     )
-    x, y, z = (
-        np.arange(n, dtype=np.float32).reshape(np.roll((n, 1, 1), axis)) + t1.affine[axis, 3]
-        for axis, n in enumerate(t1.shape)
-    )
+    x, y, z = np.ogrid[tuple(slice(low, high) for low, high in _BOX_MM)]
     from_ventricles = edt.edt(ventricles < 0.5)
     from_cortex = edt.edt(wm > 0.5)
-    labels = np.zeros(t1.shape, np.uint8)
+    inside = np.zeros(wm.shape, np.uint8)
     deep = (from_cortex > _CSO_DEPTH_MM) & (from_ventricles > _CSO_DEPTH_MM)
-    labels[deep & (z >= _CSO_FROM_Z_MM) & (np.abs(x) > _MIDLINE_MM)] = 1
+    inside[deep & (z >= _CSO_FROM_Z_MM) & (np.abs(x) > _MIDLINE_MM)] = 1
     tissue = edt.edt(csf < 0.25) > _FLUID_DISTANCE_MM
-    mirrored = -np.abs(x)
-    labels[tissue & _ellipsoid((mirrored, y, z), _BASAL_GANGLIA) & (z < _CSO_FROM_Z_MM)] = 3
-    labels[tissue & _ellipsoid((x, y, z), _MIDBRAIN)] = 5
-    labels[(labels > 0) & (x > 0)] += 1
-    return images.make(labels, t1.affine)
+    inside[tissue & _ellipsoid((-np.abs(x), y, z), _BASAL_GANGLIA)] = 3
+    inside[tissue & _ellipsoid((x, y, z), _MIDBRAIN)] = 5
+    inside[(inside > 0) & (x > 0)] += 1
+    labels = np.zeros(whole.shape, np.uint8)
+    labels[box] = inside
+    return images.make(labels, whole.affine)
 
 
 def _ellipsoid(

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 
 import nibabel as nib
 import numpy as np
+from dipy.align.imaffine import AffineRegistration, MutualInformationMetric
+from dipy.align.imwarp import SymmetricDiffeomorphicRegistration
+from dipy.align.metrics import CCMetric
+from dipy.align.transforms import (
+    AffineTransform3D,
+    RigidScalingTransform3D,
+    RigidTransform3D,
+)
 from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.processing import resample_from_to
 from numpy.typing import ArrayLike, NDArray
@@ -18,17 +25,6 @@ from scipy.spatial.transform import Rotation
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas.templates import mni
-
-with warnings.catch_warnings():  # in a notebook, dipy's progress bar asks for ipywidgets
-    warnings.simplefilter("ignore")
-    from dipy.align.imaffine import AffineRegistration, MutualInformationMetric
-    from dipy.align.imwarp import SymmetricDiffeomorphicRegistration
-from dipy.align.metrics import CCMetric
-from dipy.align.transforms import (
-    AffineTransform3D,
-    RigidScalingTransform3D,
-    RigidTransform3D,
-)
 
 __all__ = ["Registration", "Warp", "refine_nonlinear", "register_to_mni", "rigid_between"]
 

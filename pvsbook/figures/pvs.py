@@ -15,7 +15,7 @@ from pvsbook.figures.style import COLORS, show_slices
 from pvsbook.pvs.pipeline import PvsResult
 from pvsbook.pvs.segmentation import CLASSES
 
-__all__ = ["CLASS_COLORS", "plot_counts", "plot_objects", "plot_summary"]
+__all__ = ["CLASS_COLORS", "plot_counts", "plot_objects", "summary"]
 
 CLASS_COLORS: Mapping[str, str] = {
     "pvs": COLORS["pvs"],
@@ -36,13 +36,11 @@ REGION_NAMES: Mapping[str, str] = {
 }
 
 
-def plot_objects(scan: nib.Nifti1Image, result: PvsResult, *, n_slices: int = 4) -> Figure:
+def plot_objects(result: PvsResult, *, n_slices: int = 4) -> Figure:
     """Draw the axial slices that hold most objects, coloured by class.
 
     Parameters
     ----------
-    scan
-        The scan that `result` was measured on.
     result
         From `pvsbook.pvs.measure`.
     n_slices
@@ -54,7 +52,7 @@ def plot_objects(scan: nib.Nifti1Image, result: PvsResult, *, n_slices: int = 4)
     """
     heights = _busiest_heights(result, n_slices)
     figure = show_slices(
-        scan,
+        result.image,
         [("axial", z) for z in sorted(heights)],
         overlay=result.classes,
         colors={CLASSES[name]: color for name, color in CLASS_COLORS.items()},
@@ -99,13 +97,11 @@ def plot_counts(result: PvsResult, *, truth: Mapping[str, int] | None = None) ->
     return figure
 
 
-def plot_summary(scan: nib.Nifti1Image, result: PvsResult) -> Figure:
+def summary(result: PvsResult) -> Figure:
     """Draw what to look at before the numbers are believed: regions, then objects.
 
     Parameters
     ----------
-    scan
-        The scan that `result` was measured on.
     result
         From `pvsbook.pvs.measure`.
 
@@ -121,7 +117,7 @@ def plot_summary(scan: nib.Nifti1Image, result: PvsResult) -> Figure:
     shades = [COLORS[k] for k in ("projection", "subcortical", "association")]
     palette = {label: shades[(label - 1) // 2] for label in REGIONS}
     show_slices(
-        scan,
+        result.image,
         [("axial", z) for z in levels],
         overlay=result.regions,
         colors=palette,
@@ -129,7 +125,7 @@ def plot_summary(scan: nib.Nifti1Image, result: PvsResult) -> Figure:
         limits=window,
     )
     show_slices(
-        scan,
+        result.image,
         [("axial", z) for z in levels],
         overlay=result.classes,
         colors={CLASSES[name]: color for name, color in CLASS_COLORS.items()},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import edt
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,10 @@ Contrast = Literal["t2", "t1"]
 __all__ = ["Anatomy", "Levels", "brain_mask", "locate", "measure_levels"]
 
 MARGIN_MM = 12.0  # kept around the regions
+_NO_REGION = (
+    "image: its field of view holds neither centrum semiovale, basal ganglia nor midbrain; check "
+    "the orientation in the header, and that this is a brain"
+)
 _BACKGROUND_MM = 4.0  # smoothness of the tissue background
 
 
@@ -126,14 +131,26 @@ def brain_mask(image: nib.Nifti1Image) -> nib.Nifti1Image:
     if stripped.mean() >= 0.2:
         mask = _largest(~stripped)
     else:
-        size = images.voxel_size_mm(image)
-        smooth = ndimage.gaussian_filter(values, 1.5 / size)
-        mask = smooth > threshold_otsu(smooth[::2, ::2, ::2])
-        inner = ndimage.distance_transform_edt(mask, sampling=size) > 5
-        if inner.any():
-            near = ndimage.distance_transform_edt(~_largest(inner), sampling=size) <= 5
-            mask &= near
+        mask = _head(values, images.voxel_size_mm(image))
     return images.make(ndimage.binary_fill_holes(mask), image.affine)
+
+
+def _head(values: Floats, size: NDArray) -> NDArray[np.bool_]:
+    """Head without thin bridges, told from air on blocks of about 2 mm."""
+    step = np.maximum(1, np.round(2 / size)).astype(int)
+    padded = np.pad(values, [(0, -n % k) for n, k in zip(values.shape, step, strict=True)])
+    blocks = padded.reshape(
+        [m for n, k in zip(padded.shape, step, strict=True) for m in (n // k, k)]
+    )
+    mean = ndimage.gaussian_filter(blocks.mean(axis=(1, 3, 5)), 0.7)
+    coarse = mean > threshold_otsu(mean)
+    spacing = tuple(size * step)
+    inner = edt.edt(coarse, anisotropy=spacing) > 5
+    if inner.any():
+        coarse &= edt.edt(~_largest(inner), anisotropy=spacing) <= 5
+    for axis, k in enumerate(step):
+        coarse = np.repeat(coarse, k, axis=axis)
+    return coarse[tuple(slice(n) for n in values.shape)]
 
 
 def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -177,25 +194,16 @@ def locate(
     if registration is None:
         registration = register_to_mni(image, contrast=contrast, mask=mask)
     atlas = perivascular.regions()
-    labels = np.asarray(registration.to_native(atlas, image).dataobj).astype(np.uint8)
+    box = _box_around(atlas, registration, image)
+    cut = image.slicer[box]
+    labels = np.asarray(registration.to_native(atlas, cut).dataobj).astype(np.uint8)
     voxel_ml = abs(np.linalg.det(image.affine[:3, :3])) / 1000
     expected_ml = np.bincount(np.asarray(atlas.dataobj).ravel(), minlength=7) / 1000
     expected_ml = expected_ml / np.linalg.det(registration.native_to_mni[:3, :3])
     seen_ml = np.bincount(labels.ravel(), minlength=7) * voxel_ml
     coverage = {k: float(min(1.0, seen_ml[k] / expected_ml[k])) for k in perivascular.REGIONS}
     if max(coverage.values()) < 0.05:
-        raise InputError(
-            "image: its field of view holds neither centrum semiovale, basal ganglia nor "
-            "midbrain; check the orientation in the header, and that this is a brain"
-        )
-    margin = np.ceil(MARGIN_MM / images.voxel_size_mm(image)).astype(int)
-    tight = ndimage.find_objects((labels > 0).astype(np.uint8))[0]
-    i, j, k = (
-        slice(max(0, s.start - int(m)), min(n, s.stop + int(m)))
-        for s, m, n in zip(tight, margin, image.shape, strict=True)
-    )
-    box = (i, j, k)
-    cut = image.slicer[box]
+        raise InputError(_NO_REGION)
     wm, gm, ventricles = (
         images.array(registration.to_native(templates.mni(kind), cut, order=1))
         for kind in ("wm", "gm", "ventricles")
@@ -204,7 +212,7 @@ def locate(
     return Anatomy(
         image=cut,
         box=box,
-        regions=np.where(brain, labels[box], 0).astype(np.uint8),
+        regions=np.where(brain, labels, 0).astype(np.uint8),
         wm=wm,
         gm=gm,
         ventricles=ventricles,
@@ -212,6 +220,22 @@ def locate(
         coverage=coverage,
         registration=registration,
     )
+
+
+def _box_around(
+    atlas: nib.Nifti1Image, registration: Registration, image: nib.Nifti1Image
+) -> tuple[slice, slice, slice]:
+    """Part of the scan that holds the regions and a margin."""
+    places = np.argwhere(np.asarray(atlas.dataobj))[::50]
+    there = registration.points_to_native(nib.affines.apply_affine(atlas.affine, places))
+    voxels = nib.affines.apply_affine(np.linalg.inv(image.affine), there)
+    margin = MARGIN_MM / images.voxel_size_mm(image)
+    low = np.maximum(np.floor(voxels.min(axis=0) - margin), 0).astype(int)
+    high = np.minimum(np.ceil(voxels.max(axis=0) + margin) + 1, image.shape).astype(int)
+    if np.any(high - low < 2):
+        raise InputError(_NO_REGION)
+    i, j, k = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return i, j, k
 
 
 def measure_levels(anatomy: Anatomy) -> Levels:

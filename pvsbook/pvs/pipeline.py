@@ -16,6 +16,7 @@ from pvsbook._errors import InputError
 from pvsbook.atlas import perivascular
 from pvsbook.atlas.registration import Registration
 from pvsbook.derivatives import Writer
+from pvsbook.pvs import morphometry
 from pvsbook.pvs.anatomy import Anatomy, Contrast, locate
 from pvsbook.pvs.segmentation import CLASSES, Rules, Segmentation, segment
 
@@ -23,8 +24,9 @@ __all__ = ["COLUMNS", "PvsResult", "measure"]
 
 THICK_SLICE_MM = 3.0
 MIN_COVERAGE = 0.5  # of a region; below it, the region is not counted
-MIN_CONTRAST_TO_NOISE = 8.0
-MIN_OVERLAP = 0.9
+FULL_COVERAGE = 0.95
+MIN_CONTRAST_TO_NOISE, FAILED_CONTRAST_TO_NOISE = 8.0, 4.0
+MIN_OVERLAP, FAILED_OVERLAP = 0.9, 0.7
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +35,8 @@ class PvsResult:
 
     Attributes
     ----------
+    image
+        The scan.
     objects
         One row an object, whatever its class (see `pvsbook.pvs.segmentation.Segmentation`).
     labels
@@ -49,9 +53,13 @@ class PvsResult:
         ``"t2"`` or ``"t1"``.
     has_wmh_mask
         Whether a mask of white-matter hyperintensities was given.
-    warnings
-        What to look at before the numbers are believed.
+    status
+        ``"pass"``, ``"warn"`` or ``"fail"``.
+    reasons
+        Why the status is not a pass: what to look at before the numbers are believed.
     """
+
+    image: nib.Nifti1Image
 
     objects: pd.DataFrame
     labels: nib.Nifti1Image
@@ -62,7 +70,8 @@ class PvsResult:
     anatomy: Anatomy
     contrast: Contrast
     has_wmh_mask: bool
-    warnings: tuple[str, ...]
+    status: str
+    reasons: tuple[str, ...]
 
     def to_row(self) -> dict[str, Any]:
         """Return counts, volumes and quality figures as one flat row (see `COLUMNS`)."""
@@ -76,9 +85,15 @@ class PvsResult:
             row[f"n_{name}"] = len(here) if seen else np.nan
             row[f"volume_{name}_mm3"] = float(here["volume_mm3"].sum()) if seen else np.nan
             row[f"tissue_{name}_ml"] = tissue_ml
+            row[f"fraction_{name}"] = (
+                row[f"volume_{name}_mm3"] / (1000 * tissue_ml) if tissue_ml else np.nan
+            )
             row[f"coverage_{name}"] = self.anatomy.coverage[label]
         row["n_pvs"] = len(found)
         row["volume_mm3"] = float(found["volume_mm3"].sum())
+        row["volume_se_mm3"] = float(np.sqrt((found["volume_se_mm3"] ** 2).sum()))
+        for shape in ("length_mm", "width_mm", "tortuosity", "ventricle_angle_deg"):
+            row[f"median_{shape}"] = float(found[shape].median())
         row["volume_voxels_mm3"] = float(found["volume_voxels_mm3"].sum())
         for kind in CLASSES:
             if kind != "pvs":
@@ -96,7 +111,8 @@ class PvsResult:
             "thickest_voxel_side_mm": float(self.anatomy.voxel_size_mm.max()),
             "registration_correlation": match.correlation,
             "registration_overlap": match.overlap,
-            "warnings": "; ".join(self.warnings),
+            "status": self.status,
+            "reasons": "; ".join(self.reasons),
         }
         return row
 
@@ -176,9 +192,10 @@ def measure(
     Examples
     --------
     >>> from pvsbook.phantoms.perivascular import make_phantom
-    >>> phantom = make_phantom(np.random.default_rng(0), voxel_size_mm=1.5, counts={"cso_left": 4})
-    >>> measure(phantom.scans["T2w"]).to_row()["n_cso_left"]
-    4
+    >>> phantom = make_phantom(np.random.default_rng(1), voxel_size_mm=1.2, counts={"cso_left": 4})
+    >>> row = measure(phantom.scans["T2w"]).to_row()
+    >>> bool(abs(row["n_cso_left"] - 4) <= 1), row["status"]
+    (True, 'pass')
     """
     if contrast not in ("t2", "t1"):
         raise InputError(f"contrast: {contrast!r}; choose 't2' (bright fluid) or 't1' (dark)")
@@ -198,7 +215,9 @@ def measure(
             f"but contrast is {contrast!r}; is this another scan?  Else use contrast={seen!r}"
         )
     codes = np.array([0, *(CLASSES[c] for c in found.objects["class"])], np.uint8)
+    status, reasons = _judge(found, anatomy)
     return PvsResult(
+        image=scan,
         objects=found.objects,
         labels=_whole(found.labels, anatomy, scan),
         classes=_whole(codes[found.labels], anatomy, scan),
@@ -208,7 +227,8 @@ def measure(
         anatomy=anatomy,
         contrast=contrast,
         has_wmh_mask=wmh is not None,
-        warnings=_warnings(found, anatomy),
+        status=status,
+        reasons=reasons,
     )
 
 
@@ -229,32 +249,36 @@ def _whole(part: NDArray, anatomy: Anatomy, scan: nib.Nifti1Image) -> nib.Nifti1
     return images.make(whole, scan.affine)
 
 
-def _warnings(found: Segmentation, anatomy: Anatomy) -> tuple[str, ...]:
-    said = []
+def _judge(found: Segmentation, anatomy: Anatomy) -> tuple[str, tuple[str, ...]]:
+    """Give the status and its reasons, those of a failure first."""
+    overlap, contrast = anatomy.registration.overlap, found.levels.contrast_to_noise
+    failed: list[str] = []
+    warned: list[str] = []
+    if overlap < MIN_OVERLAP:
+        text = f"the registration places {overlap:.0%} of the brain on the template"
+        (failed if overlap < FAILED_OVERLAP else warned).append(
+            f"{text}: look at the regions before the counts"
+        )
+    if contrast < MIN_CONTRAST_TO_NOISE:
+        text = f"fluid stands out by {contrast:.2g} standard deviations of the noise only"
+        (failed if contrast < FAILED_CONTRAST_TO_NOISE else warned).append(
+            f"{text}: counts are too low"
+        )
     thick = anatomy.voxel_size_mm.max()
     if thick > THICK_SLICE_MM:
-        said.append(
+        warned.append(
             f"voxels are {thick:.2g} mm thick: thin spaces are lost, neighbours merge, and "
             "lengths and directions across the slices cannot be told"
         )
     for label, name in perivascular.REGIONS.items():
         if anatomy.coverage[label] < MIN_COVERAGE:
-            said.append(f"{name} is outside the field of view and was not counted")
-        elif anatomy.coverage[label] < 0.95:
-            said.append(f"{name} is cut by the field of view")
-    if found.levels.contrast_to_noise < MIN_CONTRAST_TO_NOISE:
-        said.append(
-            f"fluid stands out by {found.levels.contrast_to_noise:.2g} standard deviations of "
-            "the noise only: counts are too low"
-        )
-    if anatomy.registration.overlap < MIN_OVERLAP:
-        said.append(
-            f"the registration places {anatomy.registration.overlap:.0%} of the brain on the "
-            "template: look at the regions before the counts"
-        )
+            warned.append(f"{name} is outside the field of view and was not counted")
+        elif anatomy.coverage[label] < FULL_COVERAGE:
+            warned.append(f"{name} is cut by the field of view")
     if not (found.objects["class"] == "pvs").any():
-        said.append("no perivascular space was found: look at the scan before you report zero")
-    return tuple(said)
+        warned.append("no perivascular space was found: look at the scan before you report zero")
+    status = "fail" if failed else "warn" if warned else "pass"
+    return status, (*failed, *warned)
 
 
 def _columns() -> dict[str, dict[str, str]]:
@@ -269,11 +293,17 @@ def _columns() -> dict[str, dict[str, str]]:
             "Description": f"Volume of {name} inside brain and field of view",
             "Units": "mL",
         }
+        columns[f"fraction_{name}"] = {"Description": f"Their volume over that of {name}"}
         columns[f"coverage_{name}"] = {"Description": f"Fraction of {name} in the field of view"}
     plain = {
         "n_pvs": ("Objects of class pvs", ""),
         "volume_mm3": ("Volume of class pvs, corrected for partial volume", "mm^3"),
         "volume_voxels_mm3": ("Volume of class pvs, voxels counted", "mm^3"),
+        "volume_se_mm3": ("Standard error that noise gives volume_mm3", "mm^3"),
+        "median_length_mm": ("Median length along the centreline", "mm"),
+        "median_width_mm": ("Median width", "mm"),
+        "median_tortuosity": ("Median length over the distance between the ends", ""),
+        "median_ventricle_angle_deg": ("Median angle to the way to the ventricles", "deg"),
         "n_uncertain": ("Objects too short, too round or too near cortex to be called", ""),
         "n_wmh_overlap": ("Objects inside the mask of white-matter hyperintensities", ""),
         "n_lacune_like": ("Objects too wide for a perivascular space, as bright as fluid", ""),
@@ -288,7 +318,8 @@ def _columns() -> dict[str, dict[str, str]]:
         "thickest_voxel_side_mm": ("Largest voxel side", "mm"),
         "registration_correlation": ("Correlation of the scan with the template", ""),
         "registration_overlap": ("Fraction of the brain that lies on the template", ""),
-        "warnings": ("What to look at before the numbers are believed", ""),
+        "status": ("pass, warn or fail", ""),
+        "reasons": ("What to look at before the numbers are believed", ""),
     }
     for key, (text, unit) in plain.items():
         columns[key] = {"Description": text, **({"Units": unit} if unit else {})}
@@ -299,17 +330,17 @@ def _object_columns() -> dict[str, dict[str, str]]:
     texts = {
         "class": "pvs, uncertain, wmh_overlap or lacune_like",
         "region": "Region that holds most of the object",
-        "length_mm": "Length of a rod with the same weighted spread",
+        **morphometry.COLUMNS,
         "width_mm": "Diameter of the cylinder with this volume and length",
-        "elongation": "Ratio of the longest to the second spread",
+        "ventricle_distance_mm": "Distance of the centre from the ventricles",
+        "ventricle_angle_deg": "Angle to the shortest way to the ventricles; 0 is radial",
+        "volume_se_mm3": "Standard error that noise gives volume_mm3",
         "volume_mm3": "Volume corrected for partial volume",
         "volume_voxels_mm3": "Volume, voxels counted",
         "contrast": "Largest contrast, as a fraction of that of fluid",
         "response": "Largest vesselness",
         "border": "Fraction of the surrounding voxels in cortex, sulci or ventricles",
         "wmh_fraction": "Fraction inside the mask of white-matter hyperintensities",
-        **{f"{a}_mm": f"Centre in the scanner, {a}" for a in "xyz"},
-        **{f"direction_{a}": f"Unit vector along the object in the scanner, {a}" for a in "xyz"},
     }
     return {key: {"Description": text} for key, text in texts.items()}
 

@@ -11,7 +11,7 @@ import pytest
 from pvsbook import InputError, images, pvs
 from pvsbook.atlas import register_to_mni
 from pvsbook.atlas.perivascular import REGIONS
-from pvsbook.figures.pvs import plot_counts, plot_objects, plot_summary
+from pvsbook.figures.pvs import plot_counts, plot_objects, summary
 from pvsbook.phantoms.brain import pose
 from pvsbook.phantoms.perivascular import make_phantom
 from pvsbook.pvs.anatomy import brain_mask, locate, measure_levels
@@ -74,13 +74,13 @@ def matched(phantom, result):
 def test_finds_what_was_placed(phantom, result):
     pairs = matched(phantom, result)
     found = {k for k, _ in pairs}
-    assert len(found) >= 0.95 * len(phantom.truth)
+    assert len(found) >= len(phantom.truth) - 1
     assert (result.objects["class"] == "pvs").sum() - len(pairs) <= 5
     assert result.segmentation.expected_false <= 1
     row = result.to_row()
     for name, count in COUNTS.items():
         assert abs(row[f"n_{name}"] - count) <= 2
-    assert row["warnings"] == ""
+    assert row["status"] == "pass"
 
 
 def test_shapes_of_wide_spaces(phantom, result):
@@ -164,7 +164,7 @@ def test_a_slab_says_what_it_cannot_count(phantom, registration):
     slab = pvs.measure(scan.slicer[:, :, first:], registration=registration)
     row = slab.to_row()
     assert np.isnan(row["n_midbrain_left"])
-    assert "midbrain_left is outside the field of view" in row["warnings"]
+    assert "midbrain_left is outside the field of view" in row["reasons"]
 
 
 def test_thick_slices_warn(phantom, registration):
@@ -174,7 +174,7 @@ def test_thick_slices_warn(phantom, registration):
     affine = phantom.brain.affine @ np.diag([1, 1, 4, 1])
     affine[:3, 3] += phantom.brain.affine[:3, 2] * 1.5
     row = pvs.measure(images.make(thick, affine), registration=registration).to_row()
-    assert "4 mm thick" in row["warnings"]
+    assert "4 mm thick" in row["reasons"]
 
 
 def test_zero_is_never_silent(phantom, registration):
@@ -187,7 +187,7 @@ def test_zero_is_never_silent(phantom, registration):
     row = pvs.measure(scan, brain_mask=brain, registration=registration).to_row()
     assert row["n_pvs"] <= 2
     if row["n_pvs"] == 0:
-        assert "no perivascular space was found" in row["warnings"]
+        assert "no perivascular space was found" in row["reasons"]
     assert row["expected_false"] <= 1
 
 
@@ -267,7 +267,7 @@ def test_a_person_with_lesions(openms):
         openms["T2"], wmh_mask=openms["GOLD_STANDARD"], registration=found
     ).to_row()
     row = plain.to_row()
-    assert row["warnings"] == ""
+    assert row["status"] == "pass"
     assert 5 < row["n_pvs"] < 120  # plausibility only: nobody has counted them
     assert masked["n_wmh_overlap"] >= 1
     assert masked["n_pvs"] <= row["n_pvs"]
@@ -275,10 +275,9 @@ def test_a_person_with_lesions(openms):
     assert dark["n_pvs"] > 0
 
 
-def test_figures_show_regions_objects_and_counts(phantom, result):
-    scan = phantom.scans["T2w"]
-    assert len(plot_summary(scan, result).axes) == 8
-    assert len(plot_objects(scan, result, n_slices=3).axes) == 3
+def test_figures_show_regions_objects_and_counts(result):
+    assert len(summary(result).axes) == 8
+    assert len(plot_objects(result, n_slices=3).axes) == 3
     bars = plot_counts(result, truth=COUNTS).axes[0]
     assert [bar.get_height() for bar in bars.patches[:3]] == [
         result.to_row()[f"n_{name}_left"] for name in ("cso", "bg", "midbrain")
