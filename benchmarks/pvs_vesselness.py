@@ -72,8 +72,8 @@ def run_simpleitk(image: np.ndarray) -> np.ndarray:
         out = sitk.ObjectnessMeasure(
             smooth, 0.5, 0.5, 0.5 / scale**2, scaleObjectnessMeasure=False, objectDimension=1
         )
-        out = sitk.GetArrayViewFromImage(out)
-        best = out.copy() if best is None else np.maximum(best, out)
+        out = sitk.GetArrayFromImage(out)
+        best = out if best is None else np.maximum(best, out)
     return best
 
 
@@ -176,7 +176,8 @@ def main() -> None:
                 check=False,
             )
             if done.returncode:
-                print(f"{name} failed: {done.stderr.strip().splitlines()[-1]}")
+                said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+                print(f"{name} failed: {said[-1]}", flush=True)
                 continue
             rows.append({"size": size, "tool": name, **json.loads(done.stdout.splitlines()[-1])})
             print(f"{size}: {name} {rows[-1]['cpu_s']:.2f} CPU s", flush=True)

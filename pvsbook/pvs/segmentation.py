@@ -266,13 +266,15 @@ def _calibrate(
     response = tubeness(noise).response
     share = searched.sum() / noise.size
     wanted = rules.expected_false / share
-    counts = []
-    candidates = np.quantile(response, 1 - np.geomspace(3e-2, 3e-6, 25))
-    for threshold in candidates:
-        counts.append(_count_noise(response, noise, float(threshold), size, rules))
-        if counts[-1] <= wanted:
+    # From the top down: far below, noise runs together into one object and would seem rare.
+    candidates = np.quantile(response, 1 - np.geomspace(3e-7, 3e-2, 40))
+    threshold, count = float(candidates[0]), 0
+    for lower in candidates:
+        more = _count_noise(response, noise, float(lower), size, rules)
+        if more > wanted:
             break
-    return float(threshold), float(counts[-1] * share)
+        threshold, count = float(lower), more
+    return threshold, float(count * share)
 
 
 def _count_noise(

@@ -10,6 +10,7 @@ from pvsbook.phantoms.perivascular import (
     Look,
     Pvs,
     _fill_tube,
+    draw_tube,
     make_phantom,
     place_pvs,
     place_spheroids,
@@ -180,3 +181,17 @@ def test_scanner_presets_are_complete(name):
 def test_artefacts_beyond_reason(name):
     with pytest.raises(InputError, match=name):
         Look(**{name: 0.7})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"centreline_mm": [[1, 2, 3]]},
+        {"diameter_mm": 0},
+        {"voxel_size_mm": (1, -1, 1)},
+    ],
+)
+def test_a_tube_that_cannot_be_drawn(options):
+    given = {"centreline_mm": [[1, 1, 1], [4, 1, 1]], "diameter_mm": 1, "shape": (6, 3, 3)}
+    with pytest.raises(InputError):
+        draw_tube(**{**given, **options})
