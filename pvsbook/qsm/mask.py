@@ -119,7 +119,7 @@ def brain_mask(
         Raise it where veins or the optic nerve tie the brain to the scalp; 0 keeps every bridge.
 
     rim_mm
-        Taken off the outside at last: beside bone the phase is the worst, and what is wrong there
+        Taken off the outside at last, and at least one voxel: beside bone the phase is the worst, and what is wrong there
         is taken for background everywhere.
 
     Returns
@@ -157,4 +157,5 @@ def brain_mask(
     pieces = cc3d.largest_k(core, k=1, connectivity=6).astype(bool)
     grown = distance_inside(~pieces, size, rim_is_outside=False) <= neck_mm + size.max()
     whole = ndimage.binary_fill_holes(pieces | (passed & grown))
-    return whole & (distance_inside(whole, size, rim_is_outside=False) > rim_mm)
+    depth = distance_inside(whole, size, rim_is_outside=False)
+    return whole & (depth > max(rim_mm, 1.001 * size.max())) if rim_mm > 0 else whole
