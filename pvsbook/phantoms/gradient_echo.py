@@ -39,9 +39,26 @@ CHI_PPB = {
     "csf": 19.0,
     "blood": 190.0,
     "calcification": -1500.0,
+    "bleed": 900.0,
     "bone": -2100.0,
     "air": 9400.0,
 }
+# Iron (paramagnetic) and myelin (diamagnetic) of a tissue: their difference is its susceptibility.
+MYELIN_PPB = {
+    "caudate": 18.0,
+    "putamen": 18.0,
+    "pallidum": 30.0,
+    "thalamus": 35.0,
+    "pulvinar": 30.0,
+    "red nucleus": 25.0,
+    "substantia nigra": 20.0,
+    "dentate": 25.0,
+    "white matter": 55.0,
+    "grey matter": 12.0,
+    "csf": 0.0,
+}
+R2_HZ = {"wm": 12.5, "gm": 12.0, "csf": 4.0}
+RELAXIVITY_HZ_PPM = 137.0  # R2' of 1 ppm of either source at 3 T (Shin et al. 2021)
 # Signal at echo time zero, relative, and R2* at 3 T in 1/s.
 SIGNAL = {"wm": 0.70, "gm": 0.85, "csf": 1.0, "bone": 0.04, "scalp": 0.8}
 R2S_HZ = {
@@ -52,6 +69,7 @@ R2S_HZ = {
     "scalp": 30.0,
     "blood": 55.0,
     "calcification": 150.0,
+    "bleed": 150.0,
     "caudate": 22.0,
     "putamen": 26.0,
     "pallidum": 40.0,
@@ -94,8 +112,12 @@ class GrePhantom:
         Voxels that lie mostly in a nucleus, numbered as `pvsbook.atlas.deep_grey.table`.
     r2s_hz
         True R2*.
-    veins, calcification
-        Fraction of each voxel that is vein, or calcification.
+    veins, calcification, bleeds
+        Fraction of each voxel that is vein, calcification, or microbleed.
+    iron_ppm, myelin_ppm
+        The two sources in tissue: susceptibility there is iron less myelin.
+    r2_hz
+        The part of R2* that is not theirs.
     mni_to_world
         Pose of the head, 4 x 4.
     """
@@ -109,6 +131,10 @@ class GrePhantom:
     r2s_hz: NDArray[np.float32]
     veins: NDArray[np.float32]
     calcification: NDArray[np.float32]
+    bleeds: NDArray[np.float32]
+    iron_ppm: NDArray[np.float32]
+    myelin_ppm: NDArray[np.float32]
+    r2_hz: NDArray[np.float32]
     mni_to_world: NDArray[np.float64]
 
     def image(self, data: ArrayLike) -> nib.Nifti1Image:
@@ -127,9 +153,14 @@ def make_gre(
     oblique: ArrayLike | None = None,
     margin_mm: float = 12.0,
     chi_ppb: Mapping[str, float] | None = None,
+    myelin_ppb: Mapping[str, float] | None = None,
+    sources: bool = False,
+    anisotropy_ppb: float = 0.0,
     texture: float = 0.15,
     n_veins: int = 60,
+    n_microbleeds: int = 0,
     snr: float = 60.0,
+    anatomy: np.random.Generator | None = None,
 ) -> GrePhantom:
     """Simulate a gradient-echo scan of a head.
 
@@ -141,7 +172,7 @@ def make_gre(
     Parameters
     ----------
     rng
-        Draws texture, veins, coil phase, shim and noise.
+        Draws coil phase, shim and noise, and, where `anatomy` is None, the head itself.
     voxel_size_mm
         One number or three, 0.6 to 5 mm.
     echo_times_s
@@ -156,13 +187,27 @@ def make_gre(
         Field of view around the brain.
     chi_ppb
         Replaces entries of `CHI_PPB`.
+    myelin_ppb
+        Replaces entries of `MYELIN_PPB`; susceptibility falls by as much as myelin rises.
+    sources
+        Let iron and myelin make R2*, by `RELAXIVITY_HZ_PPM` each; by default R2* has values,
+        texture and edges of its own.
+    anisotropy_ppb
+        Susceptibility of white matter along its fibres less that across.  Fibres run left-right
+        near the midline, up-down beside the ventricles and front-back further out, so that the
+        truth depends on the pose.
     texture
         Relative standard deviation of susceptibility inside nuclei; R2* has a texture and edges
         of its own, so that magnitude does not give the truth away.
     n_veins
         Deep white-matter veins; zero for none.
+    n_microbleeds
+        Paramagnetic balls of 1 to 2 mm radius in white matter.
     snr
         White-matter magnitude in the first echo over the noise of one channel.
+    anatomy
+        Draws texture, veins and bleeds.  Two scans whose generators have one seed are of the same
+        head: change `rng`, pose and `chi_ppb` between them for a second visit.
 
     Returns
     -------
@@ -183,11 +228,10 @@ def make_gre(
     >>> phantom.gre.phase_rad.shape == (*phantom.chi_ppm.shape, 5)
     True
     """
-    values = dict(CHI_PPB)
-    for name, value in (chi_ppb or {}).items():
-        if name not in CHI_PPB:
-            raise InputError(f"chi_ppb: {name!r} is unknown; known are {', '.join(CHI_PPB)}")
-        values[name] = value
+    values = _replaced(CHI_PPB, chi_ppb, "chi_ppb")
+    myelin = _replaced(MYELIN_PPB, myelin_ppb, "myelin_ppb")
+    for name in myelin:
+        values[name] -= myelin[name] - MYELIN_PPB[name]
     size = np.broadcast_to(np.asarray(voxel_size_mm, np.float64), (3,))
     times = np.atleast_1d(np.asarray(echo_times_s, np.float64))
     extra = np.ceil(max(SURROUND_MM + 4 - margin_mm, 0) / size).astype(int)
@@ -200,14 +244,26 @@ def make_gre(
     )
     to_mni = np.linalg.inv(whole.mni_to_world) @ whole.affine @ HALVES
     shape = tuple(2 * n for n in whole.shape)
-    head = _draw(shape, to_mni, size / 2, values, rng, texture, n_veins)
     b0 = images.rotation(whole.affine)[2]
+    up = images.rotation(np.linalg.inv(whole.mni_to_world))[:, 2]  # the field, in the head
+    head = _draw(
+        shape,
+        to_mni,
+        size / 2,
+        values,
+        myelin,
+        rng if anatomy is None else anatomy,
+        texture=texture,
+        counts=(n_veins, n_microbleeds),
+        sources=sources,
+        anisotropy=(anisotropy_ppb * 1e-3, up),
+    )
     local = _dipole_field(np.where(head.brain, head.chi_ppm, np.float32(0)), size / 2, b0)
     total = _dipole_field(head.chi_ppm, size / 2, b0)
     box = tuple(slice(2 * e, n - 2 * e) for e, n in zip(extra, shape, strict=True))
     affine = whole.affine @ nib.affines.from_matvec(np.eye(3), extra)
     head = _Head(*(np.ascontiguousarray(a[box]) for a in vars(head).values()))
-    total = total[box] - _shim(total[box], head.brain, rng)
+    total = total[box] - _shim(total[box], head.brain, size / 2, rng)
     offset = _coil_phase(tuple(n // 2 for n in total.shape), rng)
     omega = 2 * math.pi * GAMMA_MHZ_T * field_strength_t
     clean = np.empty((*offset.shape, times.size), np.complex64)
@@ -228,8 +284,21 @@ def make_gre(
         r2s_hz=_mean_of_parts(head.r2s_hz),
         veins=_mean_of_parts(head.veins),
         calcification=_mean_of_parts(head.stone),
+        bleeds=_mean_of_parts(head.bleeds),
+        iron_ppm=_mean_of_parts(head.iron_ppm),
+        myelin_ppm=_mean_of_parts(head.myelin_ppm),
+        r2_hz=_mean_of_parts(head.r2_hz),
         mni_to_world=whole.mni_to_world,
     )
+
+
+def _replaced(
+    values: Mapping[str, float], given: Mapping[str, float] | None, name: str
+) -> dict[str, float]:
+    unknown = [key for key in given or {} if key not in values]
+    if unknown:
+        raise InputError(f"{name}: {unknown[0]!r} is unknown; known are {', '.join(values)}")
+    return {**values, **(given or {})}
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,6 +312,10 @@ class _Head:
     label: NDArray[np.uint8]
     veins: NDArray[np.float32]
     stone: NDArray[np.float32]
+    bleeds: NDArray[np.float32]
+    iron_ppm: NDArray[np.float32]
+    myelin_ppm: NDArray[np.float32]
+    r2_hz: NDArray[np.float32]
 
 
 def _draw(
@@ -250,9 +323,13 @@ def _draw(
     to_mni: NDArray,
     size_mm: NDArray,
     values: Mapping[str, float],
+    myelin_ppb: Mapping[str, float],
     rng: np.random.Generator,
+    *,
     texture: float,
-    n_veins: int,
+    counts: tuple[int, int],
+    sources: bool,
+    anisotropy: tuple[float, NDArray],
 ) -> _Head:
     half = float(size_mm.mean())
     outside = _sample(*_distance_outside_mni(), shape, to_mni)
@@ -268,6 +345,8 @@ def _draw(
     chi = mix(*(values[k] * 1e-3 for k in ("white matter", "grey matter", "csf")))
     signal = mix(*(SIGNAL[k] for k in ("wm", "gm", "csf")))
     r2s = mix(*(R2S_HZ[k] for k in ("wm", "gm", "csf")))
+    r2 = mix(*(R2_HZ[k] for k in ("wm", "gm", "csf")))
+    myelin = mix(*(myelin_ppb[k] * 1e-3 for k in ("white matter", "grey matter", "csf")))
     slow = _noise(shape, to_mni, rng, 12.0)
     chi += np.float32(0.006) * slow * (1 - fluid)  # tissue is not uniform
     r2s *= 1 + np.float32(0.05) * _noise(shape, to_mni, rng, 10.0)
@@ -282,11 +361,19 @@ def _draw(
         part = np.clip(0.5 - level / half, 0, 1) * (ventricles[box] < 0.5)
         inside = values[region[number]] * 1e-3 * (1 + texture * grain[box])
         chi[box] += part * (inside - chi[box])
+        myelin[box] += part * (np.float32(myelin_ppb[region[number]] * 1e-3) - myelin[box])
         label[box][part > 0.5] = number
     for number, (box, level) in deep_grey.levels_on_grid(shape, moved).items():
         part = np.clip(0.5 - (level + 0.3) / (2 * half), 0, 1)
         r2s[box] += part * (R2S_HZ[region[number]] * (1 + 0.1 * grain_r2s[box]) - r2s[box])
-    veins = _draw_veins(to_mni, size_mm, rng, n_veins, wm)
+    iron = np.maximum(chi + myelin, 0)
+    myelin = iron - chi  # where texture asked for less than none
+    if sources:
+        r2s = r2 + np.float32(RELAXIVITY_HZ_PPM) * (iron + myelin)
+    strength, up = anisotropy
+    if strength:
+        chi += np.float32(strength) * wm * (label == 0) * _along_fibres(shape, to_mni, up)
+    veins = _draw_veins(to_mni, size_mm, rng, counts[0], wm)
     chi += veins * (np.float32(values["blood"] * 1e-3) - chi)
     r2s += veins * (R2S_HZ["blood"] - r2s)
     stone = np.zeros(shape, np.float32)
@@ -296,9 +383,17 @@ def _draw(
     chi += stone * (np.float32(values["calcification"] * 1e-3) - chi)
     r2s += stone * (R2S_HZ["calcification"] - r2s)
     signal *= 1 - 0.5 * stone
-    _draw_surround(shape, to_mni, outside, chi, signal, r2s, values)
+    bleeds = np.zeros(shape, np.float32)
+    for _ in range(counts[1]):
+        side = rng.choice((-1.0, 1.0))
+        spot = (side * rng.uniform(20, 42), rng.uniform(-60, 35), rng.uniform(14, 40))
+        box, level = _ball(shape, to_mni, spot, (rng.uniform(1, 2),) * 3)
+        bleeds[box] = np.maximum(bleeds[box], np.clip(0.5 - level / half, 0, 1))
+    chi += bleeds * (np.float32(values["bleed"] * 1e-3) - chi)
+    r2s += bleeds * (R2S_HZ["bleed"] - r2s)
+    _draw_surround(shape, to_mni, outside, chi, signal, r2s, values, 2 * half)
     signal *= 1 + np.float32(0.15) * _noise(shape, to_mni, rng, 45.0)  # coil sensitivity
-    return _Head(chi, signal, r2s, outside <= 0, label, veins, stone)
+    return _Head(chi, signal, r2s, outside <= 0, label, veins, stone, bleeds, iron, myelin, r2)
 
 
 def _draw_surround(
@@ -309,26 +404,41 @@ def _draw_surround(
     signal: NDArray,
     r2s: NDArray,
     values: Mapping[str, float],
+    soft_mm: float,
 ) -> None:
     """Put fluid, bone, scalp, neck, cavities and air around the brain, in place."""
     height = _plane(shape, to_mni, 2)
-    neck = (height < -50) & (
-        np.hypot(_plane(shape, to_mni, 0), _plane(shape, to_mni, 1) + 35) < 60
-    )
+    across = np.hypot(_plane(shape, to_mni, 0), _plane(shape, to_mni, 1) + 35)
+    neck = np.clip((-50 - height) / soft_mm, 0, 1) * np.clip((60 - across) / soft_mm, 0, 1)
+
+    def beyond(distance_mm: float) -> NDArray[np.float32]:
+        return np.clip((outside - distance_mm) / soft_mm + 0.5, 0, 1)
+
+    # Edges are soft over a voxel: a sharp step of 9 ppm would ring through the whole head.
     layers = (
-        (outside > 0, values["csf"], SIGNAL["csf"], R2S_HZ["csf"]),
-        (outside > BONE_MM, values["bone"], SIGNAL["bone"], R2S_HZ["bone"]),
-        (outside > SCALP_MM, 0.0, SIGNAL["scalp"], R2S_HZ["scalp"]),
-        (outside > AIR_MM, values["air"], 0.0, 0.0),
-        ((outside > SCALP_MM) & neck, 0.0, SIGNAL["scalp"], R2S_HZ["scalp"]),
+        (beyond(0.5 * soft_mm), values["csf"], SIGNAL["csf"], R2S_HZ["csf"]),
+        (beyond(BONE_MM), values["bone"], SIGNAL["bone"], R2S_HZ["bone"]),
+        (beyond(SCALP_MM), 0.0, SIGNAL["scalp"], R2S_HZ["scalp"]),
+        (beyond(AIR_MM), values["air"], 0.0, 0.0),
+        (beyond(SCALP_MM) * neck, 0.0, SIGNAL["scalp"], R2S_HZ["scalp"]),
     )
-    for where, ppb, brightness, rate in layers:
-        chi[where], signal[where], r2s[where] = ppb * 1e-3, brightness, rate
+    for part, ppb, brightness, rate in layers:
+        for volume, value in ((chi, ppb * 1e-3), (signal, brightness), (r2s, rate)):
+            volume += part * (np.float32(value) - volume)
     for centre, half_axes in CAVITIES_MM:
         box, level = _ball(shape, to_mni, centre, half_axes)
-        where = (level < 0) & (outside[box] > 3)
+        part = np.clip(0.5 - level / soft_mm, 0, 1)
+        part *= np.clip((outside[box] - 3) / soft_mm + 0.5, 0, 1)
         for volume, value in ((chi, values["air"] * 1e-3), (signal, 0.0), (r2s, 0.0)):
-            volume[box][where] = value
+            volume[box] += part * (np.float32(value) - volume[box])
+
+
+def _along_fibres(shape: tuple[int, ...], to_mni: NDArray, up: NDArray) -> NDArray[np.float32]:
+    """Return cos^2 - 1/3 of the angle from schematic white-matter fibres to the field."""
+    lateral = np.abs(_plane(shape, to_mni, 0))
+    squares = [np.float32(u * u - 1 / 3) for u in up]
+    out = np.where(lateral < 33, squares[2], squares[1])
+    return np.where(lateral < 14, squares[0], out)
 
 
 def _plane(shape: tuple[int, ...], to_mni: NDArray, axis: int) -> NDArray[np.float32]:
@@ -395,7 +505,8 @@ def _distance_outside_mni() -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Return the distance in mm from the template's brain, negative inside, and the affine."""
     brain = templates.mni("brain")
     mask = images.array(brain) > 0.5
-    return edt.edt(~mask) - np.float32(0.5), brain.affine
+    distance = edt.edt(~mask) - edt.edt(mask)
+    return ndimage.gaussian_filter(distance, 1.5).astype(np.float32), brain.affine
 
 
 def _sample(
@@ -469,10 +580,13 @@ def _dipole_field(chi_ppm: NDArray, size_mm: NDArray, b0: NDArray) -> NDArray[np
     return fft.irfftn(spectrum, s=big, overwrite_x=True, workers=2)[:x, :y, :z]
 
 
-def _shim(field_ppm: NDArray, brain: NDArray, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return what first- and second-order shims take away, with a small error of their own."""
+def _shim(
+    field_ppm: NDArray, brain: NDArray, size_mm: NDArray, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Return what shims of first and second order, all harmonic, take away, with a small error."""
     x, y, z = np.meshgrid(
-        *[np.linspace(-1, 1, n, dtype=np.float32) for n in field_ppm.shape],
+        *[np.float32(s / 100) * (np.arange(n, dtype=np.float32) - n / 2)
+          for n, s in zip(field_ppm.shape, size_mm, strict=True)],
         indexing="ij", sparse=True,
     )  # fmt: skip
     terms = (1, x, y, z, x * y, y * z, x * z, x * x - y * y, 2 * z * z - x * x - y * y)

@@ -4,6 +4,20 @@ import lazy_loader as _lazy
 
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
-    submodules=["background", "field", "inversion", "mask", "pipeline", "reference", "unwrap"],
+    submodules=[
+        "background",
+        "change",
+        "field",
+        "inversion",
+        "mask",
+        "pipeline",
+        "r2s",
+        "reference",
+        "regions",
+        "regularisation",
+        "separation",
+        "swi",
+        "unwrap",
+    ],
     submod_attrs={"pipeline": ["QsmResult", "reconstruct"]},
 )

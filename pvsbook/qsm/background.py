@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import edt
+import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 
 from pvsbook._errors import InputError
-from pvsbook.qsm.inversion import _crop, _field_and_mask, padded_shape
+from pvsbook.qsm._solve import conjugate_gradients
+from pvsbook.qsm.inversion import _crop, _field_and_mask, dipole_kernel, padded_shape
 
-__all__ = ["LocalField", "sphere", "vsharp"]
+__all__ = ["LocalField", "lbv", "pdf", "resharp", "sphere", "vsharp"]
 
 RADII_MM = (8.0, 6.0, 4.0, 2.0, 1.0)
 
@@ -151,3 +153,270 @@ def _spectrum(kernel: NDArray[np.float32], shape: tuple[int, int, int]) -> NDArr
     big[:x, :y, :z] = kernel
     big = np.roll(big, (-(x // 2), -(y // 2), -(z // 2)), axis=(0, 1, 2))
     return np.ascontiguousarray(fft.rfftn(big, overwrite_x=True).real)
+
+
+def resharp(
+    field_ppm: ArrayLike,
+    mask: ArrayLike,
+    voxel_size_mm: ArrayLike,
+    *,
+    radius_mm: float = 6.0,
+    regularisation: float = 1e-4,
+    tolerance: float = 1e-3,
+    max_iterations: int = 100,
+) -> LocalField:
+    """Remove the background field with one ball and Tikhonov regularisation (RESHARP).
+
+    Among all local fields whose difference from their own ball mean agrees with the data, the
+    smallest is taken, by conjugate gradients.
+
+    Parameters
+    ----------
+    field_ppm, mask, voxel_size_mm
+        As in `vsharp`.
+    radius_mm
+        Ball radius; the mask loses as much.  Larger: less background left, more brain lost.
+    regularisation
+        Weight of the local field's own size.  Larger: less background left, and less of the slow
+        local field.
+    tolerance
+        Stop when the residual of the normal equations has fallen to this share.
+    max_iterations
+        Stop at the latest.
+
+    Returns
+    -------
+    LocalField
+
+    Raises
+    ------
+    InputError
+        Shapes differ, or the ball does not fit into the mask.
+
+    References
+    ----------
+    Sun and Wilman 2014, doi:10.1002/mrm.24765.
+
+    Examples
+    --------
+    >>> x, y, z = np.indices((32, 32, 32)) - 16.0
+    >>> brain = x**2 + y**2 + z**2 < 14**2
+    >>> local = resharp(0.01 * z + 1e-3 * (x**2 - y**2), brain, (1, 1, 1))
+    >>> bool(np.abs(local.field_ppm).max() < 1e-4)
+    True
+    """
+    field, inside = _field_and_mask(field_ppm, mask)
+    size = np.asarray(voxel_size_mm, np.float64)
+    served = distance_inside(inside, size) > radius_mm * (1 + 1e-6)
+    if not served.any():
+        raise InputError(
+            f"mask: no ball of {radius_mm:g} mm fits into it ({inside.sum()} voxels); "
+            "check the mask, or give a smaller radius_mm"
+        )
+    big = padded_shape(field.shape, size, pad_mm=radius_mm)
+    contrast = 1 - _spectrum(sphere(radius_mm, size), big)
+
+    def convolve(volume: NDArray[np.float32]) -> NDArray[np.float32]:
+        spectrum = fft.rfftn(volume, s=big)
+        spectrum *= contrast
+        return _crop(fft.irfftn(spectrum, s=big, overwrite_x=True), field.shape)
+
+    weight = served.astype(np.float32)
+
+    def normal(volume: NDArray[np.float32]) -> NDArray[np.float32]:
+        return convolve(weight * convolve(volume)) + np.float32(regularisation) * volume
+
+    right = convolve(weight * convolve(np.where(inside, field, np.float32(0))))
+    local, _, _ = conjugate_gradients(normal, right, tolerance, max_iterations)
+    local[~served] = 0
+    return LocalField(local, served)
+
+
+def pdf(
+    field_ppm: ArrayLike,
+    mask: ArrayLike,
+    voxel_size_mm: ArrayLike,
+    b0_direction: ArrayLike = (0, 0, 1),
+    *,
+    weight: ArrayLike | None = None,
+    tolerance: float = 0.01,
+    max_iterations: int = 60,
+    pad_mm: float = 24.0,
+) -> LocalField:
+    """Remove the background field by fitting dipoles outside the mask to it (PDF).
+
+    Parameters
+    ----------
+    field_ppm, mask, voxel_size_mm
+        As in `vsharp`.
+    b0_direction
+        Unit vector of the static field in voxel axes.
+    weight
+        Inverse standard deviation of the field in each voxel, up to a factor; shape (x, y, z).
+        Where None, all voxels count the same.
+    tolerance
+        Stop when the residual of the normal equations has fallen to this share.  Smaller: more
+        of the background goes, and near the rim more of the local field with it.
+    max_iterations
+        Stop at the latest.
+    pad_mm
+        Room around the scan in which sources may lie.
+
+    Returns
+    -------
+    LocalField
+        Its mask is the mask given: no rim is lost, but the rim is where the fit errs most.
+
+    References
+    ----------
+    Liu et al. 2011, doi:10.1002/nbm.1670.
+
+    Examples
+    --------
+    >>> x, y, z = np.indices((32, 32, 32)) - 16.0
+    >>> brain = x**2 + y**2 + z**2 < 10**2
+    >>> local = pdf(0.01 * z + 1e-3 * (x**2 - y**2), brain, (1, 1, 1))
+    >>> bool(np.abs(local.field_ppm).max() < 0.2 * 0.01 * 10)
+    True
+    """
+    field, inside = _field_and_mask(field_ppm, mask)
+    size = np.asarray(voxel_size_mm, np.float64)
+    big = padded_shape(field.shape, size, pad_mm)
+    box = tuple(slice(n) for n in field.shape)
+    kernel = dipole_kernel(big, size, b0_direction)
+    data = np.zeros(big, np.float32)
+    data[box] = np.where(inside, field, np.float32(0))
+    trust = np.zeros(big, np.float32)
+    trust[box] = inside if weight is None else np.where(inside, np.asarray(weight), 0)
+    trust /= trust.max()
+    trust *= trust
+    outside = np.ones(big, np.float32)
+    outside[box] = ~inside
+
+    def dipoles(volume: NDArray[np.float32]) -> NDArray[np.float32]:
+        spectrum = fft.rfftn(volume)
+        spectrum *= kernel
+        return fft.irfftn(spectrum, s=big, overwrite_x=True)
+
+    def normal(sources: NDArray[np.float32]) -> NDArray[np.float32]:
+        return outside * dipoles(trust * dipoles(sources))
+
+    right = outside * dipoles(trust * data)
+    sources, _, _ = conjugate_gradients(normal, right, tolerance, max_iterations)
+    local = (data - dipoles(sources))[box]
+    local[~inside] = 0
+    return LocalField(np.ascontiguousarray(local), inside)
+
+
+def lbv(
+    field_ppm: ArrayLike,
+    mask: ArrayLike,
+    voxel_size_mm: ArrayLike,
+    *,
+    tolerance: float = 1e-4,
+    max_sweeps: int = 400,
+) -> LocalField:
+    """Remove the background field by solving Laplace's equation in the mask (LBV).
+
+    On the mask's rim the whole field is taken to be background; inside, the background is the
+    harmonic field with those values.  So the local field is set to zero on the rim.
+
+    Parameters
+    ----------
+    field_ppm, mask, voxel_size_mm
+        As in `vsharp`.
+    tolerance
+        Stop when no voxel changes by more than this share of the field's spread in a sweep.
+    max_sweeps
+        Stop at the latest.
+
+    Returns
+    -------
+    LocalField
+        Its mask is the mask without its outermost voxels.
+
+    References
+    ----------
+    Zhou et al. 2014, doi:10.1002/nbm.3064.
+
+    Examples
+    --------
+    >>> x, y, z = np.indices((32, 32, 32)) - 16.0
+    >>> brain = x**2 + y**2 + z**2 < 14**2
+    >>> local = lbv(0.01 * z + 1e-3 * (x**2 - y**2), brain, (1, 1, 1), tolerance=1e-6)
+    >>> bool(np.abs(local.field_ppm).max() < 1e-4)
+    True
+    """
+    field, inside = _field_and_mask(field_ppm, mask)
+    size = np.asarray(voxel_size_mm, np.float64)
+    padded = np.pad(np.where(inside, field, np.float32(0)), 1)
+    interior = np.pad(inside, 1)
+    for axis in range(3):
+        for step in (-1, 1):
+            interior &= np.roll(np.pad(inside, 1), step, axis)
+    scale = float(np.std(field[inside]))
+    background = _harmonic(
+        padded, np.pad(inside, 1), interior, size, tolerance * scale, max_sweeps
+    )
+    local = (padded - background)[1:-1, 1:-1, 1:-1].copy()
+    known = interior[1:-1, 1:-1, 1:-1].copy()
+    local[~known] = 0
+    return LocalField(local, known)
+
+
+def _harmonic(
+    values: NDArray[np.float32],
+    inside: NDArray[np.bool_],
+    interior: NDArray[np.bool_],
+    size_mm: NDArray,
+    tolerance: float,
+    max_sweeps: int,
+) -> NDArray[np.float32]:
+    """Replace the interior by the harmonic field of the rim, from coarse grids to fine."""
+    start = values.copy()
+    if min(values.shape) >= 24:
+        pad = [(0, n % 2) for n in values.shape]
+        count = _blocks(np.pad(inside, pad).astype(np.float32))
+        mean = _blocks(np.pad(np.where(inside, values, np.float32(0)), pad))
+        mean = np.divide(mean, count, out=np.zeros_like(mean), where=count > 0)
+        coarse_interior = _blocks(np.pad(interior, pad).astype(np.float32)) == 8
+        for axis in range(3):
+            for step in (-1, 1):
+                coarse_interior &= np.roll(count > 0, step, axis)
+        coarse = _harmonic(mean, count > 0, coarse_interior, 2 * size_mm, tolerance, max_sweeps)
+        fine = coarse.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+        fine = fine[tuple(slice(n) for n in values.shape)]
+        start[interior] = fine[interior]
+    _relax(start, interior, 1 / size_mm**2, 1.9, tolerance, max_sweeps)
+    return start
+
+
+def _blocks(volume: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Add up each 2 x 2 x 2 block."""
+    x, y, z = (n // 2 for n in volume.shape)
+    return volume.reshape(x, 2, y, 2, z, 2).sum(axis=(1, 3, 5))
+
+
+@numba.njit(cache=True, fastmath=True)
+def _relax(u, interior, weight, omega, tolerance, max_sweeps):  # type: ignore[no-untyped-def]
+    """Solve Laplace's equation in place by successive over-relaxation."""
+    nx, ny, nz = u.shape
+    wx, wy, wz = np.float32(weight[0]), np.float32(weight[1]), np.float32(weight[2])
+    share = np.float32(1) / (2 * (wx + wy + wz))
+    omega = np.float32(omega)
+    for _ in range(max_sweeps):
+        largest = np.float32(0)
+        for i in range(1, nx - 1):
+            for j in range(1, ny - 1):
+                for k in range(1, nz - 1):
+                    if interior[i, j, k]:
+                        mean = share * (
+                            wx * (u[i - 1, j, k] + u[i + 1, j, k])
+                            + wy * (u[i, j - 1, k] + u[i, j + 1, k])
+                            + wz * (u[i, j, k - 1] + u[i, j, k + 1])
+                        )
+                        change = mean - u[i, j, k]
+                        u[i, j, k] += omega * change
+                        largest = max(largest, abs(change))
+        if largest < tolerance:
+            break

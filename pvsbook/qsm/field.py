@@ -8,12 +8,21 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 from scipy.stats import chi2
 
 from pvsbook._errors import InputError
-from pvsbook.qsm.unwrap import romeo
+from pvsbook.qsm.unwrap import romeo, wrap
 
-__all__ = ["GAMMA_MHZ_T", "FieldMap", "echo_difference", "fit_field", "hz_to_ppm"]
+__all__ = [
+    "GAMMA_MHZ_T",
+    "FieldMap",
+    "Readout",
+    "check_readout",
+    "echo_difference",
+    "fit_field",
+    "hz_to_ppm",
+]
 
 GAMMA_MHZ_T = 42.577478518  # proton, CODATA 2018
 TWO_PI = 2 * math.pi
@@ -189,6 +198,98 @@ def fit_field(
         error.reshape(grid),
         template.n_regions,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """Phase that odd and even echoes do not share, as a bipolar readout makes.
+
+    Attributes
+    ----------
+    is_bipolar
+        Whether the phase of odd and even echoes differs by more than noise.
+    difference_rad
+        Phase of even echoes less that of odd ones, smooth, shape (x, y, z).
+    phase_rad
+        The scan's phase with the difference taken out, wrapped; unchanged where it is monopolar.
+    """
+
+    is_bipolar: bool
+    difference_rad: NDArray[np.float32]
+    phase_rad: NDArray[np.float32]
+
+
+def check_readout(
+    phase_rad: ArrayLike,
+    magnitude: ArrayLike,
+    echo_times_s: ArrayLike,
+    mask: ArrayLike,
+    voxel_size_mm: ArrayLike,
+    *,
+    smoothing_mm: float = 8.0,
+    threshold_rad: float = 0.1,
+) -> Readout:
+    r"""Tell a bipolar from a monopolar readout, and take the difference of its echoes out.
+
+    On three evenly spaced echoes the phase :math:`\varphi_1 - 2\varphi_2 + \varphi_3` of a
+    straight line is zero, whatever the field and the coils do.  Where odd and even echoes are read
+    in opposite directions it is not: it is minus twice the difference between them, a smooth ramp.
+
+    Parameters
+    ----------
+    phase_rad, magnitude
+        Shape (x, y, z, echo).
+    echo_times_s
+        At least three; the first three evenly spaced.
+    mask
+        Brain.
+    voxel_size_mm
+        Three numbers.
+    smoothing_mm
+        The difference is taken to be smooth over this width.
+    threshold_rad
+        Smallest spread of the difference, over the mask, that is called bipolar.
+
+    Returns
+    -------
+    Readout
+
+    Raises
+    ------
+    InputError
+        Fewer than three echoes, or not evenly spaced.
+
+    References
+    ----------
+    Eckstein et al. 2018, doi:10.1002/mrm.26963.
+
+    Examples
+    --------
+    >>> times = np.array([0.005, 0.010, 0.015])
+    >>> phase = np.zeros((8, 8, 8, 3), np.float32)
+    >>> phase[..., 1] += np.linspace(-0.4, 0.4, 8)[:, None, None]
+    >>> inside = np.ones((8, 8, 8), bool)
+    >>> found = check_readout(phase, 1 + 0 * phase, times, inside, (1, 1, 1), smoothing_mm=1)
+    >>> found.is_bipolar
+    True
+    """
+    phase, mag = np.asarray(phase_rad, np.float32), np.asarray(magnitude, np.float32)
+    times, inside = np.asarray(echo_times_s, np.float64), np.asarray(mask, bool)
+    gaps = np.diff(times)
+    if times.size < 3 or abs(gaps[1] - gaps[0]) > 0.02 * gaps[0]:
+        raise InputError("echo_times_s: three evenly spaced echoes are needed to tell the readout")
+    curvature = phase[..., 0] - 2 * phase[..., 1] + phase[..., 2]
+    weight = np.where(inside, mag[..., 0] * mag[..., 1] ** 2 * mag[..., 2], 0)
+    signal = weight * np.exp(1j * curvature)
+    width = smoothing_mm / np.asarray(voxel_size_mm, np.float64)
+    real, imag = (ndimage.gaussian_filter(p, width) for p in (signal.real, signal.imag))
+    smooth = np.arctan2(imag, real).astype(np.float32)
+    difference = (-0.5 * romeo(smooth, inside).phase_rad).astype(np.float32)
+    is_bipolar = bool(np.sqrt(np.mean(difference[inside] ** 2)) > threshold_rad)
+    if not is_bipolar:
+        return Readout(False, difference, phase)
+    even = np.arange(times.size) % 2 == 1
+    return Readout(True, difference, wrap(phase - difference[..., None] * even))
 
 
 @numba.njit(cache=True, fastmath=True)

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 
 from pvsbook._errors import InputError
+from pvsbook.qsm._solve import conjugate_gradients
 
-__all__ = ["dipole_field", "dipole_kernel", "padded_shape", "tkd"]
+__all__ = [
+    "Inversion",
+    "closed_form_l2",
+    "dipole_field",
+    "dipole_kernel",
+    "edges",
+    "ndi",
+    "padded_shape",
+    "tikhonov",
+    "tkd",
+    "tv",
+]
 
 PAD_MM = 16.0
+RHO = 100.0  # penalty of the gradient's splitting over regularisation, per (ppm / mm)
 
 
 def dipole_kernel(
@@ -220,3 +236,418 @@ def _field_and_mask(
     if not np.isfinite(field[inside]).all():
         raise InputError("field_ppm: holds NaN inside the mask; leave those voxels out of it")
     return field, inside
+
+
+@dataclass(frozen=True, eq=False)
+class Inversion:
+    """Susceptibility from an iterative method.
+
+    Attributes
+    ----------
+    chi_ppm
+        Shape (x, y, z), float32, zero outside the mask; its mean is arbitrary.
+    n_iterations
+        How many were needed.
+    change
+        Relative change in the last iteration; above the tolerance where the method ran out of
+        iterations.
+    """
+
+    chi_ppm: NDArray[np.float32]
+    n_iterations: int
+    change: float
+
+
+def closed_form_l2(
+    field_ppm: ArrayLike,
+    mask: ArrayLike,
+    voxel_size_mm: ArrayLike,
+    b0_direction: ArrayLike = (0, 0, 1),
+    *,
+    regularisation: float = 0.01,
+    pad_mm: float = PAD_MM,
+) -> NDArray[np.float32]:
+    r"""Invert with a penalty on the squared gradient, in one division.
+
+    .. math:: \hat\chi = \frac{D \hat f}{D^2 + \lambda^2 |G|^2}
+
+    Parameters
+    ----------
+    field_ppm, mask, voxel_size_mm, b0_direction, pad_mm
+        As in `tkd`.
+    regularisation
+        lambda, in mm.  Larger: smoother, lower values.
+
+    Returns
+    -------
+    numpy.ndarray
+        Susceptibility in ppm, float32, zero outside the mask; its mean is arbitrary.
+
+    References
+    ----------
+    Bilgic et al. 2014, doi:10.1002/mrm.25029.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> chi = rng.normal(0, 0.05, (24, 24, 24)).astype(np.float32)
+    >>> field = dipole_field(chi, (1, 1, 1), pad_mm=0)
+    >>> back = closed_form_l2(field, chi < 9, (1, 1, 1), regularisation=1e-3, pad_mm=0)
+    >>> bool(np.corrcoef(back.ravel(), chi.ravel())[0, 1] > 0.98)
+    True
+    """
+    if not regularisation > 0:
+        raise InputError(f"regularisation: {regularisation:g}, but it must be positive")
+    field, inside = _field_and_mask(field_ppm, mask)
+    big = padded_shape(field.shape, voxel_size_mm, pad_mm)
+    kernel = dipole_kernel(big, voxel_size_mm, b0_direction)
+    below = kernel * kernel + np.float32(regularisation**2) * _gradient_power(big, voxel_size_mm)
+    below[0, 0, 0] = 1
+    spectrum = fft.rfftn(np.where(inside, field, np.float32(0)), s=big)
+    spectrum *= kernel / below
+    chi = _crop(fft.irfftn(spectrum, s=big, overwrite_x=True), field.shape)
+    chi[~inside] = 0
+    return chi
+
+
+def tikhonov(
+    field_ppm: ArrayLike,
+    mask: ArrayLike,
+    voxel_size_mm: ArrayLike,
+    b0_direction: ArrayLike = (0, 0, 1),
+    *,
+    weight: ArrayLike | None = None,
+    regularisation: float = 0.05,
+    tolerance: float = 0.01,
+    max_iterations: int = 50,
+    pad_mm: float = PAD_MM,
+) -> Inversion:
+    r"""Invert with a penalty on the size of susceptibility, in the mask, by conjugate gradients.
+
+    Minimises :math:`\|W (D\chi - f)\|^2 + \lambda^2 \|\chi\|^2` over maps that are zero outside
+    the mask.
+
+    Parameters
+    ----------
+    field_ppm, mask, voxel_size_mm, b0_direction, pad_mm
+        As in `tkd`.
+    weight
+        Inverse standard deviation of the field, up to a factor; one everywhere by default.
+    regularisation
+        lambda.  Larger: less noise, lower values.
+    tolerance, max_iterations
+        When to stop.
+
+    Returns
+    -------
+    Inversion
+
+    References
+    ----------
+    Kressler et al. 2010, doi:10.1109/TMI.2009.2023787.
+
+    Examples
+    --------
+    >>> grid = np.indices((24, 24, 24)) - 12
+    >>> chi = ((grid**2).sum(0) < 16) * 0.1
+    >>> field = dipole_field(chi, (1, 1, 1))
+    >>> found = tikhonov(field, (grid**2).sum(0) < 100, (1, 1, 1))
+    >>> bool(0.05 < found.chi_ppm[12, 12, 12] < 0.12)
+    True
+    """
+    if not regularisation > 0:
+        raise InputError(f"regularisation: {regularisation:g}, but it must be positive")
+    field, inside = _field_and_mask(field_ppm, mask)
+    trust = _trust(weight, inside)
+    trust *= trust
+    big = padded_shape(field.shape, voxel_size_mm, pad_mm)
+    kernel = dipole_kernel(big, voxel_size_mm, b0_direction)
+
+    def dipoles(volume: NDArray[np.float32]) -> NDArray[np.float32]:
+        spectrum = fft.rfftn(volume, s=big)
+        spectrum *= kernel
+        return _crop(fft.irfftn(spectrum, s=big, overwrite_x=True), field.shape)
+
+    def normal(chi: NDArray[np.float32]) -> NDArray[np.float32]:
+        return inside * dipoles(trust * dipoles(chi)) + np.float32(regularisation**2) * chi
+
+    right = inside * dipoles(trust * np.where(inside, field, np.float32(0)))
+    chi, n, change = conjugate_gradients(normal, right, tolerance, max_iterations)
+    return Inversion(chi, n, change)
+
+
+def ndi(
+    field_ppm: ArrayLike,
+    mask: ArrayLike,
+    voxel_size_mm: ArrayLike,
+    b0_direction: ArrayLike = (0, 0, 1),
+    *,
+    radians_per_ppm: float,
+    weight: ArrayLike | None = None,
+    regularisation: float = 1e-3,
+    tolerance: float = 2e-3,
+    max_iterations: int = 200,
+    pad_mm: float = PAD_MM,
+) -> Inversion:
+    r"""Invert by gradient descent on the wrapped phase (nonlinear dipole inversion).
+
+    Minimises :math:`\|W (e^{i D\chi} - e^{i f})\|^2 + \lambda \|\chi\|^2`, which does not mind a
+    missed wrap.  Descent fits the well-known frequencies first, so stopping early regularises
+    too; accelerated after Nesterov, with restarts, it takes a third of the iterations.
+
+    Parameters
+    ----------
+    field_ppm, mask, voxel_size_mm, b0_direction, pad_mm
+        As in `tkd`.
+    radians_per_ppm
+        Phase of a field of 1 ppm: 2 pi times 42.58 MHz/T times tesla times echo time.
+    weight
+        Inverse standard deviation of the field, up to a factor; one everywhere by default.
+    regularisation
+        lambda, where W is at most one and phase is in radians.
+    tolerance, max_iterations
+        When to stop: relative change of the map in an iteration.
+
+    Returns
+    -------
+    Inversion
+
+    References
+    ----------
+    Polak et al. 2020, doi:10.1002/nbm.4271.
+
+    Examples
+    --------
+    >>> grid = np.indices((24, 24, 24)) - 12
+    >>> chi = ((grid**2).sum(0) < 16) * 0.1
+    >>> field = dipole_field(chi, (1, 1, 1))
+    >>> found = ndi(field, (grid**2).sum(0) < 100, (1, 1, 1), radians_per_ppm=16)
+    >>> bool(found.change <= 2e-3 and 0.05 < found.chi_ppm[12, 12, 12] < 0.12)
+    True
+    """
+    field, inside = _field_and_mask(field_ppm, mask)
+    trust = _trust(weight, inside)
+    trust *= trust
+    big = padded_shape(field.shape, voxel_size_mm, pad_mm)
+    kernel = dipole_kernel(big, voxel_size_mm, b0_direction)
+    phase = np.float32(radians_per_ppm) * np.where(inside, field, np.float32(0))
+    chi: NDArray[np.float32] = np.zeros_like(field)  # in radians
+    ahead, momentum = chi, 1.0
+    step = np.float32(1 / (4 / 9 + regularisation))  # one over the largest curvature
+    change, n = 1.0, 0
+    while n < max_iterations and change >= tolerance:
+        n += 1
+        spectrum = fft.rfftn(ahead, s=big)
+        spectrum *= kernel
+        misfit = _crop(fft.irfftn(spectrum, s=big, overwrite_x=True), field.shape) - phase
+        spectrum = fft.rfftn(trust * np.sin(misfit), s=big)
+        spectrum *= kernel
+        slope = _crop(fft.irfftn(spectrum, s=big, overwrite_x=True), field.shape)
+        slope += np.float32(regularisation) * ahead
+        new = np.where(inside, ahead - step * slope, np.float32(0))
+        moved = new - chi
+        change = float(np.linalg.norm(moved)) / max(float(np.linalg.norm(new)), 1e-30)
+        if float(np.vdot(slope, moved)) > 0:
+            momentum = 1.0  # it ran past the valley
+        following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
+        ahead = new + np.float32((momentum - 1) / following) * moved
+        chi, momentum = new, following
+    return Inversion(chi / np.float32(radians_per_ppm), n, change)
+
+
+def tv(
+    field_ppm: ArrayLike,
+    mask: ArrayLike,
+    voxel_size_mm: ArrayLike,
+    b0_direction: ArrayLike = (0, 0, 1),
+    *,
+    weight: ArrayLike | None = None,
+    magnitude: ArrayLike | None = None,
+    regularisation: float = 2e-4,
+    tolerance: float = 0.01,
+    max_iterations: int = 60,
+    pad_mm: float = PAD_MM,
+) -> Inversion:
+    r"""Invert with a penalty on the total variation, by alternating directions (ADMM).
+
+    Minimises :math:`\frac12 \|W (D\chi - f)\|^2 + \lambda \|E\nabla\chi\|_1`.
+
+    Parameters
+    ----------
+    field_ppm, mask, voxel_size_mm, b0_direction, pad_mm
+        As in `tkd`.
+    weight
+        Inverse standard deviation of the field, up to a factor.  Where None, the field counts the
+        same everywhere, zero outside the mask, which takes two transforms an iteration instead
+        of four.
+    magnitude
+        Image whose edges susceptibility is expected to share: the penalty is lifted at the
+        steepest tenth of them (edge-weighted TV).  It helps as far as that is true.
+    regularisation
+        lambda, in ppm mm: about the noise of the field, times the voxel size.  Larger: flatter
+        and lower.
+    tolerance, max_iterations
+        When to stop: relative change of the map in an iteration.
+
+    Returns
+    -------
+    Inversion
+
+    References
+    ----------
+    Bilgic et al. 2014, doi:10.1002/mrm.25029; Milovic et al. 2018 (FANSI),
+    doi:10.1002/mrm.27073; Liu et al. 2012 (edges of magnitude),
+    doi:10.1016/j.neuroimage.2011.08.082.
+
+    Examples
+    --------
+    >>> grid = np.indices((24, 24, 24)) - 12
+    >>> chi = ((grid**2).sum(0) < 16) * 0.1
+    >>> field = dipole_field(chi, (1, 1, 1))
+    >>> found = tv(field, (grid**2).sum(0) < 100, (1, 1, 1), max_iterations=100)
+    >>> bool(0.08 < found.chi_ppm[12, 12, 12] < 0.11)
+    True
+    """
+    if not regularisation > 0:
+        raise InputError(f"regularisation: {regularisation:g}, but it must be positive")
+    field, inside = _field_and_mask(field_ppm, mask)
+    size = np.asarray(voxel_size_mm, np.float64)
+    big = padded_shape(field.shape, size, pad_mm)
+    box = tuple(slice(n) for n in field.shape)
+    kernel = dipole_kernel(big, size, b0_direction)
+    strength = np.full(big, regularisation, np.float32)
+    if magnitude is not None:
+        strength[box] *= 1 - 0.9 * edges(magnitude, inside, size)
+    data = np.zeros(big, np.float32)
+    data[box] = np.where(inside, field, np.float32(0))
+    rho = np.float32(RHO * regularisation)  # of the gradient's splitting
+    power = rho * _gradient_power(big, size)
+    dual = np.zeros((3, *big), np.float32)
+    chi = np.zeros(big, np.float32)
+    pull = np.zeros(big, np.float32)
+    inverse_size = (1 / size).astype(np.float32)
+    change, n = 1.0, 0
+    if weight is None:
+        toward = kernel * fft.rfftn(data)
+        below = kernel * kernel + power
+        below[0, 0, 0] = 1
+    else:
+        trust = np.zeros(big, np.float32)
+        trust[box] = _trust(weight, inside)
+        trust *= trust
+        below = kernel * kernel + power
+        below[0, 0, 0] = 1
+        fitted = data.copy()  # the field that data and map agree on, and its dual
+        field_dual = np.zeros(big, np.float32)
+    while n < max_iterations and change >= tolerance:
+        n += 1
+        if weight is not None:
+            toward = kernel * fft.rfftn(fitted - field_dual)
+        spectrum = fft.rfftn(pull)
+        spectrum *= rho
+        spectrum += toward
+        spectrum /= below
+        spectrum[0, 0, 0] = 0
+        if weight is not None:
+            made = fft.irfftn(spectrum * kernel, s=big, overwrite_x=True)
+            made += field_dual
+            fitted = (trust * data + made) / (trust + 1)
+            field_dual = made - fitted
+        new = fft.irfftn(spectrum, s=big, overwrite_x=True)
+        change = _shrink(new, chi, dual, strength / rho, inverse_size, pull)
+        chi = new
+    out = np.ascontiguousarray(chi[box])
+    out[~inside] = 0
+    return Inversion(out, n, change)
+
+
+def edges(
+    magnitude: ArrayLike, mask: ArrayLike, voxel_size_mm: ArrayLike, *, share: float = 0.1
+) -> NDArray[np.float32]:
+    """Mark the steepest voxels of an image inside the mask: 1 at an edge, 0 elsewhere.
+
+    Examples
+    --------
+    >>> step = np.zeros((8, 8, 8)); step[4:] = 1
+    >>> np.flatnonzero(edges(step, step < 2, (1, 1, 1), share=0.2)[:, 0, 0]).tolist()
+    [3]
+    """
+    inside = np.asarray(mask, bool)
+    image = np.asarray(magnitude, np.float32)
+    steep = np.zeros(image.shape, np.float32)
+    for axis, size in enumerate(np.asarray(voxel_size_mm, np.float32)):
+        step = np.diff(image, axis=axis, append=np.take(image, [-1], axis)) / size
+        both = inside & np.roll(inside, -1, axis)
+        steep += np.where(both, step * step, 0)
+    limit = np.quantile(steep[inside], 1 - share)
+    return ((steep > limit) & inside).astype(np.float32)
+
+
+def _trust(weight: ArrayLike | None, inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return weights between 0 and 1 in the mask: 1 is the 95th percentile or better."""
+    if weight is None:
+        return inside.astype(np.float32)
+    values = np.where(inside, np.asarray(weight, np.float32), np.float32(0))
+    if values.shape != inside.shape or not np.isfinite(values).all() or values.min() < 0:
+        raise InputError("weight: must be finite, not negative, and of the field's shape")
+    return np.minimum(values / np.quantile(values[inside], 0.95), 1).astype(np.float32)
+
+
+def _gradient_power(shape: Sequence[int], voxel_size_mm: ArrayLike) -> NDArray[np.float32]:
+    """Return the squared transfer of forward differences in mm, in the layout of rfftn."""
+    size = np.asarray(voxel_size_mm, np.float64)
+    x = (2 - 2 * np.cos(2 * np.pi * fft.fftfreq(shape[0]))) / size[0] ** 2
+    y = (2 - 2 * np.cos(2 * np.pi * fft.fftfreq(shape[1]))) / size[1] ** 2
+    z = (2 - 2 * np.cos(2 * np.pi * fft.rfftfreq(shape[2]))) / size[2] ** 2
+    return (x[:, None, None] + y[None, :, None] + z).astype(np.float32)
+
+
+@numba.njit(cache=True, fastmath=True)
+def _shrink(chi, old, dual, strength, inverse_size, pull):  # type: ignore[no-untyped-def]
+    """Take one step of the gradient's splitting, in one pass over memory.
+
+    With g the forward differences of `chi` (the volume is periodic) and t = g + dual: z is t
+    shrunk by `strength`, the new dual is t - z, and `pull` becomes the adjoint differences of
+    z - dual = 2 z - t.  Returns the relative change from `old` to `chi`.
+    """
+    nx, ny, nz = chi.shape
+    ax, ay, az = inverse_size[0], inverse_size[1], inverse_size[2]
+    px, py, pz = np.empty(nz, np.float32), np.empty(nz, np.float32), np.empty(nz, np.float32)
+    one = np.float32(1)
+    pull[:] = 0
+    moved = 0.0
+    total = 0.0
+    for i in range(nx):
+        ahead = i + 1 if i + 1 < nx else 0
+        for j in range(ny):
+            up = j + 1 if j + 1 < ny else 0
+            row_moved = np.float32(0)
+            row_total = np.float32(0)
+            for k in range(nz):
+                right = k + 1 if k + 1 < nz else 0
+                c = chi[i, j, k]
+                tx = (chi[ahead, j, k] - c) * ax + dual[0, i, j, k]
+                ty = (chi[i, up, k] - c) * ay + dual[1, i, j, k]
+                tz = (chi[i, j, right] - c) * az + dual[2, i, j, k]
+                length = np.sqrt(tx * tx + ty * ty + tz * tz) + np.float32(1e-20)
+                keep = max(one - strength[i, j, k] / length, np.float32(0))
+                dual[0, i, j, k] = (one - keep) * tx
+                dual[1, i, j, k] = (one - keep) * ty
+                dual[2, i, j, k] = (one - keep) * tz
+                both = keep + keep - one
+                px[k] = both * tx * ax
+                py[k] = both * ty * ay
+                pz[k] = both * tz * az
+                d = c - old[i, j, k]
+                row_moved += d * d
+                row_total += c * c
+            moved += row_moved
+            total += row_total
+            for k in range(nz):
+                pull[i, j, k] -= px[k] + py[k] + pz[k]
+                pull[ahead, j, k] += px[k]
+                pull[i, up, k] += py[k]
+            for k in range(nz - 1):
+                pull[i, j, k + 1] += pz[k]
+            pull[i, j, 0] += pz[nz - 1]
+    return math.sqrt(moved / max(total, 1e-30))

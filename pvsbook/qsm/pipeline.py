@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -11,25 +11,28 @@ from typing import Any
 import cc3d
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.derivatives import Writer
-from pvsbook.qsm.background import RADII_MM, LocalField, vsharp
-from pvsbook.qsm.field import TWO_PI, FieldMap, fit_field, hz_to_ppm
-from pvsbook.qsm.inversion import tkd
+from pvsbook.qsm.background import LocalField, lbv, pdf, resharp, vsharp
+from pvsbook.qsm.field import GAMMA_MHZ_T, TWO_PI, FieldMap, check_readout, fit_field, hz_to_ppm
+from pvsbook.qsm.inversion import closed_form_l2, ndi, tikhonov, tkd, tv
 from pvsbook.qsm.mask import brain_mask
-from pvsbook.qsm.reference import Referenced, refer
+from pvsbook.qsm.reference import MIN_VOXELS, Referenced, refer
 from pvsbook.qsm.unwrap import without_jumps
 
-__all__ = ["COLUMNS", "Flag", "QsmResult", "reconstruct"]
+__all__ = ["COLUMNS", "Flag", "QsmResult", "invert_field", "phase_sign_agrees", "reconstruct"]
 
 MIN_MASK_CM3 = 1.0
 BRAIN_CM3 = 400.0
 BORDER_SHARE = 0.2
-RESIDUAL_RAD = 0.4
+RESIDUAL_RAD = 0.1
+MAX_RESIDUAL_RAD = 0.2  # a voxel beyond it is left out
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 MAX_DROPPED_SHARE = 0.2
-DROPPED_SHARE = 2e-3  # next to air the field itself is that steep
+DROPPED_SHARE = 0.02  # next to air the field itself is that steep
 
 COLUMNS = {
     "status": {"Description": "pass, warn (read the reasons), or fail (susceptibility withheld)"},
@@ -46,7 +49,7 @@ COLUMNS = {
     "mask_cm3": {"Description": "volume of the first mask", "Units": "cm3"},
     "chi_mask_cm3": {"Description": "volume where susceptibility is known", "Units": "cm3"},
     "n_regions": {"Description": "pieces of the mask, each unwrapped on its own"},
-    "n_dropped": {"Description": "voxels left out: a neighbour's echo difference is over pi away"},
+    "n_dropped": {"Description": "voxels left out, where unwrapping or the line fit failed"},
     "residual_p95_rad": {
         "Description": "95th percentile of the line fit's misfit",
         "Units": "rad",
@@ -198,11 +201,19 @@ def reconstruct(
     *,
     mask: ArrayLike | None = None,
     reference: str | ArrayLike = "whole brain",
-    radii_mm: Sequence[float] = RADII_MM,
-    tkd_threshold: float = 0.15,
+    background: str = "lbv",
+    inversion: str = "tv",
+    background_options: Mapping[str, Any] = NO_OPTIONS,
+    inversion_options: Mapping[str, Any] = NO_OPTIONS,
     phase_sign: int = 1,
 ) -> QsmResult:
     """Map susceptibility: mask, unwrap, fit the field, remove the background, invert, refer.
+
+    The order of the steps follows the consensus paper; the two methods that one can argue about
+    were chosen by measurement on simulated heads, tilted and not, with the true brain mask and
+    with the mask made here.  LBV with TV gave a slope of .95 to 1.0 over the deep grey nuclei and
+    a mean bias of 3 to 6 ppb; V-SHARP, RESHARP and PDF take the slow part of the tissue's field
+    away with the background, which lowers every nucleus by 5 to 20 ppb.
 
     Parameters
     ----------
@@ -213,13 +224,17 @@ def reconstruct(
         Brain, shape (x, y, z).  Where None, `pvsbook.qsm.mask.brain_mask` makes it.
     reference
         As in `pvsbook.qsm.reference.refer`.
-    radii_mm
-        As in `pvsbook.qsm.background.vsharp`.
-    tkd_threshold
-        As in `pvsbook.qsm.inversion.tkd`.
+    background
+        ``"lbv"``, ``"vsharp"``, ``"resharp"`` or ``"pdf"`` (see `pvsbook.qsm.background`).  LBV
+        trusts the mask's rim: take V-SHARP where the rim is noisy and the slow part of
+        susceptibility does not matter, as for veins.
+    inversion
+        ``"tv"``, ``"edge tv"``, ``"tkd"``, ``"l2"``, ``"tikhonov"`` or ``"ndi"`` (see
+        `pvsbook.qsm.inversion`).  ``"edge tv"`` trusts the last echo's edges.
+    background_options, inversion_options
+        Keyword arguments of the two methods, such as ``{"regularisation": 1e-4}``.
     phase_sign
-        -1 where the scanner's phase falls in a stronger field: veins and pallidum then come out
-        dark in the result, which is how to notice.
+        -1 where the scanner's phase falls in a stronger field; `phase_sign_agrees` helps to tell.
 
     Returns
     -------
@@ -232,7 +247,7 @@ def reconstruct(
     ------
     InputError
         Shapes that differ, echo times that are not seconds, a mask that is empty, tiny or of
-        another shape.
+        another shape, a phase that is noise, an unknown method.
 
     References
     ----------
@@ -242,49 +257,56 @@ def reconstruct(
     --------
     >>> from pvsbook.phantoms.gradient_echo import make_gre
     >>> head = make_gre(np.random.default_rng(0), voxel_size_mm=4)
-    >>> result = reconstruct(head.gre, mask=head.brain, radii_mm=(8, 4))
+    >>> result = reconstruct(head.gre, mask=head.brain)
     >>> result.status, result.susceptibility.reference
     ('pass', 'whole brain')
     """
     _check_scan(gre)
     if phase_sign not in (1, -1):
         raise InputError(f"phase_sign: {phase_sign}; give 1 or -1")
-    size, b0 = gre.voxel_size_mm, gre.b0_direction
+    if background not in BACKGROUNDS:
+        raise InputError(f"background: {background!r}; known are {', '.join(BACKGROUNDS)}")
+    if inversion not in INVERSIONS:
+        raise InputError(f"inversion: {inversion!r}; known are {', '.join(INVERSIONS)}")
+    size, b0, times = gre.voxel_size_mm, gre.b0_direction, gre.echo_times_s
     if mask is None:
-        inside = brain_mask(gre.magnitude, gre.phase_rad, size, echo_times_s=gre.echo_times_s)
+        inside = brain_mask(gre.magnitude, gre.phase_rad, size, echo_times_s=times)
     else:
         inside = _check_mask(mask, gre)
-    times = gre.echo_times_s
     phase = gre.phase_rad if phase_sign == 1 else -gre.phase_rad
+    is_bipolar = False
+    if times.size > 2 and abs(times[2] - 2 * times[1] + times[0]) < 0.02 * (times[1] - times[0]):
+        readout = check_readout(phase, gre.magnitude, times, inside, size)
+        is_bipolar, phase = readout.is_bipolar, readout.phase_rad
     field = fit_field(phase, gre.magnitude, times, inside)
     interval_s = float(np.diff(times).min()) if times.size > 1 else float(times[0])
     step_rad = field.field_hz * np.float32(TWO_PI * interval_s)
-    known = without_jumps(step_rad, inside)
+    known = without_jumps(step_rad, inside) & (field.residual_rad < MAX_RESIDUAL_RAD)
     n_dropped = int(inside.sum() - known.sum())
     if n_dropped > MAX_DROPPED_SHARE * inside.sum():
         raise InputError(
             f"phase: {100 * n_dropped / inside.sum():.0f} % of the mask jumps by more than pi "
-            "between neighbours after unwrapping, as noise does; check that the phase belongs to "
-            "this magnitude, and that it is neither filtered nor a difference of channels"
+            "between neighbours after unwrapping, or fits no line over the echoes, as noise does; "
+            "check that the phase belongs to this magnitude, and that it is neither filtered nor "
+            "already unwrapped"
         )
-    total_ppm = hz_to_ppm(field.field_hz, gre.field_strength_t)
-    local = vsharp(total_ppm, known, size, radii_mm=radii_mm)
-    chi = tkd(local.field_ppm, local.mask, size, b0, threshold=tkd_threshold)
+    local = _local_field(gre, field.field_hz, known, background, background_options)
+    chi = _chi(gre, local, inversion, inversion_options)
     return QsmResult(
         susceptibility=refer(chi, local.mask, reference),
         mask=known,
         field=field,
         local_field=local,
         affine=gre.affine,
-        flags=_flags(gre, known, field, n_dropped),
+        flags=_flags(gre, known, field, n_dropped, is_bipolar),
         settings=MappingProxyType(
             {
                 "mask": "made from magnitude and phase" if mask is None else "given",
                 "unwrapping": "ROMEO of the echo difference",
-                "background": "V-SHARP",
-                "radii_mm": tuple(map(float, radii_mm)),
-                "inversion": "TKD",
-                "tkd_threshold": float(tkd_threshold),
+                "background": background,
+                "background_options": dict(background_options),
+                "inversion": inversion,
+                "inversion_options": dict(inversion_options),
                 "phase_sign": phase_sign,
             }
         ),
@@ -299,6 +321,97 @@ def reconstruct(
             }
         ),
     )
+
+
+def _local_field(
+    gre: images.Gre,
+    field_hz: NDArray[np.float32],
+    known: NDArray[np.bool_],
+    background: str,
+    options: Mapping[str, Any],
+) -> LocalField:
+    total_ppm = hz_to_ppm(field_hz, gre.field_strength_t)
+    whole = ndimage.binary_fill_holes(known)  # a hole would be taken for the brain's rim
+    remove = BACKGROUNDS[background]
+    local = remove(total_ppm, whole, gre.voxel_size_mm, gre.b0_direction, options)
+    return LocalField(local.field_ppm * known, local.mask & known)
+
+
+def _chi(
+    gre: images.Gre, local: LocalField, inversion: str, options: Mapping[str, Any]
+) -> NDArray[np.float32]:
+    solve = INVERSIONS[inversion]
+    return solve(local.field_ppm, local.mask, gre.voxel_size_mm, gre.b0_direction, gre, options)
+
+
+def invert_field(
+    gre: images.Gre, result: QsmResult, field_hz: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Repeat background removal and inversion of `result`, with its settings, on another field.
+
+    Returns susceptibility in ppm, referred to the mean of the mask.
+    """
+    s = result.settings
+    local = _local_field(gre, field_hz, result.mask, s["background"], s["background_options"])
+    chi = _chi(gre, local, s["inversion"], s["inversion_options"])
+    return refer(chi, local.mask).chi_ppm
+
+
+def _ndi(
+    field: Any, mask: Any, size: Any, b0: Any, gre: images.Gre, options: Mapping[str, Any]
+) -> NDArray[np.float32]:
+    turns_per_ppm = GAMMA_MHZ_T * gre.field_strength_t * float(np.mean(gre.echo_times_s))
+    return ndi(field, mask, size, b0, radians_per_ppm=TWO_PI * turns_per_ppm, **options).chi_ppm
+
+
+BACKGROUNDS: Mapping[str, Callable[..., LocalField]] = {
+    "lbv": lambda f, m, size, b0, o: lbv(f, m, size, **o),
+    "vsharp": lambda f, m, size, b0, o: vsharp(f, m, size, **o),
+    "resharp": lambda f, m, size, b0, o: resharp(f, m, size, **o),
+    "pdf": lambda f, m, size, b0, o: pdf(f, m, size, b0, **o),
+}
+INVERSIONS: Mapping[str, Callable[..., NDArray[np.float32]]] = {
+    "tv": lambda f, m, size, b0, gre, o: tv(f, m, size, b0, **o).chi_ppm,
+    "edge tv": lambda f, m, size, b0, gre, o: (
+        tv(f, m, size, b0, magnitude=gre.magnitude[..., -1], **o).chi_ppm
+    ),
+    "tkd": lambda f, m, size, b0, gre, o: tkd(f, m, size, b0, **o),
+    "l2": lambda f, m, size, b0, gre, o: closed_form_l2(f, m, size, b0, **o),
+    "tikhonov": lambda f, m, size, b0, gre, o: tikhonov(f, m, size, b0, **o).chi_ppm,
+    "ndi": _ndi,
+}
+
+
+def phase_sign_agrees(result: QsmResult, diamagnetic: ArrayLike, paramagnetic: ArrayLike) -> bool:
+    """Tell whether known tissue comes out with the sign that it must have.
+
+    Parameters
+    ----------
+    result
+        From `reconstruct`.
+    diamagnetic, paramagnetic
+        Masks: white matter or a calcification; pallidum, veins or a bleed.
+
+    Returns
+    -------
+    bool
+        False: reconstruct again with ``phase_sign=-1``.
+
+    Examples
+    --------
+    >>> from pvsbook.phantoms.gradient_echo import make_gre
+    >>> head = make_gre(np.random.default_rng(0), voxel_size_mm=4)
+    >>> pallidum, white = np.isin(head.labels, (5, 6)), head.chi_ppm < -0.02
+    >>> phase_sign_agrees(reconstruct(head.gre, mask=head.brain), white & head.brain, pallidum)
+    True
+    """
+    known = result.local_field.mask
+    masks = [np.asarray(m, bool) & known for m in (diamagnetic, paramagnetic)]
+    for name, region in zip(("diamagnetic", "paramagnetic"), masks, strict=True):
+        if region.shape != known.shape or region.sum() < MIN_VOXELS:
+            raise InputError(f"{name}: fewer than {MIN_VOXELS} voxels of it lie in the map")
+    low, high = (float(np.median(result.susceptibility.chi_ppm[m])) for m in masks)
+    return low < high
 
 
 def _check_scan(gre: images.Gre) -> None:
@@ -341,7 +454,7 @@ def _check_mask(mask: ArrayLike, gre: images.Gre) -> NDArray[np.bool_]:
 
 
 def _flags(
-    gre: images.Gre, inside: NDArray[np.bool_], field: FieldMap, n_dropped: int
+    gre: images.Gre, inside: NDArray[np.bool_], field: FieldMap, n_dropped: int, is_bipolar: bool
 ) -> tuple[Flag, ...]:
     flags = []
     later = ("background removal", "inversion")
@@ -367,7 +480,7 @@ def _flags(
         )
     if n_dropped > DROPPED_SHARE * inside.sum():
         flags.append(
-            Flag("jumps", f"{n_dropped} voxels left out, where unwrapping is not certain")
+            Flag("jumps", f"{n_dropped} voxels left out, where unwrapping or the line fit failed")
         )
     if field.residual_rad.any():
         residual = float(np.percentile(field.residual_rad[inside], 95))
@@ -375,6 +488,10 @@ def _flags(
             flags.append(
                 Flag("residual", f"95 % of the line fits miss by up to {residual:.2f} rad")
             )
+    if is_bipolar:
+        flags.append(
+            Flag("bipolar", "odd and even echoes differ by a smooth phase, which was taken out")
+        )
     if gre.echo_times_s.size == 1:
         flags.append(Flag("one echo", "the coil's phase cannot be told from the field"))
     return tuple(flags)

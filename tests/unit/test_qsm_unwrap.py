@@ -171,7 +171,7 @@ def test_mask_keeps_the_brain_and_drops_the_scalp_even_when_veins_tie_them(size)
     brain, scalp = radius < 11, (radius > 14) & (radius < 17)
     vein = (np.abs(position[1]) < 1.5) & (np.abs(position[2]) < 1.5) & (radius < 17)
     magnitude = (brain | scalp | vein).astype(np.float32)[..., None]
-    found = qsm_mask.brain_mask(magnitude, np.zeros_like(magnitude), size)
+    found = qsm_mask.brain_mask(magnitude, np.zeros_like(magnitude), size, rim_mm=0)
     assert not (found & scalp).any()
     assert found[brain].mean() > 0.99
 

@@ -1,0 +1,321 @@
+"""Change between two visits: align the heads halfway, carry the labels, leave the maps alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from dipy.align.imaffine import AffineRegistration, MutualInformationMetric
+from dipy.align.transforms import RigidTransform3D
+from numpy.typing import ArrayLike, NDArray
+from scipy import linalg, ndimage
+
+from pvsbook import images
+from pvsbook._errors import InputError
+from pvsbook.qsm.pipeline import QsmResult
+from pvsbook.qsm.regions import carry_labels, measure_regions, noise_ppb
+
+__all__ = ["CHANGE_COLUMNS", "Alignment", "Change", "align_visits", "measure_change"]
+
+ALIGN_MM = 3.0
+MIN_OVERLAP = 0.9
+MAX_TILT_DEG = 12.0
+
+CHANGE_COLUMNS = {
+    "region": {"Description": "name of the nucleus"},
+    "side": {"Description": "left or right"},
+    "first_ppb": {"Description": "mean susceptibility at the first visit", "Units": "ppb"},
+    "second_ppb": {"Description": "mean susceptibility at the second visit", "Units": "ppb"},
+    "change_ppb": {"Description": "second less first", "Units": "ppb"},
+    "error_ppb": {"Description": "standard error from thermal noise of both", "Units": "ppb"},
+    "median_change_ppb": {"Description": "change of the median", "Units": "ppb"},
+    "first_sd_ppb": {"Description": "spread over voxels, first visit", "Units": "ppb"},
+    "second_sd_ppb": {"Description": "spread over voxels, second visit", "Units": "ppb"},
+    "first_n": {"Description": "voxels measured, first visit"},
+    "second_n": {"Description": "voxels measured, second visit"},
+    "first_volume_mm3": {"Description": "volume of the label, first visit", "Units": "mm3"},
+    "second_volume_mm3": {"Description": "volume of the label, second visit", "Units": "mm3"},
+    "is_control": {"Description": "region that is not expected to change"},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """How two visits lie to each other.
+
+    Attributes
+    ----------
+    first_to_second
+        Rigid, scanner mm of the first visit to scanner mm of the second, 4 x 4.
+    overlap
+        Dice overlap of the brain masks once aligned.
+    rotation_deg
+        Angle of the rotation.
+    """
+
+    first_to_second: NDArray[np.float64]
+    overlap: float
+    rotation_deg: float
+
+    @property
+    def first_to_halfway(self) -> NDArray[np.float64]:
+        """Half of the way: neither visit is favoured."""
+        return np.real(linalg.expm(0.5 * linalg.logm(self.first_to_second)))
+
+    @property
+    def second_to_halfway(self) -> NDArray[np.float64]:
+        """The other half."""
+        return self.first_to_halfway @ np.linalg.inv(self.first_to_second)
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """Susceptibility of each region at two visits.
+
+    Attributes
+    ----------
+    table
+        One row a region, columns as `CHANGE_COLUMNS`.
+    alignment
+        How the visits lie to each other.
+    tilt_difference_deg
+        Angle between the static fields as the head saw them.
+    reasons
+        What casts doubt on the change.
+    """
+
+    table: pd.DataFrame
+    alignment: Alignment
+    tilt_difference_deg: float
+    reasons: tuple[str, ...]
+
+    @property
+    def status(self) -> str:
+        """``"pass"`` or ``"warn"``."""
+        return "warn" if self.reasons else "pass"
+
+    def to_row(self) -> dict[str, Any]:
+        """Return one flat row: the change of each region and the quality of the pair."""
+        row: dict[str, Any] = {
+            "status": self.status,
+            "reasons": "; ".join(self.reasons),
+            "overlap": self.alignment.overlap,
+            "rotation_deg": self.alignment.rotation_deg,
+            "tilt_difference_deg": self.tilt_difference_deg,
+        }
+        for r in self.table.to_dict("records"):
+            name = f"{r['region']}_{r['side']}".replace(" ", "_")
+            row[f"{name}_change_ppb"] = r["change_ppb"]
+            row[f"{name}_error_ppb"] = r["error_ppb"]
+        return row
+
+
+def align_visits(
+    first: nib.Nifti1Image,
+    second: nib.Nifti1Image,
+    first_mask: ArrayLike,
+    second_mask: ArrayLike,
+) -> Alignment:
+    """Align two visits of one person rigidly, by mutual information of masked images.
+
+    Parameters
+    ----------
+    first, second
+        Magnitude of one echo, or T1w, of each visit.
+    first_mask, second_mask
+        Brain masks on their grids.
+
+    Returns
+    -------
+    Alignment
+
+    References
+    ----------
+    Reuter et al. 2012 (halfway space), doi:10.1016/j.neuroimage.2012.02.084.
+
+    Examples
+    --------
+    >>> x, y, z = np.indices((40, 44, 36)) - 18
+    >>> brain = (x / 15) ** 2 + (y / 17) ** 2 + (z / 13) ** 2 < 1
+    >>> image = images.make(brain * (2.0 + np.sin(x / 3) + np.cos(y / 4) + z / 15), np.eye(4) * 3)
+    >>> same = align_visits(image, image, brain, brain)
+    >>> bool(same.rotation_deg < 0.5 and same.overlap > 0.98)
+    True
+    """
+    small = [_reduce(i, m) for i, m in ((first, first_mask), (second, second_mask))]
+    centres = [_centre_mm(*pair) for pair in small]
+    start = nib.affines.from_matvec(np.eye(3), centres[1] - centres[0])
+    registration = AffineRegistration(
+        metric=MutualInformationMetric(nbins=32),
+        level_iters=[200, 100],
+        sigmas=[2.0, 0.0],
+        factors=[2, 1],
+        verbosity=0,
+    )
+    (static, static_affine), (moving, moving_affine) = small
+    found = registration.optimize(
+        static,
+        moving,
+        RigidTransform3D(),
+        None,
+        static_grid2world=static_affine,
+        moving_grid2world=moving_affine,
+        starting_affine=start,
+    ).affine
+    angle = np.degrees(np.arccos(np.clip((np.trace(found[:3, :3]) - 1) / 2, -1, 1)))
+    there = np.linalg.inv(second.affine) @ found @ first.affine
+    carried = ndimage.affine_transform(
+        np.asarray(second_mask, np.uint8), there[:3, :3], there[:3, 3],
+        output_shape=first.shape, order=0,
+    ).astype(bool)  # fmt: skip
+    mine = np.asarray(first_mask, bool)
+    overlap = 2 * (mine & carried).sum() / (mine.sum() + carried.sum())
+    return Alignment(np.asarray(found, np.float64), float(overlap), float(angle))
+
+
+def _reduce(
+    image: nib.Nifti1Image, mask: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Smooth a masked image and keep every second or third voxel; return it and its affine."""
+    size = images.voxel_size_mm(image)
+    step = np.maximum(np.round(ALIGN_MM / size), 1).astype(int)
+    inside = np.asarray(mask, bool)
+    values = images.array(image) * inside
+    values /= np.quantile(values[inside], 0.98)
+    smooth = ndimage.gaussian_filter(values, 0.4 * (step - 1))
+    affine = image.affine @ np.diag([*step, 1.0])
+    kept = smooth[:: step[0], :: step[1], :: step[2]]
+    return np.clip(kept, 0, 1.5).astype(np.float64), affine
+
+
+def _centre_mm(values: NDArray, affine: NDArray) -> NDArray[np.float64]:
+    return nib.affines.apply_affine(affine, ndimage.center_of_mass(values))
+
+
+def measure_change(
+    first: tuple[images.Gre, QsmResult],
+    second: tuple[images.Gre, QsmResult],
+    labels: nib.Nifti1Image,
+    labels_to_halfway: ArrayLike,
+    table: pd.DataFrame,
+    rng: np.random.Generator,
+    *,
+    alignment: Alignment,
+    control: str | None = None,
+    erode: int = 1,
+    n_repeats: int = 2,
+) -> Change:
+    """Measure the change of each region, on each visit's own grid.
+
+    Parameters
+    ----------
+    first, second
+        Scan and reconstruction of each visit, with the same settings and reference.
+    labels
+        Label image in its own space.
+    labels_to_halfway
+        mm of the labels' space to halfway mm, 4 x 4: from a registration of the two visits' mean
+        to the atlas, say.
+    table
+        Columns ``label``, ``region``, ``side``.
+    rng
+        Draws noise for the error.
+    alignment
+        From `align_visits`.
+    control
+        Region that is not expected to change; its change is a measure of the pair.
+    erode
+        Voxels taken off each label.  Without it, a shift of half a voxel shows as change.
+    n_repeats
+        As in `pvsbook.qsm.regions.noise_ppb`.
+
+    Returns
+    -------
+    Change
+
+    Raises
+    ------
+    InputError
+        The two reconstructions differ in settings or reference, or `control` is not in `table`.
+    """
+    results = first[1], second[1]
+    if dict(results[0].settings) != dict(results[1].settings) or (
+        results[0].susceptibility.reference != results[1].susceptibility.reference
+    ):
+        raise InputError(
+            "settings: the two visits were reconstructed differently; use the same methods, "
+            "options and reference for both, or the difference is of method"
+        )
+    if control is not None and control not in set(table["region"]):
+        raise InputError(f"control: {control!r} is not a region of the table")
+    to_world = (
+        np.linalg.inv(alignment.first_to_halfway) @ np.asarray(labels_to_halfway, float),
+        np.linalg.inv(alignment.second_to_halfway) @ np.asarray(labels_to_halfway, float),
+    )
+    measured, errors = [], []
+    for (gre, result), matrix in zip((first, second), to_world, strict=True):
+        native = carry_labels(labels, matrix, result.mask.shape, result.affine)
+        measured.append(
+            measure_regions(
+                result.susceptibility.chi_ppm, native, table, result.local_field.mask,
+                gre.voxel_size_mm, erode=erode,
+            )
+        )  # fmt: skip
+        errors.append(noise_ppb(gre, result, native, table, rng, n_repeats=n_repeats, erode=erode))
+    one, two = measured
+    rows = pd.DataFrame(
+        {
+            "region": one["region"],
+            "side": one["side"],
+            "first_ppb": one["mean_ppb"],
+            "second_ppb": two["mean_ppb"],
+            "change_ppb": two["mean_ppb"] - one["mean_ppb"],
+            "error_ppb": np.hypot(*errors),
+            "median_change_ppb": two["median_ppb"] - one["median_ppb"],
+            "first_sd_ppb": one["sd_ppb"],
+            "second_sd_ppb": two["sd_ppb"],
+            "first_n": one["n_voxels"],
+            "second_n": two["n_voxels"],
+            "first_volume_mm3": one["volume_mm3"],
+            "second_volume_mm3": two["volume_mm3"],
+            "is_control": one["region"] == control,
+        }
+    )
+    tilt = _tilt_difference_deg(alignment)
+    return Change(rows, alignment, tilt, _doubts(results, alignment, tilt, rows))
+
+
+def _tilt_difference_deg(alignment: Alignment) -> float:
+    """Return the angle between the fields, scanner z in both visits, as the head saw them."""
+    back = alignment.first_to_second[:3, :3].T @ np.array([0.0, 0.0, 1.0])
+    return float(np.degrees(np.arccos(np.clip(back[2], -1, 1))))
+
+
+def _doubts(
+    results: tuple[QsmResult, QsmResult], alignment: Alignment, tilt: float, rows: pd.DataFrame
+) -> tuple[str, ...]:
+    reasons = [f"{w} visit: {r}" for w, q in zip(("first", "second"), results, strict=True)
+               for r in q.reasons]  # fmt: skip
+    if alignment.overlap < MIN_OVERLAP:
+        reasons.append(f"overlap: the aligned brains share {100 * alignment.overlap:.0f} %")
+    if tilt > MAX_TILT_DEG:
+        reasons.append(
+            f"tilt: the head lay {tilt:.0f} degrees differently in the field; change by less than "
+            "about 3 ppb may be tilt"
+        )
+    misfit = [float(np.percentile(r.field.residual_rad[r.mask], 95)) for r in results]
+    if max(misfit) > 1.5 * min(misfit):
+        reasons.append(
+            f"misfit: {misfit[0]:.3f} and {misfit[1]:.3f} rad; one visit is noisier, or moved"
+        )
+    control = rows[rows["is_control"]]
+    moved = control["change_ppb"].abs() > 3 * np.hypot(control["error_ppb"], 1.0)
+    if moved.any():
+        reasons.append(
+            f"control: {control['region'].iloc[0]} changed by "
+            f"{control['change_ppb'].abs().max():.1f} ppb"
+        )
+    return tuple(reasons)

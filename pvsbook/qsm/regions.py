@@ -1,0 +1,195 @@
+"""Susceptibility of labelled regions, and the noise in it."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from pvsbook import images
+from pvsbook._errors import InputError
+from pvsbook.qsm.pipeline import QsmResult, invert_field
+
+__all__ = ["REGION_COLUMNS", "carry_labels", "erode_labels", "measure_regions", "noise_ppb"]
+
+MIN_REGION_VOXELS = 8
+
+REGION_COLUMNS = {
+    "label": {"Description": "number in the label image"},
+    "region": {"Description": "name of the nucleus"},
+    "side": {"Description": "left or right"},
+    "n_voxels": {"Description": "voxels measured"},
+    "volume_mm3": {"Description": "volume of the label before erosion", "Units": "mm3"},
+    "mean_ppb": {"Description": "mean susceptibility", "Units": "ppb"},
+    "median_ppb": {"Description": "median susceptibility", "Units": "ppb"},
+    "sd_ppb": {"Description": "standard deviation over voxels", "Units": "ppb"},
+}
+
+
+def carry_labels(
+    labels: nib.Nifti1Image, to_world: ArrayLike, shape: tuple[int, ...], affine: ArrayLike
+) -> NDArray[np.int32]:
+    """Bring labels to the grid of a scan by nearest neighbour: labels move, susceptibility stays.
+
+    Parameters
+    ----------
+    labels
+        Label image in its own space, MNI say.
+    to_world
+        mm of the labels' space to scanner mm, 4 x 4.
+    shape, affine
+        Grid of the scan.
+
+    Examples
+    --------
+    >>> labels = images.make(np.arange(27, dtype=np.uint8).reshape(3, 3, 3), np.eye(4))
+    >>> shift = nib.affines.from_matvec(np.eye(3), (1, 0, 0))
+    >>> carry_labels(labels, shift, (3, 3, 3), np.eye(4))[1, 0, 0]
+    np.int32(0)
+    """
+    matrix = np.linalg.inv(np.asarray(to_world, float) @ labels.affine) @ np.asarray(affine)
+    values = np.asarray(labels.dataobj).astype(np.int32)
+    return ndimage.affine_transform(
+        values, matrix[:3, :3], matrix[:3, 3], output_shape=shape, order=0
+    )
+
+
+def erode_labels(labels: ArrayLike, *, n_voxels: int = 1) -> NDArray[np.int32]:
+    """Take the rim off every label, so that a shift of the labels costs little.
+
+    Examples
+    --------
+    >>> labels = np.zeros((5, 5, 5), int); labels[1:4, 1:4, 1:4] = 7
+    >>> erode_labels(labels).sum()
+    np.int64(7)
+    """
+    values = np.asarray(labels).astype(np.int32)
+    for _ in range(n_voxels):
+        padded = np.pad(values, 1)
+        kept = values > 0
+        for axis in range(3):
+            for step in (-1, 1):
+                kept &= np.roll(padded, step, axis)[1:-1, 1:-1, 1:-1] == values
+        values = np.where(kept, values, 0)
+    return values
+
+
+def measure_regions(
+    chi_ppm: ArrayLike,
+    labels: ArrayLike,
+    table: pd.DataFrame,
+    mask: ArrayLike,
+    voxel_size_mm: ArrayLike,
+    *,
+    erode: int = 1,
+) -> pd.DataFrame:
+    """Measure each labelled region.
+
+    Parameters
+    ----------
+    chi_ppm
+        Shape (x, y, z).
+    labels
+        Label numbers, same shape.
+    table
+        Columns ``label``, ``region``, ``side`` (`pvsbook.atlas.deep_grey.table`).
+    mask
+        Where susceptibility is known.
+    voxel_size_mm
+        Three numbers.
+    erode
+        Voxels taken off each region's rim.  0 measures more voxels and trusts the labels more.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns as `REGION_COLUMNS`; values are NaN where fewer than 8 voxels are left.
+
+    Examples
+    --------
+    >>> labels = np.zeros((6, 6, 6), int); labels[1:5, 1:5, 1:5] = 1
+    >>> table = pd.DataFrame({"label": [1], "region": ["caudate"], "side": ["left"]})
+    >>> row = measure_regions(labels * 0.05, labels, table, labels > 0, (1, 1, 2)).iloc[0]
+    >>> print(int(row["n_voxels"]), row["volume_mm3"], row["mean_ppb"])
+    8 128.0 50.0
+    """
+    chi, numbers, known = np.asarray(chi_ppm), np.asarray(labels), np.asarray(mask, bool)
+    if not (chi.shape == numbers.shape == known.shape):
+        raise InputError(
+            f"labels: have shape {numbers.shape}, but susceptibility has {chi.shape}; bring them "
+            "to the scan with carry_labels"
+        )
+    core = erode_labels(numbers, n_voxels=erode)
+    voxel_mm3 = float(np.prod(np.asarray(voxel_size_mm, np.float64)))
+    rows = []
+    for label, region, side in table[["label", "region", "side"]].itertuples(index=False):
+        values = 1e3 * chi[(core == label) & known].astype(np.float64)
+        enough = values.size >= MIN_REGION_VOXELS
+        rows.append(
+            {
+                "label": label,
+                "region": region,
+                "side": side,
+                "n_voxels": values.size,
+                "volume_mm3": voxel_mm3 * int((numbers == label).sum()),
+                "mean_ppb": float(values.mean()) if enough else np.nan,
+                "median_ppb": float(np.median(values)) if enough else np.nan,
+                "sd_ppb": float(values.std(ddof=1)) if enough else np.nan,
+            }
+        )
+    return pd.DataFrame(rows, columns=list(REGION_COLUMNS))
+
+
+def noise_ppb(
+    gre: images.Gre,
+    result: QsmResult,
+    labels: ArrayLike,
+    table: pd.DataFrame,
+    rng: np.random.Generator,
+    *,
+    n_repeats: int = 4,
+    erode: int = 1,
+) -> NDArray[np.float64]:
+    """Propagate the field's standard error to the mean of each region.
+
+    The field is disturbed by noise of its own standard error, background removal and inversion
+    are repeated, and the spread of each region's mean is taken, over the repeats and pooled with
+    the typical spread, since a few repeats alone would be a poor estimate.
+
+    Parameters
+    ----------
+    gre, result
+        Scan and its reconstruction.
+    labels, table, erode
+        As in `measure_regions`.
+    rng
+        Draws the noise.
+    n_repeats
+        More give a steadier estimate; each costs one inversion.
+
+    Returns
+    -------
+    numpy.ndarray
+        Standard error of each row of `table`, ppb.  It holds thermal noise only: not the labels'
+        error, motion, or what background removal leaves.
+    """
+    size = gre.voxel_size_mm
+    base = measure_regions(
+        result.susceptibility.chi_ppm, labels, table, result.local_field.mask, size, erode=erode
+    )
+    spread = np.zeros(len(table))
+    error = result.field.standard_error_hz
+    if not np.isfinite(error[result.mask]).all():
+        raise InputError("gre: fewer than three echoes, so the field's standard error is unknown")
+    for _ in range(n_repeats):
+        noise = rng.standard_normal(error.shape, np.float32) * error
+        disturbed = invert_field(gre, result, result.field.field_hz + noise)
+        again = measure_regions(
+            disturbed, labels, table, result.local_field.mask, size, erode=erode
+        )
+        spread += (again["mean_ppb"].to_numpy() - base["mean_ppb"].to_numpy()) ** 2 / n_repeats
+    n = base["n_voxels"].to_numpy()
+    common = np.nanmedian(spread * n)  # noise of a mean falls with the voxels in it
+    return np.sqrt(0.5 * spread + 0.5 * common / np.maximum(n, 1))
