@@ -20,7 +20,7 @@ $(STAMP): requirements.txt pyproject.toml
 	  { echo "make: '$(PYTHON)' is not Python 3.11, 3.12 or 3.13; install one, or say: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "make: '$(PYTHON)' has no venv module; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
-	$(PYTHON) -m venv --clear $(VENV)
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
@@ -34,7 +34,7 @@ test: $(STAMP) book  ## Unit, property, notebook and site tests; coverage of pvs
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m pytest tests pvsbook -m "not site" --cov --cov-report=term:skip-covered --cov-fail-under=95
 	$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg -n $(CORES) --dist loadscope notebooks
-	$(BIN)/python -m pytest tests/site
+	$(BIN)/python -m pytest tests/site -n $(CORES)
 
 test-public: $(STAMP)  ## The tests on real files, fetched from their public hosts
 	PVSBOOK_TEST_PUBLIC=1 $(BIN)/python -m pytest tests -m public

@@ -205,11 +205,43 @@ def alps(
     bvec: Annotated[Path, typer.Option(help="b-vectors, FSL format.")],
     out: Out,
     brain_mask: Annotated[Path | None, typer.Option(help="Brain, on the same grid.")] = None,
+    rois: Annotated[
+        str, typer.Option(help="2.5mm or 5mm spheres, or a label image drawn by hand.")
+    ] = "2.5mm",
+    search_mm: Annotated[
+        float, typer.Option(help="Move each sphere by up to this, to where fibres run right.")
+    ] = 0.0,
+    nonlinear: Annotated[
+        bool, typer.Option("--nonlinear", help="Refine the registration (SyN); 10 s more.")
+    ] = False,
+    denoise: Annotated[
+        Literal["mppca", "patch2self"] | None, typer.Option(help="Denoise first; off by default.")
+    ] = None,
+    gibbs: Annotated[
+        bool, typer.Option("--gibbs", help="Remove ringing; minutes for a whole brain.")
+    ] = False,
+    motion: Annotated[
+        bool, typer.Option("--motion", help="Align the volumes and turn the b-vectors.")
+    ] = False,
 ) -> None:
     """Measure the ALPS index of one diffusion scan."""
     from pvsbook import cohort
 
-    _say(cohort.measure_alps(dwi, bval, bvec, out, brain_mask=brain_mask))
+    _say(
+        cohort.measure_alps(
+            dwi,
+            bval,
+            bvec,
+            out,
+            brain_mask=brain_mask,
+            rois=rois,
+            search_mm=search_mm,
+            nonlinear=nonlinear,
+            denoise=denoise,
+            gibbs=gibbs,
+            motion=motion,
+        )
+    )
 
 
 @app.command()
@@ -232,6 +264,16 @@ def qsm(
     flip_phase: Annotated[
         bool, typer.Option("--flip-phase", help="The phase falls in a stronger field.")
     ] = False,
+    background: Annotated[
+        Literal["lbv", "vsharp", "resharp", "pdf"], typer.Option(help="Background removal.")
+    ] = "lbv",
+    inversion: Annotated[
+        Literal["tv", "edge tv", "tkd", "l2", "tikhonov", "ndi"],
+        typer.Option(help="Dipole inversion."),
+    ] = "tv",
+    reference: Annotated[
+        str, typer.Option(help="What is zero: 'whole brain', 'none', or a mask.")
+    ] = "whole brain",
     brain_mask: Annotated[Path | None, typer.Option(help="Brain, on the same grid.")] = None,
 ) -> None:
     """Map susceptibility from gradient-echo magnitude and phase."""
@@ -246,6 +288,9 @@ def qsm(
             field_strength_t=field_strength,
             phase_period=phase_period,
             phase_sign=-1 if flip_phase else 1,
+            background=background,
+            inversion=inversion,
+            reference=reference,
             brain_mask=brain_mask,
         )
     )

@@ -14,10 +14,11 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from pvsbook import derivatives, images, report
 from pvsbook.alps import index as alps_index
+from pvsbook.alps import preprocess, regions
 from pvsbook.figures import alps as alps_figures
 from pvsbook.figures import pvs as pvs_figures
 from pvsbook.figures import qsm as qsm_figures
@@ -26,6 +27,8 @@ from pvsbook.qsm import pipeline as qsm_pipeline
 
 __all__ = ["Done", "measure_alps", "measure_pvs", "measure_qsm"]
 
+REFERENCES = ("whole brain", "none")
+ROI_SETS = {"2.5mm": regions.SPHERES_2_5_MM, "5mm": regions.SPHERES_5_MM}
 PVS_LIMITS = (
     "A bright thread is not always a perivascular space: white-matter hyperintensities and "
     "lacunes look alike to any filter.",
@@ -138,6 +141,12 @@ def measure_alps(
     out: images.PathLike,
     *,
     brain_mask: images.PathLike | None = None,
+    rois: str | images.PathLike = "2.5mm",
+    search_mm: float = 0.0,
+    nonlinear: bool = False,
+    denoise: str | None = None,
+    gibbs: bool = False,
+    motion: bool = False,
 ) -> Done:
     """Measure the ALPS index of a diffusion scan, and write everything to a folder.
 
@@ -149,6 +158,12 @@ def measure_alps(
         Folder for the BIDS-Derivatives.
     brain_mask
         Mask on the same grid.
+    rois
+        ``"2.5mm"`` or ``"5mm"`` spheres, or a label image of regions drawn by hand.
+    search_mm, nonlinear
+        As in `pvsbook.alps.measure`.
+    denoise, gibbs, motion
+        Corrections before the tensor, in this order (see `pvsbook.alps.preprocess`).
 
     Returns
     -------
@@ -157,10 +172,23 @@ def measure_alps(
     Raises
     ------
     InputError
-        See `pvsbook.images.load_dwi` and `pvsbook.alps.measure`.
+        See `pvsbook.images.load_dwi`, `pvsbook.alps.preprocess` and `pvsbook.alps.measure`.
     """
     mask = None if brain_mask is None else images.load(brain_mask)
-    result = alps_index.measure(images.load_dwi(dwi, bval, bvec), mask=mask)
+    series = images.load_dwi(dwi, bval, bvec)
+    if denoise is not None:
+        series = preprocess.denoise(series, method=denoise, mask=mask)
+    if gibbs:
+        series = preprocess.remove_ringing(series)
+    if motion:
+        series = preprocess.correct_motion(series, mask=mask).dwi
+    result = alps_index.measure(
+        series,
+        mask=mask,
+        rois=ROI_SETS[str(rois)] if str(rois) in ROI_SETS else images.load(rois),
+        search_mm=search_mm,
+        nonlinear=nonlinear,
+    )
     found = result.indices["tract"]
     parts = [f"{side} {e.value:.2f} ({e.low:.2f} to {e.high:.2f})" for side, e in found.items()]
     if np.isfinite(found["mean"].value):
@@ -196,6 +224,9 @@ def measure_qsm(
     field_strength_t: float | None = None,
     phase_period: float | None = None,
     phase_sign: int = 1,
+    background: str = "lbv",
+    inversion: str = "tv",
+    reference: str | images.PathLike = "whole brain",
     brain_mask: images.PathLike | None = None,
 ) -> Done:
     """Map susceptibility from a gradient echo, and write everything to a folder.
@@ -210,6 +241,10 @@ def measure_qsm(
         As in `pvsbook.images.load_gre`.
     phase_sign
         -1 where the scanner's phase falls in a stronger field.
+    background, inversion
+        As in `pvsbook.qsm.reconstruct`.
+    reference
+        ``"whole brain"``, ``"none"``, or a mask of the region that is to be zero.
     brain_mask
         Mask on the same grid.
 
@@ -229,14 +264,14 @@ def measure_qsm(
         field_strength_t=field_strength_t,
         phase_period=phase_period,
     )
-    mask = None
-    if brain_mask is not None:
-        loaded = images.load(brain_mask)
-        images.same_grid(
-            loaded, images.make(gre.magnitude[..., 0], gre.affine), name=str(brain_mask)
-        )
-        mask = images.array(loaded) > 0.5
-    result = qsm_pipeline.reconstruct(gre, mask=mask, phase_sign=phase_sign)
+    result = qsm_pipeline.reconstruct(
+        gre,
+        mask=None if brain_mask is None else _mask_of(brain_mask, gre),
+        reference=str(reference) if reference in REFERENCES else _mask_of(reference, gre),
+        background=background,
+        inversion=inversion,
+        phase_sign=phase_sign,
+    )
     row = result.to_row()
     if result.unsupported_steps:
         steps = " and ".join(result.unsupported_steps)
@@ -264,6 +299,12 @@ def measure_qsm(
         figures=[(qsm_figures.summary(result), alt, caption)],
         limits=QSM_LIMITS,
     )
+
+
+def _mask_of(path: images.PathLike, gre: images.Gre) -> NDArray[np.bool_]:
+    mask = images.load(path)
+    images.same_grid(mask, images.make(gre.magnitude[..., 0], gre.affine), name=str(path))
+    return images.array(mask) > 0.5
 
 
 def _finish(

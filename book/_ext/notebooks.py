@@ -1,6 +1,6 @@
 """Run notebooks in a fresh kernel and keep their text outputs: ``python book/_ext/notebooks.py``.
 
-Images and HTML are dropped before the file is written: they are made again by every build, and
+Images and viewers are dropped before the file is written: they are made again by every build, and
 a diff of them tells nobody anything.
 """
 
@@ -26,7 +26,9 @@ def slim(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         cell.metadata = {k: v for k, v in cell.metadata.items() if k in KEPT_METADATA}
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            for kind in [k for k in data if k.startswith("image/") or k == "text/html"]:
+            if "<iframe" in data.get("text/html", ""):
+                del data["text/html"]
+            for kind in [k for k in data if k.startswith("image/")]:
                 del data[kind]
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

@@ -4,6 +4,14 @@ import lazy_loader as _lazy
 
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
-    submodules=["coherence", "estimators", "regions", "tensor"],
+    submodules=[
+        "coherence",
+        "estimators",
+        "preprocess",
+        "probability",
+        "regions",
+        "sensitivity",
+        "tensor",
+    ],
     submod_attrs={"index": ["AlpsResult", "measure"], "regions": ["SPHERES_2_5_MM", "RoiSet"]},
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import nibabel as nib
@@ -14,11 +14,18 @@ from scipy import ndimage
 
 from pvsbook import images
 from pvsbook._errors import InputError
-from pvsbook.alps import estimators, tensor
+from pvsbook.alps import estimators, sensitivity, tensor
 from pvsbook.alps.coherence import BvecCheck, check_bvecs
 from pvsbook.alps.estimators import Estimate
-from pvsbook.alps.regions import NAMES, SPHERES_2_5_MM, RoiSet, Voxels, sphere_voxels
-from pvsbook.atlas.registration import Registration, register_to_mni
+from pvsbook.alps.regions import (
+    NAMES,
+    SPHERES_2_5_MM,
+    RoiSet,
+    Voxels,
+    label_voxels,
+    sphere_voxels,
+)
+from pvsbook.atlas.registration import Registration, refine_nonlinear, register_to_mni
 from pvsbook.derivatives import Writer
 
 __all__ = ["COLUMNS", "LIMITS", "AlpsResult", "RoiMeasure", "brain_mask", "measure"]
@@ -42,7 +49,9 @@ LIMITS: Mapping[str, tuple[float, float]] = {
 }
 """Where a quality figure warns and where it fails; which side is worse follows from the order."""
 
+VARIANTS = ("nlls", "restore", "free_water", "radius_5_mm", "shift_sd")
 FLUID_MD_MM2_S = 1.1e-3
+FREE_MD_MM2_S = 2e-3
 MAX_VOXEL_MM = 3.0
 MAX_B_S_MM2 = 1500.0
 
@@ -71,6 +80,10 @@ class RoiMeasure:
         Root mean square angle of the voxels' principal directions to that of the mean tensor.
     fluid_fraction : float
         Fraction of the region with a mean diffusivity above 1.1e-3, as near ventricles.
+    fluid_distance_mm : float
+        From the middle of the region to the nearest voxel above 2e-3.
+    displacement_mm : float
+        How far the search moved the region; 0 without one.
     """
 
     name: str
@@ -84,6 +97,8 @@ class RoiMeasure:
     angle_deg: float
     dispersion_deg: float
     fluid_fraction: float
+    fluid_distance_mm: float
+    displacement_mm: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +115,10 @@ class AlpsResult:
     bvecs : BvecCheck
     tract_angle_deg : mapping of str to float
         Angle between the two tracts on each side.
+    variants : mapping of str to float
+        The tract index (mean of the sides) under other choices: ``"nlls"`` and ``"restore"``
+        fits, ``"free_water"`` removed (NaN with one shell), ``"radius_5_mm"`` (NaN for regions
+        drawn by hand), and ``"shift_sd"``, its SD when all regions shift by a voxel.
     status : {"pass", "warn", "fail"}
     reasons : tuple of str
         Why it is not a pass; those that fail come first.
@@ -116,6 +135,7 @@ class AlpsResult:
     registration: Registration
     bvecs: BvecCheck
     tract_angle_deg: Mapping[str, float]
+    variants: Mapping[str, float]
     status: str
     reasons: tuple[str, ...]
     b_s_mm2: float
@@ -152,9 +172,12 @@ class AlpsResult:
                 f"{roi.name}_angle_deg": roi.angle_deg,
                 f"{roi.name}_dispersion_deg": roi.dispersion_deg,
                 f"{roi.name}_fluid_fraction": roi.fluid_fraction,
+                f"{roi.name}_fluid_distance_mm": roi.fluid_distance_mm,
+                f"{roi.name}_displacement_mm": roi.displacement_mm,
             }
         pitch, roll, yaw = self.registration.angles_deg
         return row | {
+            **{f"alps_tract_{name}": value for name, value in self.variants.items()},
             "left_tract_angle_deg": self.tract_angle_deg["left"],
             "right_tract_angle_deg": self.tract_angle_deg["right"],
             "pitch_deg": pitch,
@@ -199,8 +222,10 @@ def measure(
     dwi: images.Dwi,
     *,
     mask: nib.Nifti1Image | None = None,
-    rois: RoiSet = SPHERES_2_5_MM,
+    rois: RoiSet | nib.Nifti1Image = SPHERES_2_5_MM,
+    search_mm: float = 0.0,
     registration: Registration | None = None,
+    nonlinear: bool = False,
     n_bootstrap: int = 1000,
     rng: np.random.Generator | None = None,
 ) -> AlpsResult:
@@ -218,10 +243,18 @@ def measure(
         From `pvsbook.images.load_dwi`, after the corrections that the scan needs.
     mask : Nifti1Image, optional
         Brain mask on the grid of the series; found with median Otsu otherwise.
-    rois : RoiSet
-        The regions; `SPHERES_5_MM` makes values comparable with tools before 2025.
+    rois : RoiSet or Nifti1Image
+        The regions; `SPHERES_5_MM` makes values comparable with tools before 2025.  Regions
+        drawn by hand come as labels 1 to 4 (the order of `pvsbook.alps.regions.NAMES`) on the
+        grid of the series, or as a `RoiSet` in scanner mm.
+    search_mm : float
+        Move each sphere by up to this much, at most 3 mm, to where the fibres run as expected
+        and no fluid is near.  Use it where anatomy is unusual; the index itself plays no part
+        in the choice, and the displacement is reported.
     registration : Registration, optional
         Give one to use a registration of your own, or to save time.
+    nonlinear : bool
+        Refine the registration with SyN, for wide ventricles; some ten seconds more.
     n_bootstrap : int
         Draws of the wild bootstrap; fewer are faster and leave the interval noisy.
     rng : numpy.random.Generator, optional
@@ -264,64 +297,72 @@ def measure(
             f"dwi: voxels of {' x '.join(f'{s:.2g}' for s in size)} mm; above 3 mm the regions "
             "mix projection and association fibres, so the index means nothing"
         )
-    stored = dwi.image
-    dwi = _canonical(_one_shell(dwi))
+    if not 0 <= search_mm <= 3:
+        raise InputError(f"search_mm is {search_mm}; use 0 (no search) to 3 mm")
+    stored, whole = dwi.image, _canonical(dwi)
+    shell = _one_shell(whole.bvals_s_mm2)
+    data, affine = images.array(whole.image)[..., shell], whole.image.affine
+    bvals, bvecs, is_b0 = whole.bvals_s_mm2[shell], whole.bvecs_ras[shell], whole.is_b0[shell]
     if mask is None:
-        inside = brain_mask(dwi)
+        inside = brain_mask(whole)
     else:
         images.same_grid(mask, stored, name="mask", other_name="dwi")
         inside = np.asarray(nib.as_closest_canonical(mask).dataobj) > 0
-    data = images.array(dwi.image)
     floor = _floor(data, inside)
-    fit = tensor.fit_tensor(data, dwi.bvals_s_mm2, dwi.bvecs_ras, mask=inside, min_signal=floor)
+    fit = tensor.fit_tensor(data, bvals, bvecs, mask=inside, min_signal=floor)
     fa = fit.fill(tensor.fractional_anisotropy(fit.d_mm2_s))
     md = fit.fill(tensor.mean_diffusivity(fit.d_mm2_s))
-    axes = images.rotation(dwi.image.affine).T
+    axes = images.rotation(affine).T
     directions = fit.fill(tensor.principal_direction(fit.d_mm2_s) @ axes.T)
     white = inside & (fa > 0.25) & (md < FLUID_MD_MM2_S)
-    bvecs = check_bvecs(directions, fa, white, size)
+    check = check_bvecs(directions, fa, white, size)
     if registration is None:
-        registration = register_to_mni(
-            images.make(fa, dwi.image.affine),
-            contrast="fa",
-            mask=images.make(inside, dwi.image.affine),
-        )
-    voxels = _place(rois, registration, dwi.image.affine, inside)
+        maps = images.make(fa, affine), images.make(inside, affine)
+        registration = register_to_mni(maps[0], contrast="fa", mask=maps[1])
+        if nonlinear:
+            registration = refine_nonlinear(registration, maps[0], mask=maps[1])
     turn = registration.rotation
-    fits = {
-        name: tensor.wls(
-            data[tuple(v.index.T)],
-            tensor.design_matrix(dwi.bvals_s_mm2, dwi.bvecs_ras),
-            min_signal=floor,
-        )
-        for name, v in voxels.items()
-    }
-    measures = tuple(_measure_roi(name, voxels[name], fits[name], turn) for name in NAMES)
+    d = np.zeros((*inside.shape, 3, 3))
+    d[inside] = fit.d_mm2_s
+    site = _Site(registration, affine, inside, turn @ d @ turn.T, stored)
+    voxels, moved = site.search(rois, search_mm) if search_mm else (site.place(rois), {})
+    design = tensor.design_matrix(bvals, bvecs)
+    fits = {n: tensor.wls(data[v.at], design, min_signal=floor) for n, v in voxels.items()}
+    to_fluid = ndimage.distance_transform_edt(~(inside & (md > FREE_MD_MM2_S)), sampling=size)
+    measures = tuple(
+        _measure_roi(name, voxels[name], fits[name], turn, to_fluid, moved.get(name, 0.0))
+        for name in NAMES
+    )
     if _registered(registration):
         indices = _indices(fits, voxels, axes, turn, n_bootstrap, rng)
+        signals = {n: images.array(whole.image)[v.at] for n, v in voxels.items()}
+        variants = _variants(signals, fits, voxels, whole, shell)
+        variants |= site.variants(rois, float(size.mean()))
     else:
         unknown = Estimate(np.nan, np.nan, np.nan)
         indices = {e: dict.fromkeys(SIDES, unknown) for e in ESTIMATORS}
+        variants = dict.fromkeys(VARIANTS, float("nan"))
     tract_angle = _tract_angles(measures)
-    n_directions = int((~dwi.is_b0).sum())
+    n_directions = int((~is_b0).sum())
     status, reasons = _judge(
-        registration, measures, tract_angle, bvecs, indices, n_directions, axes @ turn.T
+        registration, measures, tract_angle, check, indices, n_directions, axes @ turn.T
     )
     return AlpsResult(
         indices=indices,
         rois=measures,
         registration=registration,
-        bvecs=bvecs,
+        bvecs=check,
         tract_angle_deg=tract_angle,
+        variants=variants,
         status=status,
         reasons=reasons,
-        b_s_mm2=float(np.median(dwi.bvals_s_mm2[~dwi.is_b0])),
+        b_s_mm2=float(np.median(bvals[~is_b0])),
         n_directions=n_directions,
-        n_b0=int(dwi.is_b0.sum()),
-        fa=_as_stored(fa, dwi.image, stored),
-        colour_fa=_as_stored(fit.fill(tensor.colour_fa(fit.d_mm2_s)), dwi.image, stored),
-        md=_as_stored(md, dwi.image, stored),
-        labels=_as_stored(_labels(voxels, inside.shape), dwi.image, stored),
+        n_b0=int(is_b0.sum()),
+        fa=_as_stored(fa, affine, stored),
+        colour_fa=_as_stored(fit.fill(tensor.colour_fa(fit.d_mm2_s)), affine, stored),
+        md=_as_stored(md, affine, stored),
+        labels=_as_stored(_labels(voxels, inside.shape), affine, stored),
     )
 
 
@@ -345,25 +386,22 @@ def brain_mask(dwi: images.Dwi) -> NDArray[np.bool_]:
     return ndimage.binary_fill_holes(largest)
 
 
-def _one_shell(dwi: images.Dwi) -> images.Dwi:
-    """Keep b=0 and the shell nearest to 1000 s/mm2 that has six directions."""
-    weighted = np.flatnonzero(~dwi.is_b0)
-    order = weighted[np.argsort(dwi.bvals_s_mm2[weighted], kind="stable")]
-    b = dwi.bvals_s_mm2[order]
+def _one_shell(bvals: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return the volumes at b=0 and of the shell nearest to 1000 s/mm2 with six directions."""
+    is_b0 = bvals < images.B0_BELOW_S_MM2
+    weighted = np.flatnonzero(~is_b0)
+    order = weighted[np.argsort(bvals[weighted], kind="stable")]
+    b = bvals[order]
     shells = np.split(order, np.flatnonzero(np.diff(b) > 0.1 * b[1:]) + 1)
-    usable = [s for s in shells if len(s) >= 6 and dwi.bvals_s_mm2[s].max() <= MAX_B_S_MM2]
+    usable = [s for s in shells if len(s) >= 6 and bvals[s].max() <= MAX_B_S_MM2]
     if not usable:
-        seen = ", ".join(f"{len(s)} at b={np.median(dwi.bvals_s_mm2[s]):g}" for s in shells)
+        seen = ", ".join(f"{len(s)} at b={np.median(bvals[s]):g}" for s in shells)
         raise InputError(
             f"dwi: shells are {seen}; the tensor needs six directions at one b-value up to "
             f"{MAX_B_S_MM2:g} s/mm2"
         )
-    best = min(usable, key=lambda s: abs(float(np.median(dwi.bvals_s_mm2[s])) - 1000))
-    keep = np.sort(np.concatenate([np.flatnonzero(dwi.is_b0), best]))
-    if len(keep) == len(dwi.bvals_s_mm2):
-        return dwi
-    kept = images.make(images.array(dwi.image)[..., keep], dwi.image.affine)
-    return images.Dwi(kept, dwi.bvals_s_mm2[keep], dwi.bvecs_ras[keep])
+    best = min(usable, key=lambda s: abs(float(np.median(bvals[s])) - 1000))
+    return np.sort(np.concatenate([np.flatnonzero(is_b0), best]))
 
 
 def _canonical(dwi: images.Dwi) -> images.Dwi:
@@ -372,13 +410,11 @@ def _canonical(dwi: images.Dwi) -> images.Dwi:
     return images.Dwi(canonical, np.where(dwi.is_b0, 0.0, dwi.bvals_s_mm2), dwi.bvecs_ras)
 
 
-def _as_stored(
-    values: NDArray, canonical: nib.Nifti1Image, stored: nib.Nifti1Image
-) -> nib.Nifti1Image:
+def _as_stored(values: NDArray, affine: NDArray, stored: nib.Nifti1Image) -> nib.Nifti1Image:
     """Give a map in the storage order of the scan."""
-    image = images.make(values, canonical.affine)
+    image = images.make(values, affine)
     back = nib.orientations.ornt_transform(
-        nib.io_orientation(canonical.affine), nib.io_orientation(stored.affine)
+        nib.io_orientation(affine), nib.io_orientation(stored.affine)
     )
     return image.as_reoriented(back)
 
@@ -391,21 +427,119 @@ def _floor(data: NDArray, inside: NDArray[np.bool_]) -> float:
     return float(positive.min())
 
 
-def _place(
-    rois: RoiSet, registration: Registration, affine: NDArray, inside: NDArray[np.bool_]
-) -> dict[str, Voxels]:
-    to_mni = registration.native_to_mni @ affine
-    placed = {
-        name: sphere_voxels(rois.centres_mni_mm[name], rois.radius_mm, to_mni, inside)
-        for name in NAMES
-    }
-    worst = min(placed, key=lambda name: placed[name].inside)
-    if _registered(registration) and placed[worst].inside < LIMITS["inside"][1]:
-        raise InputError(
-            f"dwi: the field of view or mask holds {placed[worst].inside:.0%} of the region "
-            f"{worst} at MNI {rois.centres_mni_mm[worst]} mm; the index needs all four regions"
+@dataclass(frozen=True, eq=False)
+class _Site:
+    """Where regions are placed: a scan with its tensors (in the axes of the head)."""
+
+    registration: Registration
+    affine: NDArray[np.float64]
+    inside: NDArray[np.bool_]
+    d: NDArray[np.float64]
+    stored: nib.Nifti1Image
+
+    def place(
+        self,
+        rois: RoiSet | nib.Nifti1Image,
+        shift_mm: Mapping[str, NDArray[np.float64]] | None = None,
+        *,
+        must_fit: bool = True,
+    ) -> dict[str, Voxels]:
+        """Find the voxels of each region, shifted in MNI mm where asked."""
+        if isinstance(rois, RoiSet):
+            placed = {name: self._sphere(rois, name, (shift_mm or {}).get(name)) for name in NAMES}
+        else:
+            images.same_grid(rois, self.stored, name="rois", other_name="dwi")
+            labels = np.asarray(nib.as_closest_canonical(rois).dataobj)
+            placed = {n: label_voxels(labels, k, self.inside) for k, n in enumerate(NAMES, 1)}
+        worst = min(placed, key=lambda name: placed[name].inside)
+        lost = placed[worst].inside < LIMITS["inside"][1]
+        if must_fit and lost and _registered(self.registration):
+            raise InputError(
+                f"dwi: the field of view or mask holds {placed[worst].inside:.0%} of the region "
+                f"{worst.replace('_', ' ')}; the index needs all four regions"
+            )
+        return placed
+
+    def _sphere(self, rois: RoiSet, name: str, shift_mm: NDArray | None) -> Voxels:
+        centre = np.array(rois.centres_mm[name], float)
+        centre = centre if shift_mm is None else centre + shift_mm
+        if rois.space == "scanner":
+            return sphere_voxels(centre, rois.radius_mm, self.affine, self.inside)
+        to_mni = self.registration.native_to_mni @ self.affine
+        if self.registration.warp is not None:  # the sphere keeps its shape and goes to its place
+            native = self.registration.points_to_native(centre)
+            centre = nib.affines.apply_affine(self.registration.native_to_mni, native)
+        return sphere_voxels(centre, rois.radius_mm, to_mni, self.inside)
+
+    def search(
+        self, rois: RoiSet | nib.Nifti1Image, search_mm: float
+    ) -> tuple[dict[str, Voxels], dict[str, float]]:
+        """Move each sphere to where FA along the expected axis is highest and fluid is far."""
+        if not isinstance(rois, RoiSet):
+            raise InputError("search_mm: regions drawn by hand stay where they are; set it to 0")
+        steps = np.arange(-np.floor(search_mm), np.floor(search_mm) + 1)
+        shifts = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
+        shifts = shifts[np.linalg.norm(shifts, axis=1) <= search_mm]
+        shifts = shifts[np.argsort(np.linalg.norm(shifts, axis=1), kind="stable")]
+        best = {}
+        for name in NAMES:
+            scores = [self._score(name, self._sphere(rois, name, shift)) for shift in shifts]
+            best[name] = shifts[int(np.argmax(scores))]
+        moved = {name: float(np.linalg.norm(shift)) for name, shift in best.items()}
+        return self.place(rois, best), moved
+
+    def _score(self, name: str, voxels: Voxels) -> float:
+        """Score a place by anisotropy along the expected axis; fluid or a cut costs."""
+        if voxels.inside < 0.9:
+            return -1.0
+        tensors = self.d[voxels.at]
+        mean = voxels.mean(tensors)
+        along = tensor.principal_direction(mean)[EXPECTED[name.split("_")[1]]] ** 2
+        fluid = voxels.mean(tensor.mean_diffusivity(tensors) > FLUID_MD_MM2_S)
+        return float(tensor.fractional_anisotropy(mean) * along - fluid)
+
+    def variants(self, rois: RoiSet | nib.Nifti1Image, voxel_mm: float) -> dict[str, float]:
+        """Measure again with spheres of 5 mm, and shifted by a voxel."""
+        unknown = {"radius_5_mm": float("nan"), "shift_sd": float("nan")}
+        if not isinstance(rois, RoiSet):
+            return unknown
+        large = self.place(replace(rois, radius_mm=5.0), must_fit=False)
+        means = {n: v.mean(self.d[v.at]) for n, v in large.items() if len(v.index)}
+
+        def at(shift: NDArray) -> Mapping[str, Voxels]:
+            return self.place(rois, dict.fromkeys(NAMES, shift), must_fit=False)
+
+        spread = sensitivity.shift_spread(at, self.d, voxel_mm)
+        return {"radius_5_mm": sensitivity.index_of(means), "shift_sd": spread}
+
+
+def _variants(
+    signals: Mapping[str, NDArray],
+    fits: Mapping[str, tensor.Wls],
+    voxels: Mapping[str, Voxels],
+    dwi: images.Dwi,
+    shell: NDArray[np.intp],
+) -> dict[str, float]:
+    """Fit the regions again by other methods."""
+    bvals, bvecs = dwi.bvals_s_mm2, dwi.bvecs_ras
+    low = bvals <= sensitivity.FREE_WATER_MAX_B_S_MM2
+    two_shells = len(np.unique(np.round(bvals[low & ~dwi.is_b0], -2))) > 1
+    found: dict[str, dict[str, NDArray]] = {"nlls": {}, "restore": {}, "free_water": {}}
+    for name, values in signals.items():
+        mean = voxels[name].mean
+        one = values[:, shell], bvals[shell], bvecs[shell]
+        found["nlls"][name] = mean(sensitivity.fit_robust(*one))
+        sigma = sensitivity.noise_sigma(fits[name])
+        found["restore"][name] = mean(
+            sensitivity.fit_robust(*one, method="restore", sigma=max(sigma, 1e-6))
         )
-    return placed
+        if two_shells:
+            some = values[:, low], bvals[low], bvecs[low]
+            found["free_water"][name] = mean(sensitivity.fit_free_water(*some)[0])
+    return {
+        name: sensitivity.index_of(means) if means else float("nan")
+        for name, means in found.items()
+    }
 
 
 def _registered(registration: Registration) -> bool:
@@ -416,7 +550,12 @@ def _registered(registration: Registration) -> bool:
 
 
 def _measure_roi(
-    name: str, voxels: Voxels, fit: tensor.Wls, turn: NDArray[np.float64]
+    name: str,
+    voxels: Voxels,
+    fit: tensor.Wls,
+    turn: NDArray[np.float64],
+    to_fluid: NDArray[np.float64],
+    displacement_mm: float,
 ) -> RoiMeasure:
     d = turn @ tensor.from_six(fit.beta[:, :6]) @ turn.T
     mean = voxels.mean(d)
@@ -435,6 +574,8 @@ def _measure_roi(
         angle_deg=float(np.rad2deg(np.arccos(min(abs(main[expected]), 1)))),
         dispersion_deg=float(np.sqrt(voxels.mean(apart**2))),
         fluid_fraction=float(voxels.mean(tensor.mean_diffusivity(d) > FLUID_MD_MM2_S)),
+        fluid_distance_mm=float(voxels.mean(to_fluid[voxels.at])),
+        displacement_mm=displacement_mm,
     )
 
 
@@ -569,8 +710,15 @@ def _describe_columns() -> dict[str, dict[str, str]]:
         "angle_deg": ("angle of the principal direction to the expected axis", "deg"),
         "dispersion_deg": ("root mean square angle of the voxels' directions", "deg"),
         "fluid_fraction": ("fraction with mean diffusivity above 1.1e-3 mm2/s", ""),
+        "fluid_distance_mm": ("distance to the nearest fluid", "mm"),
+        "displacement_mm": ("how far the search moved the region", "mm"),
     }
     rest = {
+        "alps_tract_nlls": ("tract index, mean, by nonlinear least squares", ""),
+        "alps_tract_restore": ("tract index, mean, by RESTORE", ""),
+        "alps_tract_free_water": ("tract index, mean, with free water removed (two shells)", ""),
+        "alps_tract_radius_5_mm": ("tract index, mean, with spheres of 5 mm", ""),
+        "alps_tract_shift_sd": ("SD of the tract index over shifts by one voxel", ""),
         "left_tract_angle_deg": ("angle between the tracts, left", "deg"),
         "right_tract_angle_deg": ("angle between the tracts, right", "deg"),
         "pitch_deg": ("rotation of the head about x", "deg"),

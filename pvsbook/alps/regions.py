@@ -11,39 +11,53 @@ from numpy.typing import ArrayLike, NDArray
 
 from pvsbook._errors import InputError
 
-__all__ = ["NAMES", "SPHERES_2_5_MM", "SPHERES_5_MM", "RoiSet", "Voxels", "sphere_voxels"]
+__all__ = [
+    "NAMES",
+    "SPHERES_2_5_MM",
+    "SPHERES_5_MM",
+    "RoiSet",
+    "Voxels",
+    "label_voxels",
+    "sphere_voxels",
+]
 
 NAMES = ("left_projection", "left_association", "right_projection", "right_association")
 
 
 @dataclass(frozen=True)
 class RoiSet:
-    """Four spheres in MNI space.
+    """Four spheres.
 
     Attributes
     ----------
-    centres_mni_mm : mapping of str to (x, y, z)
+    centres_mm : mapping of str to (x, y, z)
         One centre for each of `NAMES`; x is positive on the right.
     radius_mm : float
         A larger radius lowers noise and reaches other tissue: 5 mm leaves the white matter.
+    space : {"mni", "scanner"}
+        What the centres are in: MNI mm, or scanner mm of the one scan on which they were placed
+        by hand.
 
     Examples
     --------
-    >>> SPHERES_2_5_MM.centres_mni_mm["left_projection"]
+    >>> SPHERES_2_5_MM.centres_mm["left_projection"]
     (-26.0, -16.0, 27.0)
     """
 
-    centres_mni_mm: Mapping[str, tuple[float, float, float]]
+    centres_mm: Mapping[str, tuple[float, float, float]]
     radius_mm: float
+    space: str = "mni"
 
     def __post_init__(self) -> None:
-        if set(self.centres_mni_mm) != set(NAMES):
+        if set(self.centres_mm) != set(NAMES):
             raise InputError(
-                f"centres_mni_mm has {sorted(self.centres_mni_mm)}; give one centre for each of "
+                f"centres_mm has {sorted(self.centres_mm)}; give one centre for each of "
                 f"{', '.join(NAMES)}"
             )
         if not 1 <= self.radius_mm <= 10:
             raise InputError(f"radius_mm is {self.radius_mm}; use 1 to 10 mm, usually 2.5")
+        if self.space not in ("mni", "scanner"):
+            raise InputError(f"space is {self.space!r}; use 'mni' or 'scanner'")
 
 
 _CENTRES = {
@@ -74,20 +88,25 @@ class Voxels:
     weight: NDArray[np.float64]
     inside: float
 
+    @property
+    def at(self) -> tuple[NDArray[np.intp], ...]:
+        """The voxels as an index into an array on the grid."""
+        return tuple(self.index.T)
+
     def mean(self, values: ArrayLike) -> NDArray[np.float64]:
         """Average values of the voxels, shape (n, ...), by how much of each belongs."""
         return np.tensordot(self.weight, np.asarray(values, float), 1) / self.weight.sum()
 
 
 def sphere_voxels(
-    centre_mni_mm: ArrayLike,
+    centre_mm: ArrayLike,
     radius_mm: float,
-    voxel_to_mni: ArrayLike,
+    voxel_to_mm: ArrayLike,
     allowed: ArrayLike,
     *,
     samples: int = 7,
 ) -> Voxels:
-    """Find the voxels of a scan that a sphere in MNI space holds, and how much of each.
+    """Find the voxels of a scan that a sphere holds, and how much of each.
 
     A sphere of 2.5 mm holds eight voxels of 2 mm; taking or leaving whole voxels would make the
     index jump with shifts of a tenth of a millimetre.  Each voxel therefore counts by the
@@ -95,10 +114,10 @@ def sphere_voxels(
 
     Parameters
     ----------
-    centre_mni_mm : array_like, shape (3,)
+    centre_mm : array_like, shape (3,)
     radius_mm : float
-    voxel_to_mni : array_like, shape (4, 4)
-        Voxel index to MNI mm.
+    voxel_to_mm : array_like, shape (4, 4)
+        Voxel index to the space of the centre: to MNI mm for a sphere in MNI space.
     allowed : array_like of bool, shape (x, y, z)
         Voxels that may belong, such as the brain mask.
     samples : int
@@ -114,16 +133,16 @@ def sphere_voxels(
     >>> round(float(found.weight.sum()), 1), round(4 / 3 * np.pi * 2.5**3, 1)
     (65.8, 65.4)
     """
-    voxel_to_mni, allowed = np.asarray(voxel_to_mni, float), np.asarray(allowed, bool)
-    centre = np.asarray(centre_mni_mm, float)
-    middle = apply_affine(np.linalg.inv(voxel_to_mni), centre)
+    voxel_to_mm, allowed = np.asarray(voxel_to_mm, float), np.asarray(allowed, bool)
+    centre = np.asarray(centre_mm, float)
+    middle = apply_affine(np.linalg.inv(voxel_to_mm), centre)
     # the box of voxels that can touch the sphere, by the norm of each row of mm -> voxel
-    reach = radius_mm * np.linalg.norm(np.linalg.inv(voxel_to_mni[:3, :3]), axis=1) + 1
+    reach = radius_mm * np.linalg.norm(np.linalg.inv(voxel_to_mm[:3, :3]), axis=1) + 1
     low, high = np.floor(middle - reach).astype(int), np.ceil(middle + reach).astype(int)
     box = np.stack(np.meshgrid(*map(np.arange, low, high + 1), indexing="ij"), -1).reshape(-1, 3)
     ticks = (np.arange(samples) + 0.5) / samples - 0.5
     offsets = np.stack(np.meshgrid(ticks, ticks, ticks, indexing="ij"), -1).reshape(-1, 3)
-    points = apply_affine(voxel_to_mni, box[:, None] + offsets)
+    points = apply_affine(voxel_to_mm, box[:, None] + offsets)
     weight = (((points - centre) ** 2).sum(axis=-1) <= radius_mm**2).mean(axis=1)
     box, weight = box[weight > 0], weight[weight > 0]
     on_grid = ((box >= 0) & (box < allowed.shape)).all(axis=1)
@@ -131,3 +150,36 @@ def sphere_voxels(
     usable[on_grid] = allowed[tuple(box[on_grid].T)]
     inside = weight[usable].sum() / max(weight.sum(), 1e-12)
     return Voxels(box[usable], weight[usable], float(inside))
+
+
+def label_voxels(labels: ArrayLike, number: int, allowed: ArrayLike) -> Voxels:
+    """Take the voxels of a region that was drawn by hand.
+
+    Parameters
+    ----------
+    labels : array_like of int, shape (x, y, z)
+        1 to 4 in the order of `NAMES`, on the grid of the scan.
+    number : int
+    allowed : array_like of bool, shape (x, y, z)
+        Voxels that may belong, such as the brain mask.
+
+    Raises
+    ------
+    InputError
+        If no voxel has the label.
+
+    Examples
+    --------
+    >>> drawn = np.zeros((3, 3, 3), int)
+    >>> drawn[1, 1] = 2
+    >>> label_voxels(drawn, 2, np.ones((3, 3, 3), bool)).weight
+    array([1., 1., 1.])
+    """
+    drawn = np.asarray(labels) == number
+    if not drawn.any():
+        raise InputError(
+            f"rois: no voxel has label {number}, {NAMES[number - 1]}; labels 1 to 4 are "
+            f"{', '.join(NAMES)}"
+        )
+    index = np.argwhere(drawn & np.asarray(allowed, bool))
+    return Voxels(index, np.ones(len(index)), len(index) / int(drawn.sum()))

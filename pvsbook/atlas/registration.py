@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 
 import nibabel as nib
 import numpy as np
 from dipy.align.imaffine import AffineRegistration, MutualInformationMetric
+from dipy.align.imwarp import SymmetricDiffeomorphicRegistration
+from dipy.align.metrics import CCMetric
 from dipy.align.transforms import (
     AffineTransform3D,
     RigidScalingTransform3D,
@@ -24,20 +26,45 @@ from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas.templates import mni
 
-__all__ = ["Registration", "register_to_mni"]
+__all__ = ["Registration", "Warp", "refine_nonlinear", "register_to_mni", "rigid_between"]
 
 # Lengths are divided by this before the optimiser sees them, so that one unit of a rotation
 # (rad), of a translation and of a shear move the surface of the brain by about as much.
 _UNIT_MM = 70.0
-_SEARCH_MM, _FINE_MM = 8.0, 4.0
+_SEARCH_MM, _FINE_MM, _WARP_MM = 8.0, 4.0, 2.5
 _PARTIAL_MM = 100.0  # a brain seen over less than this along one axis is cut by the field of view
 _SCALES = (
     0.75,
     1.4,
 )  # brain to template, along each axis; adults lie within 0.9 to 1.25
 _TILTS_DEG = (-20.0, 0.0, 20.0)
-_KEEP = 3
+_KEEP, _REFINE = 3, 2
+_STEPS = 100
+_APART = 0.02  # coarse results closer than this (1.4 mm, 1 degree) are one
 _BINS = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Warp:
+    """A nonlinear correction on top of an affine transform.
+
+    Attributes
+    ----------
+    affine : ndarray, shape (4, 4)
+        Voxel index of the field to MNI mm.
+    shift_mm : ndarray, shape (x, y, z, 3)
+        To add to an MNI point before the affine transform takes it to the scan.
+    """
+
+    affine: NDArray[np.float64]
+    shift_mm: NDArray[np.float32]
+
+    def at(self, points_mm: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the shift at MNI points, shape (..., 3); zero outside the field."""
+        voxel = np.moveaxis(apply_affine(np.linalg.inv(self.affine), points_mm), -1, 0)
+        return np.stack(
+            [ndimage.map_coordinates(self.shift_mm[..., k], voxel, order=1) for k in range(3)], -1
+        )
 
 
 @dataclass(frozen=True)
@@ -63,6 +90,8 @@ class Registration:
         Fraction of the scan's brain that lies on the template's brain.
     coverage : float
         Fraction of the template's brain that the scan's field of view holds.
+    warp : Warp, optional
+        From `refine_nonlinear`; `points_to_native` follows it.
     """
 
     native_to_mni: NDArray[np.float64]
@@ -73,6 +102,7 @@ class Registration:
     correlation: float
     overlap: float
     coverage: float
+    warp: Warp | None = None
 
     @property
     def rotation(self) -> NDArray[np.float64]:
@@ -99,17 +129,20 @@ class Registration:
         return float(pitch), float(roll), float(yaw)
 
     def to_mni_points(self, points_mm: ArrayLike) -> NDArray[np.float64]:
-        """Take points, shape (..., 3), from scanner mm to MNI mm."""
+        """Take points, shape (..., 3), from scanner mm to MNI mm, by the affine part alone."""
         return apply_affine(self.native_to_mni, np.asarray(points_mm, float))
 
     def points_to_native(self, points_mm: ArrayLike) -> NDArray[np.float64]:
         """Take points, shape (..., 3), from MNI mm to scanner mm."""
-        return apply_affine(np.linalg.inv(self.native_to_mni), np.asarray(points_mm, float))
+        points = np.asarray(points_mm, float)
+        if self.warp is not None:
+            points = points + self.warp.at(points)
+        return apply_affine(np.linalg.inv(self.native_to_mni), points)
 
     def to_native(
         self, mni_image: nib.Nifti1Image, like: nib.Nifti1Image, *, order: int = 0
     ) -> nib.Nifti1Image:
-        """Resample an MNI image on the grid of a scan.
+        """Resample an MNI image on the grid of a scan, by the affine part alone.
 
         Parameters
         ----------
@@ -132,8 +165,8 @@ def register_to_mni(
 
     The scan is smoothed and sampled at 4 mm, which costs no accuracy for an affine transform and
     saves nine tenths of the time.  Many starts (the header's world coordinates, the centre of
-    mass with the header's axes and with the voxels' axes, tilts of 20 degrees, shifts along a
-    slab) are scored at 8 mm; the best are aligned rigidly, and the best of those is refined at
+    mass with the voxels' axes and with the header's, tilts of 20 degrees, shifts along a slab)
+    are scored at 8 mm; the best are aligned rigidly, and the best two of those are refined at
     4 mm, rigidly and then with 12 parameters.  Where the field of view cuts the brain, nine are
     used: a slab determines three scales, but not the shears.
 
@@ -178,21 +211,125 @@ def register_to_mni(
     return _align(native, contrast)
 
 
+def rigid_between(
+    moving: nib.Nifti1Image,
+    static: nib.Nifti1Image,
+    *,
+    start: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """Find the rigid transform from one scan of a head to another by mutual information.
+
+    Parameters
+    ----------
+    moving, static : Nifti1Image
+        3D, skull-stripped or not, but both alike; sampled at 4 mm.
+    start : ndarray, shape (4, 4), optional
+        Where to begin, scanner mm to scanner mm; by default the headers are believed.
+
+    Returns
+    -------
+    ndarray, shape (4, 4)
+        Scanner mm of `moving` to scanner mm of `static`.
+
+    Examples
+    --------
+    >>> from pvsbook.atlas.templates import mni
+    >>> t1 = mni("t1")
+    >>> higher = nib.affines.from_matvec(np.eye(3), [0, 0, 5]) @ t1.affine
+    >>> shifted = nib.Nifti1Image(t1.dataobj, higher)
+    >>> np.round(rigid_between(shifted, t1)[:3, 3])
+    array([ 0.,  0., -5.])
+    """
+    one, other = (_Side.of(_intensities(image, None)) for image in (moving, static))
+    between = np.linalg.inv(other.to_header) @ (np.eye(4) if start is None else start)
+    between = between @ one.to_header
+    between[:3, 3] = (apply_affine(between, one.centre_mm) - other.centre_mm) / _UNIT_MM
+    found, _ = _optimise(one.fine, other.fine, RigidTransform3D(), between)
+    return _in_scanner(found, one, other)
+
+
+def refine_nonlinear(
+    registration: Registration,
+    image: nib.Nifti1Image,
+    *,
+    mask: nib.Nifti1Image | None = None,
+) -> Registration:
+    """Add a diffeomorphic correction (SyN, cross-correlation, 2.5 mm) to an affine registration.
+
+    Ask for it where ventricles are wide or the brain is far from the template's shape; it costs
+    some ten seconds, and a few tenths of a millimetre of noise where the affine is good already.
+
+    Parameters
+    ----------
+    registration : Registration
+        From `register_to_mni`.
+    image, mask : Nifti1Image
+        What was registered.
+
+    Returns
+    -------
+    Registration
+        With a `warp`, and the correlation after it.
+
+    References
+    ----------
+    Avants et al. 2008, Med Image Anal 12:26, doi:10.1016/j.media.2007.06.004.
+    """
+    target, grid = _sampled_template(registration.contrast, _WARP_MM)
+    scan = _intensities(image, mask)
+    to_scan = np.linalg.inv(scan.affine) @ np.linalg.inv(registration.native_to_mni) @ grid
+    moved = ndimage.affine_transform(
+        np.asarray(scan.dataobj), to_scan[:3, :3], to_scan[:3, 3], target.shape, order=1
+    )
+    seen = ndimage.affine_transform(
+        np.ones(scan.shape, np.float32), to_scan[:3, :3], to_scan[:3, 3], target.shape, order=1
+    )
+    static = np.where(seen > 0.5, target, 0)
+    engine = SymmetricDiffeomorphicRegistration(
+        CCMetric(3, sigma_diff=2.0, radius=3), level_iters=[20, 15, 6]
+    )
+    engine.verbosity = 0
+    # as SyN sees it, the template is static and the scan, moved by the affine, is moving
+    mapping = engine.optimize(static.astype(np.float64), moved.astype(np.float64))
+    forward = np.asarray(mapping.get_forward_field(), np.float32)
+    warp = Warp(grid, forward * voxel_sizes(grid).astype(np.float32))
+    after = mapping.transform(moved)
+    both = (static > 0.05) & (after > 0.05)
+    correlation = float(np.corrcoef(static[both], after[both])[0, 1])
+    return replace(registration, warp=warp, correlation=correlation)
+
+
+def _sampled_template(
+    contrast: str, spacing_mm: float
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Template on a coarser grid, and the grid's affine to MNI mm."""
+    full = _template_image(contrast)
+    data = ndimage.gaussian_filter(np.asarray(full.dataobj), spacing_mm / 2.355)
+    shape = tuple(int(n // spacing_mm) for n in full.shape)
+    sampled = ndimage.affine_transform(data, np.full(3, spacing_mm), 0, shape, order=1)
+    return sampled, full.affine @ np.diag([spacing_mm] * 3 + [1.0])
+
+
 @dataclass(frozen=True)
 class _Side:
-    """One image of the pair, centred on its centre of mass and in units of 70 mm."""
+    """One image of the pair in the axes of its voxels, from its centre of mass, in 70 mm.
 
-    image: nib.Nifti1Image
+    The header says only where to start: a header that is turned without resampling gives the
+    same optimisation, and so the same place in the image.
+    """
+
+    to_header: NDArray[np.float64]  # mm along the voxel axes to scanner mm
     centre_mm: NDArray[np.float64]
     search: tuple[NDArray[np.float64], NDArray[np.float64]]
     fine: tuple[NDArray[np.float64], NDArray[np.float64]]
 
     @classmethod
     def of(cls, image: nib.Nifti1Image) -> _Side:
-        brain = np.argwhere(np.asanyarray(image.dataobj) > 0)
-        centre_mm = apply_affine(image.affine, brain.mean(axis=0))
-        search, fine = (_sampled(image, centre_mm, mm) for mm in (_SEARCH_MM, _FINE_MM))
-        return cls(image, centre_mm, search, fine)
+        upright = np.diag([*np.round(voxel_sizes(image.affine), 6), 1.0])
+        data = np.asarray(image.dataobj, dtype=np.float32)
+        centre_mm = apply_affine(upright, np.argwhere(data > 0).mean(axis=0))
+        search, fine = (_sampled(data, upright, centre_mm, mm) for mm in (_SEARCH_MM, _FINE_MM))
+        return cls(image.affine @ np.linalg.inv(upright), centre_mm, search, fine)
 
 
 def _intensities(image: nib.Nifti1Image, mask: nib.Nifti1Image | None) -> nib.Nifti1Image:
@@ -209,23 +346,19 @@ def _intensities(image: nib.Nifti1Image, mask: nib.Nifti1Image | None) -> nib.Ni
         )
     top = np.percentile(data[brain], 99)
     scaled = np.where(brain, np.clip(data / top, 1e-3, 1), 0).astype(np.float32)
-    canonical = nib.as_closest_canonical(nib.Nifti1Image(scaled, image.affine))
-    # the same scan in another storage order must give the same numbers to the last digit
-    return nib.Nifti1Image(canonical.dataobj, np.round(canonical.affine, 6))
+    return nib.as_closest_canonical(nib.Nifti1Image(scaled, image.affine))
 
 
 def _sampled(
-    image: nib.Nifti1Image, centre_mm: NDArray, spacing_mm: float
+    data: NDArray[np.float32], upright: NDArray, centre_mm: NDArray, spacing_mm: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Smooth and sample along the image's own axes; give the array and its centred affine."""
-    data = np.asarray(image.dataobj, dtype=np.float32)
-    size = voxel_sizes(image.affine)
-    ratio = np.maximum(spacing_mm / size, 1)
+    ratio = np.maximum(spacing_mm / np.diag(upright)[:3], 1)
     data = ndimage.gaussian_filter(data, np.sqrt(np.maximum(ratio**2 - 1, 0)) / 2.355)
     shape = np.maximum(np.ceil(np.array(data.shape) / ratio), 2).astype(int)
     offset = ((np.array(data.shape) - 1) - (shape - 1) * ratio) / 2
     sampled = ndimage.affine_transform(data, ratio, offset, tuple(shape), order=1)
-    affine = image.affine @ nib.affines.from_matvec(np.diag(ratio), offset)
+    affine = upright @ nib.affines.from_matvec(np.diag(ratio), offset)
     affine[:3, 3] -= centre_mm
     affine[:3] /= _UNIT_MM
     return sampled.astype(np.float64), affine
@@ -233,6 +366,10 @@ def _sampled(
 
 @cache
 def _template(contrast: str) -> _Side:
+    return _Side.of(_template_image(contrast))
+
+
+def _template_image(contrast: str) -> nib.Nifti1Image:
     if contrast == "t1":
         data = np.asarray(mni("t1").dataobj)
     else:
@@ -241,17 +378,16 @@ def _template(contrast: str) -> _Side:
         data = weights[0] * gm + weights[1] * wm + weights[2] * csf
         if contrast == "fa":  # anisotropy falls faster than the fraction of white matter
             data = data * (0.5 + 0.5 * wm)
-    return _Side.of(nib.Nifti1Image(np.asarray(data, np.float32), mni("t1").affine))
+    return nib.Nifti1Image(np.asarray(data, np.float32), mni("t1").affine)
 
 
 def _starts(native: _Side, template: _Side) -> list[tuple[str, NDArray[np.float64]]]:
     """List transforms between the centred spaces to begin from, each with a name."""
-    header = np.eye(4)
-    header[:3, 3] = (native.centre_mm - template.centre_mm) / _UNIT_MM
-    axes = images.rotation(native.image.affine).T
-    frames = [("header axes", np.eye(3))]
-    if np.abs(axes - np.eye(3)).max() > 0.02:
-        frames.append(("voxel axes", axes))
+    header = np.linalg.inv(template.to_header) @ native.to_header
+    header[:3, 3] = (apply_affine(header, native.centre_mm) - template.centre_mm) / _UNIT_MM
+    frames = [("voxel axes", np.eye(3))]
+    if np.abs(header[:3, :3] - np.eye(3)).max() > 0.02:
+        frames.append(("header axes", images.rotation(header)))
     starts = [("header", header)]
     for (name, frame), tilt_deg, shift_mm in product(
         frames, product(_TILTS_DEG, repeat=3), _shifts_mm(native, template)
@@ -281,12 +417,12 @@ def _shifts_mm(native: _Side, template: _Side) -> list[tuple[float, float, float
 
 
 def _optimise(
-    native: tuple, template: tuple, transform: object, start: NDArray, iterations: int
+    native: tuple, template: tuple, transform: object, start: NDArray
 ) -> tuple[NDArray[np.float64], float]:
     """Maximise mutual information from one start; give the transform and what it reached."""
     engine = AffineRegistration(
         metric=MutualInformationMetric(nbins=_BINS),
-        level_iters=[iterations],
+        level_iters=[_STEPS],
         sigmas=[0.0],
         factors=[1],
         options={"gtol": 1e-4, "ftol": 1e-5},
@@ -326,29 +462,48 @@ def _align(native: _Side, contrast: str) -> Registration:
         for name, start in _starts(native, template)
     ]
     tried = [scored[0], *sorted(scored[1:], key=lambda s: -s[0])[:_KEEP]]
-    rigid = [
-        (
-            *_optimise(native.search, template.search, RigidTransform3D(), start, 60),
-            name,
-        )
+    coarse = [
+        (*_optimise(native.search, template.search, RigidTransform3D(), start), name)
         for _, name, start in tried
     ]
-    coarse, _, name = max(rigid, key=lambda r: r[1])
-    model = "rigid"
-    found, value = _optimise(native.fine, template.fine, RigidTransform3D(), coarse, 60)
-    partial = _extent_mm(native).min() < _PARTIAL_MM
-    richer = RigidScalingTransform3D() if partial else AffineTransform3D()
-    trial, reached = _optimise(native.fine, template.fine, richer, found, 100)
-    scales = np.linalg.svd(trial[:3, :3], compute_uv=False)
-    if _SCALES[0] <= scales.min() and scales.max() <= _SCALES[1]:
-        model, found, value = "scaling" if partial else "affine", trial, reached
-    native_to_mni = found.copy()
-    native_to_mni[:3, 3] = (
-        found[:3, 3] * _UNIT_MM + template.centre_mm - found[:3, :3] @ native.centre_mm
-    )
+    coarse.sort(key=lambda c: -c[1])
+    first = coarse[0][0]
+    others = [c for c in coarse[1:] if np.abs(c[0] - first).max() > _APART]
+    refined = [
+        (*_refine(native, template, start), name)
+        for start, _, name in [coarse[0], *others[: _REFINE - 1]]
+    ]
+    found, value, model, name = max(refined, key=lambda r: r[1])
+    to_mni = found.copy()
+    to_mni[:3, 3] = found[:3, 3] * _UNIT_MM + template.centre_mm - found[:3, :3] @ native.centre_mm
+    native_to_mni = template.to_header @ to_mni @ np.linalg.inv(native.to_header)
     return Registration(
         native_to_mni, contrast, model, name, value, *_quality(native, template, found)
     )
+
+
+def _in_scanner(found: NDArray, one: _Side, other: _Side) -> NDArray[np.float64]:
+    """Turn a transform between centred sides into one between scanner mm."""
+    between = found.copy()
+    between[:3, 3] = found[:3, 3] * _UNIT_MM + other.centre_mm - found[:3, :3] @ one.centre_mm
+    return other.to_header @ between @ np.linalg.inv(one.to_header)
+
+
+def _refine(
+    native: _Side, template: _Side, start: NDArray
+) -> tuple[NDArray[np.float64], float, str]:
+    """Align at 4 mm, rigidly and then with more parameters; give transform, value and model."""
+    partial = _extent_mm(native).min() < _PARTIAL_MM
+    richer = RigidScalingTransform3D() if partial else AffineTransform3D()
+    rigid, at_rigid = _optimise(native.fine, template.fine, RigidTransform3D(), start)
+    found, value = _optimise(native.fine, template.fine, richer, rigid)
+    again, better = _optimise(native.fine, template.fine, richer, found)
+    if better > value:
+        found, value = again, better
+    scales = np.linalg.svd(found[:3, :3], compute_uv=False)
+    if _SCALES[0] <= scales.min() and scales.max() <= _SCALES[1]:
+        return found, value, "scaling" if partial else "affine"
+    return rigid, at_rigid, "rigid"
 
 
 def _quality(native: _Side, template: _Side, found: NDArray) -> tuple[float, float, float]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 
 import nibabel as nib
@@ -10,6 +11,7 @@ import numpy as np
 from dipy.core.sphere import HemiSphere, disperse_charges
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from pvsbook import images
 from pvsbook._errors import InputError
@@ -20,6 +22,9 @@ __all__ = [
     "SITES_MNI_MM",
     "DiffusionPhantom",
     "Tissue",
+    "add_distortion",
+    "add_motion",
+    "add_noise",
     "fsl_bvecs",
     "gradient_scheme",
     "make_diffusion",
@@ -32,6 +37,7 @@ SITES_MNI_MM = {
     "right_projection": (26.0, -16.0, 27.0),
     "right_association": (38.0, -16.0, 27.0),
 }
+_SCALE = 1000.0  # white-matter signal at b=0
 _PURE_MM = 8.0  # around the sites the phantom is white matter only, all fibres of one kind
 _CHUNK = 50_000
 
@@ -170,7 +176,7 @@ def gradient_scheme(
     n_directions: int,
     *,
     rng: np.random.Generator,
-    b_s_mm2: float = 1000.0,
+    b_s_mm2: float | Sequence[float] = 1000.0,
     n_b0: int = 1,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Spread directions over the sphere by electrostatic repulsion.
@@ -178,17 +184,18 @@ def gradient_scheme(
     Parameters
     ----------
     n_directions : int
-        At least 6.
+        At least 6, on each shell.
     rng : numpy.random.Generator
         Where the directions start from.
-    b_s_mm2 : float
+    b_s_mm2 : float or sequence of float
+        b-value of the shell, or of each.
     n_b0 : int
         Volumes without weighting, first in the series.
 
     Returns
     -------
-    bvals_s_mm2 : ndarray, shape (n_b0 + n_directions,)
-    bvecs_ras : ndarray, shape (n_b0 + n_directions, 3)
+    bvals_s_mm2 : ndarray, shape (n_b0 + shells * n_directions,)
+    bvecs_ras : ndarray, shape (n_b0 + shells * n_directions, 3)
 
     Raises
     ------
@@ -210,12 +217,14 @@ def gradient_scheme(
         raise InputError(
             f"n_directions={n_directions}, n_b0={n_b0}; a tensor needs 6 directions and one b=0"
         )
-    points = rng.normal(size=(n_directions, 3))
-    start = HemiSphere(xyz=points / np.linalg.norm(points, axis=1, keepdims=True))
-    spread = disperse_charges(start, iters=500)[0].vertices
-    signs = np.where(rng.random(n_directions) < 0.5, -1, 1)
-    bvecs = np.vstack([np.zeros((n_b0, 3)), spread * signs[:, None]])
-    return np.r_[np.zeros(n_b0), np.full(n_directions, b_s_mm2)], bvecs
+    shells = np.atleast_1d(np.asarray(b_s_mm2, float))
+    bvecs = [np.zeros((n_b0, 3))]
+    for _ in shells:
+        points = rng.normal(size=(n_directions, 3))
+        start = HemiSphere(xyz=points / np.linalg.norm(points, axis=1, keepdims=True))
+        signs = np.where(rng.random(n_directions) < 0.5, -1, 1)
+        bvecs.append(disperse_charges(start, iters=500)[0].vertices * signs[:, None])
+    return np.r_[np.zeros(n_b0), np.repeat(shells, n_directions)], np.vstack(bvecs)
 
 
 def fsl_bvecs(dwi: images.Dwi) -> NDArray[np.float64]:
@@ -281,12 +290,127 @@ def make_diffusion(
         bvals, bvecs = np.asarray(bvals_s_mm2, float), np.asarray(bvecs_ras, float)
     turn = images.rotation(brain.mni_to_world)
     clean = _signals(brain, tissue, bvals, bvecs @ turn)
-    sigma = 0.0 if np.isinf(snr) else 1 / snr
-    noisy = _rician(clean, sigma, rng)
-    dwi = images.Dwi(brain.image(1000 * noisy), bvals, bvecs)
-    weighted = float(np.median(bvals[~dwi.is_b0]))
-    index = true_index(tissue, b_s_mm2=weighted)
-    return DiffusionPhantom(dwi, brain, tissue, index, 1000 * sigma)
+    dwi = images.Dwi(brain.image(_SCALE * clean), bvals, bvecs)
+    index = true_index(tissue, b_s_mm2=_nearest_shell(bvals))
+    return add_noise(DiffusionPhantom(dwi, brain, tissue, index, 0.0), snr=snr, rng=rng)
+
+
+def add_noise(
+    phantom: DiffusionPhantom, *, snr: float, rng: np.random.Generator
+) -> DiffusionPhantom:
+    """Add Rician noise to a phantom; keep the noise-free one to draw many scans of one head.
+
+    Examples
+    --------
+    >>> from pvsbook.phantoms.brain import make_brain
+    >>> rng = np.random.default_rng(0)
+    >>> clean = make_diffusion(make_brain(5.0), rng=rng, snr=np.inf)
+    >>> add_noise(clean, snr=20, rng=rng).noise_sigma
+    50.0
+    """
+    if np.isinf(snr):
+        return phantom
+    sigma = _SCALE / snr
+    clean = images.array(phantom.dwi.image)
+    real = clean + np.float32(sigma) * rng.standard_normal(clean.shape, dtype=np.float32)
+    noisy = np.hypot(real, np.float32(sigma) * rng.standard_normal(clean.shape, dtype=np.float32))
+    dwi = replace(phantom.dwi, image=phantom.brain.image(noisy))
+    return replace(phantom, dwi=dwi, noise_sigma=sigma)
+
+
+def add_motion(
+    phantom: DiffusionPhantom,
+    *,
+    rotation_deg: float,
+    translation_mm: float,
+    rng: np.random.Generator,
+) -> DiffusionPhantom:
+    """Let the head lie differently in each volume; add noise afterwards.
+
+    Parameters
+    ----------
+    phantom : DiffusionPhantom
+        Without noise.
+    rotation_deg, translation_mm : float
+        Standard deviation of each angle and of each shift.  The first volume stays.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    DiffusionPhantom
+        Its b-vectors are the scanner's: what the gradients were in the head is not told.
+
+    Examples
+    --------
+    >>> from pvsbook.phantoms.brain import make_brain
+    >>> rng = np.random.default_rng(0)
+    >>> clean = make_diffusion(make_brain(5.0), rng=rng, snr=np.inf)
+    >>> moved = add_motion(clean, rotation_deg=2, translation_mm=1, rng=rng)
+    >>> moved.dwi.image.shape == clean.dwi.image.shape
+    True
+    """
+    if phantom.noise_sigma > 0:
+        raise InputError("phantom: has noise already; make it with snr=inf, move it, add noise")
+    brain, dwi = phantom.brain, phantom.dwi
+    n = len(dwi.bvals_s_mm2)
+    angles = rng.normal(0, rotation_deg, (n, 3)) * (np.arange(n) > 0)[:, None]
+    shifts = rng.normal(0, translation_mm, (n, 3)) * (np.arange(n) > 0)[:, None]
+    turns = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
+    in_head = np.einsum("ki,kij->kj", dwi.bvecs_ras, turns) @ images.rotation(brain.mni_to_world)
+    series = _SCALE * _signals(brain, phantom.tissue, dwi.bvals_s_mm2, in_head)
+    centre = nib.affines.apply_affine(brain.affine, (np.array(brain.shape) - 1) / 2)
+    for k in range(1, n):
+        moved = nib.affines.from_matvec(turns[k], centre + shifts[k] - turns[k] @ centre)
+        back = np.linalg.inv(brain.affine) @ np.linalg.inv(moved) @ brain.affine
+        series[..., k] = ndimage.affine_transform(
+            series[..., k], back[:3, :3], back[:3, 3], order=1
+        )
+    return replace(phantom, dwi=replace(dwi, image=brain.image(series)))
+
+
+def add_distortion(phantom: DiffusionPhantom, *, shift_mm: float) -> DiffusionPhantom:
+    """Shift the frontal lobe along the phase-encoding axis, as the field above the sinuses does.
+
+    Parameters
+    ----------
+    phantom : DiffusionPhantom
+        Without noise.
+    shift_mm : float
+        Largest shift, at MNI (0, 40, -10); it fades over 35 mm.
+
+    Returns
+    -------
+    DiffusionPhantom
+        Signals are stretched and piled up as in echo-planar images.
+
+    Examples
+    --------
+    >>> from pvsbook.phantoms.brain import make_brain
+    >>> clean = make_diffusion(make_brain(5.0), rng=np.random.default_rng(0), snr=np.inf)
+    >>> warped = add_distortion(clean, shift_mm=8)
+    >>> bool(np.abs(warped.dwi.image.dataobj - clean.dwi.image.dataobj).max() > 100)
+    True
+    """
+    if phantom.noise_sigma > 0:
+        raise InputError("phantom: has noise already; make it with snr=inf, distort it, add noise")
+    brain = phantom.brain
+    apart = brain.mni_coordinates() - np.array([0, 40, -10], np.float32)
+    shift = shift_mm * np.exp(-(apart**2).sum(axis=-1) / (2 * 35.0**2))
+    axis = int(np.argmax(np.abs(images.rotation(brain.affine)[1])))
+    steps = shift / brain.voxel_size_mm[axis]
+    squeeze = 1 - np.gradient(steps, axis=axis)
+    where = np.indices(brain.shape, dtype=np.float32)
+    where[axis] -= steps
+    series = images.array(phantom.dwi.image).copy()
+    for k in range(series.shape[-1]):
+        series[..., k] = squeeze * ndimage.map_coordinates(series[..., k], where, order=1)
+    return replace(phantom, dwi=replace(phantom.dwi, image=brain.image(series)))
+
+
+def _nearest_shell(bvals: NDArray) -> float:
+    """Return the shell that a tensor is fitted to: the one nearest to 1000 s/mm2."""
+    weighted = bvals[bvals >= images.B0_BELOW_S_MM2]
+    return float(weighted[np.abs(weighted - 1000).argmin()])
 
 
 def true_index(tissue: Tissue, *, b_s_mm2: float = 1000.0) -> float:
@@ -454,12 +578,3 @@ def _signals(
 
 def _maps(brain: Brain) -> tuple[NDArray, NDArray, NDArray]:
     return brain.wm, brain.gm, brain.csf
-
-
-def _rician(
-    clean: NDArray[np.float32], sigma: float, rng: np.random.Generator
-) -> NDArray[np.float32]:
-    if sigma == 0:
-        return clean
-    real = clean + sigma * rng.standard_normal(clean.shape, dtype=np.float32)
-    return np.hypot(real, sigma * rng.standard_normal(clean.shape, dtype=np.float32))

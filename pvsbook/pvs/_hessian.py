@@ -16,65 +16,61 @@ _ROWS_PER_TILE = 48  # rows of one x-plane worked on together: their buffers sta
 
 
 @njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
-def _reflect(i: int, n: int) -> int:
+def _reflect(i, n):
     """Index of voxel `i` in a row of `n` mirrored at its ends (d c b a | a b c d | d c b a)."""
-    i %= 2 * n
-    return i if i < n else 2 * n - 1 - i
+    while i < 0 or i >= n:
+        i = -1 - i if i < 0 else 2 * n - 1 - i
+    return i
+
+
+# Rows are reached by flat unsigned offsets: slices would count references, and signed indices
+# would be checked for wrapping, inside the loops that matter.
 
 
 @njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
-def _three_orders(a, p, m, q, n, lo, hi, w, k, o0, o1, o2):
-    """Add the taps k and k + 1 of all three orders to the rows o0, o1, o2."""
+def _three_orders(src, p, m, q, n, w, k, size, dst, o0, o1, o2):
+    """Add the taps k and k + 1 of all three orders to the rows at o0, o1, o2."""
     a0, a1, a2 = w[0, k], w[1, k], w[2, k]
     b0, b1, b2 = w[0, k + 1], w[1, k + 1], w[2, k + 1]
-    for z in range(lo, hi):
-        s = p[z] + m[z]
-        d = p[z] - m[z]
-        t = q[z] + n[z]
-        e = q[z] - n[z]
-        o0[z] += a0 * s + b0 * t
-        o1[z] += a1 * d + b1 * e
-        o2[z] += a2 * s + b2 * t
+    for z in range(size):
+        s = src[p + z] + src[m + z]
+        d = src[p + z] - src[m + z]
+        t = src[q + z] + src[n + z]
+        e = src[q + z] - src[n + z]
+        dst[o0 + z] += a0 * s + b0 * t
+        dst[o1 + z] += a1 * d + b1 * e
+        dst[o2 + z] += a2 * s + b2 * t
 
 
 @njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
-def _two_orders(p, m, q, n, lo, hi, w, k, o0, o1):
+def _two_orders(src, p, m, q, n, w, k, size, dst, o0, o1):
     a0, a1 = w[0, k], w[1, k]
     b0, b1 = w[0, k + 1], w[1, k + 1]
-    for z in range(lo, hi):
-        o0[z] += a0 * (p[z] + m[z]) + b0 * (q[z] + n[z])
-        o1[z] += a1 * (p[z] - m[z]) + b1 * (q[z] - n[z])
+    for z in range(size):
+        s = src[p + z] + src[m + z]
+        d = src[p + z] - src[m + z]
+        t = src[q + z] + src[n + z]
+        e = src[q + z] - src[n + z]
+        dst[o0 + z] += a0 * s + b0 * t
+        dst[o1 + z] += a1 * d + b1 * e
 
 
 @njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
-def _even_order(p, m, q, n, lo, hi, a, b, out):
-    for z in range(lo, hi):
-        out[z] += a * (p[z] + m[z]) + b * (q[z] + n[z])
+def _even_order(src, p, m, q, n, a, b, size, dst, out):
+    for z in range(size):
+        dst[out + z] += a * (src[p + z] + src[m + z]) + b * (src[q + z] + src[n + z])
 
 
 @njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
-def _odd_order(p, m, q, n, lo, hi, a, b, out):
-    for z in range(lo, hi):
-        out[z] += a * (p[z] - m[z]) + b * (q[z] - n[z])
+def _odd_order(src, p, m, q, n, a, b, size, dst, out):
+    for z in range(size):
+        dst[out + z] += a * (src[p + z] - src[m + z]) + b * (src[q + z] - src[n + z])
 
 
 @njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
-def _along_row(rows, pad, lo, n, w, h):
-    """Turn six y-rows into n columns of the Hessian (xx, xy, xz, yy, yz, zz)."""
-    for r in range(6):
-        order = 2 if r == 5 else (1 if r in (2, 4) else 0)
-        row, out = rows[r, lo + pad :], h[r]
-        centre = np.float32(0) if order == 1 else w[order, 0]
-        for z in range(n):
-            out[z] = centre * row[z]
-        for k in range(1, w.shape[1], 2):
-            a, b = w[order, k], w[order, k + 1]
-            p, m = rows[r, lo + pad + k :], rows[r, lo + pad - k :]
-            q, v = rows[r, lo + pad + k + 1 :], rows[r, lo + pad - k - 1 :]
-            if order == 1:
-                _odd_order(p, m, q, v, 0, n, a, b, out)
-            else:
-                _even_order(p, m, q, v, 0, n, a, b, out)
+def _scaled(src, p, a, size, dst, out):
+    for z in range(size):
+        dst[out + z] = a * src[p + z]
 
 
 @njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
@@ -175,10 +171,16 @@ def filter_slab(image, first, last, taps, sign, kind, weights, index, response, 
     """Update `response` and `best` with one scale for the planes start..stop of the first axis."""
     nx, ny, nz = image.shape
     pad = taps.shape[2] - 1
-    buffer = np.empty((3, min(ny, _ROWS_PER_TILE + 2 * pad), nz), np.float32)
-    rows = np.zeros((6, nz + 2 * pad), np.float32)
+    flat = image.ravel()
+    kept = min(ny, _ROWS_PER_TILE + 2 * pad)
+    buffer = np.empty(3 * kept * nz, np.float32)  # x-derivatives of order 0, 1, 2, row by row
+    wide = nz + 2 * pad
+    rows = np.zeros(6 * wide, np.float32)  # xx, xy, xz, yy, yz, zz before the pass along z
     hessian = np.empty((6, nz), np.float32)
+    lines = hessian.ravel()
     wx, wy, wz = taps[0], taps[1], taps[2]
+    zero, u = np.float32(0), np.uint64
+    plane = kept * nz
     for x in range(start, stop):
         for tile in range(0, ny, _ROWS_PER_TILE):
             tile_end = min(ny, tile + _ROWS_PER_TILE)
@@ -194,17 +196,23 @@ def filter_slab(image, first, last, taps, sign, kind, weights, index, response, 
             y0, y1 = max(0, tile - pad), min(ny, tile_end + pad)
             if ny <= _ROWS_PER_TILE + 2 * pad:
                 y0, y1 = 0, ny
+            size = u(hi - lo)
             for y in range(y0, y1):
-                o0, o1, o2 = buffer[0, y - y0], buffer[1, y - y0], buffer[2, y - y0]
-                centre = image[x, y]
-                for z in range(lo, hi):
-                    o0[z] = wx[0, 0] * centre[z]
-                    o1[z] = np.float32(0)
-                    o2[z] = wx[2, 0] * centre[z]
+                o0 = (y - y0) * nz + lo
+                o1, o2 = u(o0 + plane), u(o0 + 2 * plane)
+                here = u((x * ny + y) * nz + lo)
+                _scaled(flat, here, wx[0, 0], size, buffer, u(o0))
+                _scaled(flat, here, zero, size, buffer, o1)
+                _scaled(flat, here, wx[2, 0], size, buffer, o2)
                 for k in range(1, pad + 1, 2):
-                    p, m = image[_reflect(x + k, nx), y], image[_reflect(x - k, nx), y]
-                    q, n = image[_reflect(x + k + 1, nx), y], image[_reflect(x - k - 1, nx), y]
-                    _three_orders(centre, p, m, q, n, lo, hi, wx, k, o0, o1, o2)
+                    _three_orders(
+                        flat,
+                        u((_reflect(x + k, nx) * ny + y) * nz + lo),
+                        u((_reflect(x - k, nx) * ny + y) * nz + lo),
+                        u((_reflect(x + k + 1, nx) * ny + y) * nz + lo),
+                        u((_reflect(x - k - 1, nx) * ny + y) * nz + lo),
+                        *(wx, k, size, buffer, u(o0), o1, o2),
+                    )
             for y in range(tile, tile_end):
                 z0, z1 = first[x, y], last[x, y]
                 if z1 <= z0:
@@ -212,37 +220,49 @@ def filter_slab(image, first, last, taps, sign, kind, weights, index, response, 
                 lo, hi = max(0, z0 - pad), min(nz, z1 + pad)
                 if nz <= 2 * pad:
                     lo, hi = 0, nz
-                xx, xy, xz = rows[0, pad:], rows[1, pad:], rows[2, pad:]
-                yy, yz, zz = rows[3, pad:], rows[4, pad:], rows[5, pad:]
-                c0, c1, c2 = buffer[0, y - y0], buffer[1, y - y0], buffer[2, y - y0]
-                for z in range(lo, hi):
-                    zz[z] = wy[0, 0] * c0[z]
-                    yz[z] = np.float32(0)
-                    yy[z] = wy[2, 0] * c0[z]
-                    xz[z] = wy[0, 0] * c1[z]
-                    xy[z] = np.float32(0)
-                    xx[z] = wy[0, 0] * c2[z]
+                size = u(hi - lo)
+                to = pad + lo
+                xx, xy, xz = u(to), u(to + wide), u(to + 2 * wide)
+                yy, yz, zz = u(to + 3 * wide), u(to + 4 * wide), u(to + 5 * wide)
+                c0 = (y - y0) * nz + lo
+                c1, c2 = c0 + plane, c0 + 2 * plane
+                _scaled(buffer, u(c0), wy[0, 0], size, rows, zz)
+                _scaled(buffer, u(c0), zero, size, rows, yz)
+                _scaled(buffer, u(c0), wy[2, 0], size, rows, yy)
+                _scaled(buffer, u(c1), wy[0, 0], size, rows, xz)
+                _scaled(buffer, u(c1), zero, size, rows, xy)
+                _scaled(buffer, u(c2), wy[0, 0], size, rows, xx)
                 for k in range(1, pad + 1, 2):
-                    i, j = _reflect(y + k, ny) - y0, _reflect(y - k, ny) - y0
-                    u, v = _reflect(y + k + 1, ny) - y0, _reflect(y - k - 1, ny) - y0
-                    _three_orders(
-                        *(c0, buffer[0, i], buffer[0, j], buffer[0, u], buffer[0, v]),
-                        *(lo, hi, wy, k, zz, yz, yy),
-                    )
-                    _two_orders(
-                        *(buffer[1, i], buffer[1, j], buffer[1, u], buffer[1, v]),
-                        *(lo, hi, wy, k, xz, xy),
-                    )
+                    p = (_reflect(y + k, ny) - y0) * nz + lo
+                    m = (_reflect(y - k, ny) - y0) * nz + lo
+                    q = (_reflect(y + k + 1, ny) - y0) * nz + lo
+                    n = (_reflect(y - k - 1, ny) - y0) * nz + lo
+                    _three_orders(*(buffer, u(p), u(m), u(q), u(n), wy, k, size, rows, zz, yz, yy))
+                    p, m, q, n = p + plane, m + plane, q + plane, n + plane
+                    _two_orders(*(buffer, u(p), u(m), u(q), u(n), wy, k, size, rows, xz, xy))
+                    p, m, q, n = p + plane, m + plane, q + plane, n + plane
                     _even_order(
-                        *(buffer[2, i], buffer[2, j], buffer[2, u], buffer[2, v]),
-                        *(lo, hi, wy[0, k], wy[0, k + 1], xx),
+                        *(buffer, u(p), u(m), u(q), u(n), wy[0, k], wy[0, k + 1], size, rows, xx)
                     )
                 if z0 < pad or z1 > nz - pad:
                     for r in range(6):
+                        row = r * wide + pad
                         for k in range(1, pad + 1):
-                            rows[r, pad - k] = rows[r, pad + _reflect(-k, nz)]
-                            rows[r, pad + nz - 1 + k] = rows[r, pad + _reflect(nz - 1 + k, nz)]
-                _along_row(rows, pad, z0, z1 - z0, wz, hessian)
+                            rows[row - k] = rows[row + _reflect(-k, nz)]
+                            rows[row + nz - 1 + k] = rows[row + _reflect(nz - 1 + k, nz)]
+                size = u(z1 - z0)
+                for r in range(6):
+                    order = 2 if r == 5 else (1 if r in (2, 4) else 0)
+                    at, out = r * wide + pad + z0, u(r * nz)
+                    centre = zero if order == 1 else wz[order, 0]
+                    _scaled(rows, u(at), centre, size, lines, out)
+                    for k in range(1, pad + 1, 2):
+                        p, m, q, n = u(at + k), u(at - k), u(at + k + 1), u(at - k - 1)
+                        a, b = wz[order, k], wz[order, k + 1]
+                        if order == 1:
+                            _odd_order(rows, p, m, q, n, a, b, size, lines, out)
+                        else:
+                            _even_order(rows, p, m, q, n, a, b, size, lines, out)
                 _respond(
                     *(hessian, z1 - z0, sign, kind, weights, index),
                     *(response[x, y, z0:z1], best[x, y, z0:z1]),

@@ -18,6 +18,11 @@ from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas import perivascular
 from pvsbook.pvs.anatomy import Anatomy, Levels, measure_levels
+from pvsbook.pvs.morphometry import (
+    measure_centrelines,
+    measure_spread,
+    measure_ventricle_distance,
+)
 from pvsbook.pvs.vesselness import DEFAULT_SCALES_MM, Method, Vesselness, vesselness_filter
 
 Floats = NDArray[np.float32]
@@ -53,6 +58,10 @@ class Rules:
         *WMH overlap*.
     fluid_like
         Fraction of the contrast of fluid above which a wide object is *lacune-like*.
+    space_contrast
+        Contrast of the fluid in perivascular spaces, as a fraction of that in the ventricles.
+        Volumes are divided by it: 1 gives the volume of ventricle-like fluid, which is too little
+        where spaces are fainter.  Set it where it is known, from wide spaces or thinner slices.
     max_border
         Fraction of the voxels around an object that may belong to cortex, sulci or ventricles.
     """
@@ -65,6 +74,7 @@ class Rules:
     blob_mm: float = 3.6
     wmh_overlap: float = 0.3
     fluid_like: float = 0.6
+    space_contrast: float = 1.0
     max_border: float = 0.35
 
 
@@ -75,9 +85,10 @@ class Segmentation:
     Attributes
     ----------
     objects
-        One row an object: class, region, length_mm, width_mm, elongation, volume_voxels_mm3
-        (voxels counted), volume_mm3 (corrected for partial volume), contrast (largest, as a
-        fraction of fluid), response, place and direction in scanner mm.
+        One row an object: class, region, the columns of `pvsbook.pvs.morphometry`, width_mm,
+        volume_voxels_mm3 (voxels counted), volume_mm3 (corrected for partial volume) with the
+        standard error that noise gives it, contrast (largest, as a fraction of fluid), response,
+        border, wmh_fraction, distance and angle to the ventricles.
     labels
         Object of each voxel (the index of `objects` plus one), shape of the anatomy, int32.
     response
@@ -175,7 +186,7 @@ def segment(
     tubes = _hysteresis(response, threshold, rules.low_to_high)
     blobs = _blobs(excess, searched, levels, size, rules)
     labels = _components(tubes | blobs)
-    objects = _describe(labels, excess, response, anatomy, levels, near_outside, wmh)
+    objects = _describe(labels, excess, response, anatomy, levels, near_outside, wmh, rules)
     objects.insert(0, "class", _classify(objects, rules))
     return Segmentation(
         objects=objects,
@@ -255,13 +266,15 @@ def _calibrate(
     response = tubeness(noise).response
     share = searched.sum() / noise.size
     wanted = rules.expected_false / share
-    counts = []
-    candidates = np.quantile(response, 1 - np.geomspace(3e-2, 3e-6, 25))
-    for threshold in candidates:
-        counts.append(_count_noise(response, noise, float(threshold), size, rules))
-        if counts[-1] <= wanted:
+    # From the top down: far below, noise runs together into one object and would seem rare.
+    candidates = np.quantile(response, 1 - np.geomspace(3e-7, 3e-2, 40))
+    threshold, count = float(candidates[0]), 0
+    for lower in candidates:
+        more = _count_noise(response, noise, float(lower), size, rules)
+        if more > wanted:
             break
-    return float(threshold), float(counts[-1] * share)
+        threshold, count = float(lower), more
+    return threshold, float(count * share)
 
 
 def _count_noise(
@@ -269,7 +282,7 @@ def _count_noise(
 ) -> int:
     tubes = _hysteresis(response, threshold, rules.low_to_high)
     labels = _components(tubes)
-    shapes = _shapes(labels, noise, np.diag(size), size)
+    shapes = measure_spread(labels, noise, np.diag([*size, 1.0]))
     return int(
         (
             (shapes["length_mm"] >= rules.min_length_mm)
@@ -306,35 +319,6 @@ def _blobs(excess: Floats, searched: Mask, levels: Levels, size: NDArray, rules:
     return bright & (edt.edt(~core, anisotropy=tuple(size)) <= radius)
 
 
-def _shapes(
-    labels: NDArray[np.int32], excess: Floats, axes: NDArray, size: NDArray
-) -> pd.DataFrame:
-    """Length, direction and elongation of each object from its weighted second moments."""
-    where = np.argwhere(labels)
-    number = labels[tuple(where.T)] - 1
-    count = int(labels.max())
-    weight = np.maximum(excess[tuple(where.T)], 1e-6).astype(np.float64)
-    places = where @ np.asarray(axes).T
-    total = np.bincount(number, weight, count)
-    sums = np.stack([np.bincount(number, weight * p, count) for p in places.T], axis=1)
-    centre = sums / total[:, None]
-    away = places - centre[number]
-    moments = np.empty((count, 3, 3))
-    for i in range(3):
-        for j in range(3):
-            moments[:, i, j] = np.bincount(number, weight * away[:, i] * away[:, j], count) / total
-    values, vectors = np.linalg.eigh(moments)
-    spread = np.maximum(values, 0) + np.mean(size) ** 2 / 12
-    return pd.DataFrame(
-        {
-            "length_mm": np.sqrt(12 * np.maximum(values[:, 2], 0)),
-            "elongation": np.sqrt(spread[:, 2] / spread[:, 1]),
-            **{f"direction_{a}": vectors[:, k, 2] for k, a in enumerate("xyz")},
-            **{f"offset_{a}": centre[:, k] for k, a in enumerate("xyz")},
-        }
-    )
-
-
 def _describe(
     labels: NDArray[np.int32],
     excess: Floats,
@@ -343,23 +327,27 @@ def _describe(
     levels: Levels,
     outside: Mask,
     wmh: Mask | None,
+    rules: Rules,
 ) -> pd.DataFrame:
     size = anatomy.voxel_size_mm
     voxel_mm3 = float(np.prod(size))
     fluid = abs(levels.fluid - levels.white_matter)
-    table = _shapes(labels, excess, anatomy.image.affine[:3, :3], size)
+    table = measure_centrelines(labels, excess, anatomy.image.affine)
     count = len(table)
-    for k, axis in enumerate("xyz"):
-        table[f"{axis}_mm"] = table.pop(f"offset_{axis}") + anatomy.image.affine[k, 3]
     voxels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     grown = _grow(labels)
     shell = (grown > 0) & (labels == 0)
     content = np.bincount(grown.ravel(), np.maximum(excess, -fluid).ravel(), count + 1)[1:]
     table["volume_voxels_mm3"] = voxels * voxel_mm3
-    table["volume_mm3"] = np.maximum(content, 0) / fluid * voxel_mm3
+    per_unit = voxel_mm3 / (fluid * rules.space_contrast)
+    table["volume_mm3"] = np.maximum(content, 0) * per_unit
     table["width_mm"] = np.sqrt(
         4 / np.pi * table["volume_mm3"] / np.maximum(table["length_mm"], size.min())
     )
+    table["volume_se_mm3"] = _volume_error(
+        np.bincount(grown.ravel(), minlength=count + 1)[1:], levels
+    )
+    table["volume_se_mm3"] *= per_unit
     table["contrast"] = _largest(excess, labels, count) / fluid
     table["response"] = _largest(response, labels, count)
     around = np.bincount(grown[shell], minlength=count + 1)[1:]
@@ -367,8 +355,17 @@ def _describe(
     table["border"] = touching / np.maximum(around, 1)
     lesion = np.zeros(count) if wmh is None else np.bincount(labels[wmh], minlength=count + 1)[1:]
     table["wmh_fraction"] = lesion / voxels
+    ventricles = anatomy.ventricles > 0.5
+    place = measure_ventricle_distance(table, ventricles, anatomy.image.affine)
+    table = pd.concat([table, place], axis=1)
     table["region"] = _regions_of(labels, anatomy.regions, count)
     return table
+
+
+def _volume_error(voxels: NDArray, levels: Levels) -> NDArray[np.float64]:
+    """Return the standard error that noise gives a sum over so many voxels."""
+    together = np.prod([1 + 2 * r for r in levels.smoothness])
+    return levels.noise_sd * np.sqrt(voxels * together)
 
 
 def _largest(values: Floats, labels: NDArray[np.int32], count: int) -> Floats:

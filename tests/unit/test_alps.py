@@ -126,7 +126,7 @@ def test_region_sets_are_checked():
     with pytest.raises(InputError, match="one centre for each"):
         regions.RoiSet({"left": (0, 0, 0)}, 2.5)
     with pytest.raises(InputError, match="radius_mm is 0"):
-        regions.RoiSet(regions.SPHERES_2_5_MM.centres_mni_mm, 0)
+        regions.RoiSet(regions.SPHERES_2_5_MM.centres_mm, 0)
 
 
 # the whole way
@@ -223,7 +223,7 @@ def test_regions_in_fluid_fail(phantom):
 
 
 def _centres():
-    return regions.SPHERES_2_5_MM.centres_mni_mm
+    return regions.SPHERES_2_5_MM.centres_mm
 
 
 def test_one_shell_is_chosen_and_recorded(phantom):
@@ -272,7 +272,7 @@ def test_bad_input(phantom):
         alps.measure(images.Dwi(dwi.image, 3 * dwi.bvals_s_mm2, dwi.bvecs_ras))
     low = phantom.brain.mni_coordinates()[..., 2] < 20
     cut = images.make(low & (images.array(phantom.mask) > 0), dwi.image.affine)
-    with pytest.raises(InputError, match="field of view or mask holds 0%"):
+    with pytest.raises(InputError, match="mask holds 0% of the region"):
         alps.measure(dwi, mask=cut, registration=known())
     dark = images.make(np.zeros(dwi.image.shape, np.float32), dwi.image.affine)
     with pytest.raises(InputError, match="no positive signal"):

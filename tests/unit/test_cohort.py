@@ -43,18 +43,21 @@ def check_derivative(folder: Path, suffix: str, sources: list[str]) -> pd.Series
     return row
 
 
-@pytest.fixture(scope="module")
-def dwi_files(tmp_path_factory) -> tuple[list[Path], float]:
-    """A simulated diffusion scan as a converter would write it, and its true index."""
-    folder = tmp_path_factory.mktemp("dwi")
-    grid = brain.make_brain(2.5, axcodes="LAS")
-    scan = diffusion.make_diffusion(grid, rng=np.random.default_rng(7), snr=40)
+def write_dwi(folder: Path, scan: diffusion.DiffusionPhantom) -> list[Path]:
+    """Write a simulated diffusion scan as a converter would."""
     files = [folder / f"sub-07_dwi.{e}" for e in ("nii.gz", "bval", "bvec")]
     images.save(scan.dwi.image, files[0])
     np.savetxt(files[1], scan.dwi.bvals_s_mm2[None], fmt="%g")
-    stored = scan.dwi.bvecs_ras @ images.rotation(scan.dwi.image.affine)
-    np.savetxt(files[2], stored.T, fmt="%.8f")  # LAS: FSL keeps the sign of x
-    return files, scan.index
+    np.savetxt(files[2], diffusion.fsl_bvecs(scan.dwi), fmt="%.8f")
+    return files
+
+
+@pytest.fixture(scope="module")
+def dwi_files(tmp_path_factory) -> tuple[list[Path], float]:
+    """A simulated diffusion scan and its true index."""
+    grid = brain.make_brain(2.5, axcodes="LAS")
+    scan = diffusion.make_diffusion(grid, rng=np.random.default_rng(7), snr=40)
+    return write_dwi(tmp_path_factory.mktemp("dwi"), scan), scan.index
 
 
 def test_alps(monkeypatch, capsys, tmp_path, dwi_files):
@@ -68,6 +71,23 @@ def test_alps(monkeypatch, capsys, tmp_path, dwi_files):
     assert row["alps_tract_mean"] == pytest.approx(truth, abs=0.1)
     assert row["alps_tract_mean_low"] < row["alps_tract_mean"] < row["alps_tract_mean_high"]
     assert (tmp_path / "sub-07" / "dwi" / "sub-07_alps.tsv").is_file()
+
+
+def test_alps_with_corrections_and_regions_by_hand(tmp_path):
+    """The regions that one run wrote serve the next as regions drawn by hand."""
+    rng = np.random.default_rng(17)
+    grid = brain.make_brain(3.0, z_range_mni_mm=(0, 50))
+    bvals, bvecs = diffusion.gradient_scheme(12, rng=rng)
+    scan = diffusion.make_diffusion(grid, rng=rng, bvals_s_mm2=bvals, bvecs_ras=bvecs, snr=40)
+    files = write_dwi(tmp_path, scan)
+    cohort.measure_alps(*files, tmp_path / "a", rois="5mm")
+    labels = next((tmp_path / "a").rglob("*desc-alps_dseg.nii.gz"))
+    again = cohort.measure_alps(
+        *files, tmp_path / "b", rois=labels, denoise="patch2self", gibbs=True, motion=True
+    )
+    assert again.row["alps_tract_mean"] == pytest.approx(scan.index, abs=0.2)
+    with pytest.raises(images.InputError, match=r"7mm: does not exist"):
+        cohort.measure_alps(*files, tmp_path / "c", rois="7mm")
 
 
 def test_bad_input_is_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, dwi_files):
@@ -137,6 +157,24 @@ def test_qsm(monkeypatch, capsys, tmp_path, gre_files):
     row = check_derivative(tmp_path, "qsm", names)
     assert row["status"] in ("pass", "warn")
     assert 5 < row["chi_sd_ppb"] < 100
+
+
+def test_qsm_relative_to_a_region(tmp_path, gre_files):
+    first = cohort.measure_qsm(
+        gre_files["mag"], gre_files["phase"], tmp_path / "a", background="vsharp", inversion="tkd"
+    )
+    mask = next((tmp_path / "a").rglob("*desc-chi_mask.nii.gz"))
+    again = cohort.measure_qsm(
+        gre_files["mag"],
+        gre_files["phase"],
+        tmp_path / "b",
+        background="vsharp",
+        inversion="tkd",
+        reference=mask,
+        brain_mask=next((tmp_path / "a").rglob("*desc-brain_mask.nii.gz")),
+    )
+    assert again.row["reference"] != first.row["reference"]
+    assert again.row["chi_mean_ppb"] == pytest.approx(0, abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,193 @@
+"""Time, memory and agreement of the vesselness filter beside its peers, in one run.
+
+Peers that are not installed are left out and said.  Each filter runs in a process of its own, so
+that its peak memory is its own; times are CPU seconds, so that a busy machine changes little.
+
+    python benchmarks/pvs_vesselness.py [--large] [--out table.tsv]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+SCALES = (0.8, 1.2, 1.6, 2.0)
+SIZES = {"small": (256, 256, 176), "large": (400, 400, 280)}
+NEEDS = {
+    "pvsbook": "numba",
+    "pvsbook, white-matter mask": "numba",
+    "scikit-image": "skimage",
+    "SimpleITK": "SimpleITK",
+    "ITK": "itk",
+    "ANTsPy": "ants",
+}
+
+
+def volume(shape: tuple[int, int, int]) -> np.ndarray:
+    """Smooth texture with bright tubes along each axis."""
+    rng = np.random.default_rng(0)
+    image = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), 1.0)
+    for axis in range(3):
+        for _ in range(40):
+            at = [
+                slice(None) if k == axis else rng.integers(8, n - 8) for k, n in enumerate(shape)
+            ]
+            image[tuple(at)] += 4
+    return ndimage.gaussian_filter(image, 0.7)
+
+
+def white_matter(shape: tuple[int, int, int]) -> np.ndarray:
+    """Ellipsoid that fills a tenth of the volume, about what white matter does."""
+    axes = np.ogrid[tuple(slice(-1, 1, n * 1j) for n in shape)]
+    return sum(a**2 for a in axes) < 0.58**2
+
+
+def run_pvsbook(image: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    from pvsbook.pvs import vesselness_filter
+
+    return vesselness_filter(image, scales_mm=SCALES, c=0.5, mask=mask).response
+
+
+def run_skimage(image: np.ndarray) -> np.ndarray:
+    from skimage.filters import frangi
+
+    return frangi(image, sigmas=SCALES, alpha=0.5, beta=0.5, gamma=0.5, black_ridges=False)
+
+
+def run_simpleitk(image: np.ndarray) -> np.ndarray:
+    import SimpleITK as sitk
+
+    given, best = sitk.GetImageFromArray(image), None
+    for scale in SCALES:
+        smooth = sitk.SmoothingRecursiveGaussian(given, scale)
+        out = sitk.ObjectnessMeasure(
+            smooth, 0.5, 0.5, 0.5 / scale**2, scaleObjectnessMeasure=False, objectDimension=1
+        )
+        out = sitk.GetArrayFromImage(out)
+        best = out if best is None else np.maximum(best, out)
+    return best
+
+
+def run_itk(image: np.ndarray) -> np.ndarray:
+    import itk
+
+    given = itk.image_from_array(image)
+    kind = type(given)
+    hessian = itk.Image[itk.SymmetricSecondRankTensor[itk.D, 3], 3]
+    objectness = itk.HessianToObjectnessMeasureImageFilter[hessian, kind].New()
+    objectness.SetBrightObject(True)
+    objectness.SetObjectDimension(1)
+    objectness.SetScaleObjectnessMeasure(False)
+    objectness.SetAlpha(0.5)
+    objectness.SetBeta(0.5)
+    objectness.SetGamma(0.5)
+    many = itk.MultiScaleHessianBasedMeasureImageFilter[kind, hessian, kind].New(given)
+    many.SetHessianToMeasureFilter(objectness)
+    many.SetSigmaStepMethodToEquispaced()
+    many.SetSigmaMinimum(SCALES[0])
+    many.SetSigmaMaximum(SCALES[-1])
+    many.SetNumberOfSigmaSteps(len(SCALES))
+    many.Update()
+    return itk.array_from_image(many.GetOutput())
+
+
+def run_ants(image: np.ndarray) -> np.ndarray:
+    import ants
+
+    given, best = ants.from_numpy(image), None
+    for scale in SCALES:
+        smooth = ants.smooth_image(given, scale, sigma_in_physical_coordinates=False)
+        out = ants.hessian_objectness(
+            smooth, object_dimension=1, gamma=0.5, set_scale_objectness_measure=False
+        ).numpy()
+        best = out if best is None else np.maximum(best, out)
+    return best
+
+
+def reference(image: np.ndarray) -> np.ndarray:
+    """Double precision and LAPACK, with the scale-normalised Frangi formula."""
+    best = np.zeros(image.shape)
+    for s in SCALES:
+        hessian = np.empty((*image.shape, 3, 3))
+        for i in range(3):
+            for j in range(3):
+                order = [(i == k) + (j == k) for k in range(3)]
+                hessian[..., i, j] = s**2 * ndimage.gaussian_filter(
+                    image.astype(float), s, order=order, truncate=6
+                )
+        e3, e2, e1 = np.moveaxis(np.linalg.eigvalsh(-hessian), -1, 0)
+        with np.errstate(all="ignore"):
+            v = (1 - np.exp(-((e2 / e1) ** 2) / 0.5)) * np.exp(-(e3**2) / (e1 * e2) / 0.5)
+            v *= 1 - np.exp(-(e1**2 + e2**2 + e3**2) / (2 * 0.5**2))
+        best = np.maximum(best, np.where(e2 > np.abs(e3), v, 0))
+    return best
+
+
+def one(name: str, size: str) -> dict[str, float]:
+    runner = {
+        "pvsbook": run_pvsbook,
+        "pvsbook, white-matter mask": lambda v: run_pvsbook(v, white_matter(v.shape)),
+        "scikit-image": run_skimage,
+        "SimpleITK": run_simpleitk,
+        "ITK": run_itk,
+        "ANTsPy": run_ants,
+    }[name]
+    crop = volume((64, 64, 48))
+    agree = np.corrcoef(runner(crop).ravel(), reference(crop).ravel())[0, 1]  # warms up, too
+    image = volume(SIZES[size])
+    start, wall = time.process_time(), time.perf_counter()
+    runner(image)
+    return {
+        "cpu_s": time.process_time() - start,
+        "wall_s": time.perf_counter() - wall,
+        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "r_reference": float(agree),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--large", action="store_true", help="400x400x280 too: peers take minutes")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--out")
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one(*options.one)))
+        return
+    rows = []
+    for size in ("small", "large") if options.large else ("small",):
+        for name, module in NEEDS.items():
+            if importlib.util.find_spec(module) is None:
+                print(f"{name} is not installed and is left out")
+                continue
+            done = subprocess.run(
+                [sys.executable, __file__, "--one", name, size],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+                print(f"{name} failed: {said[-1]}", flush=True)
+                continue
+            rows.append({"size": size, "tool": name, **json.loads(done.stdout.splitlines()[-1])})
+            print(f"{size}: {name} {rows[-1]['cpu_s']:.2f} CPU s", flush=True)
+    table = pd.DataFrame(rows)
+    ours = table[table["tool"] == "pvsbook"].set_index("size")["cpu_s"]
+    table["ratio"] = table["cpu_s"] / table["size"].map(ours)
+    print(table.round(3).to_string(index=False))
+    if options.out:
+        table.to_csv(options.out, sep="\t", index=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""How much the index depends on choices: fit, radius, place, free water."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from dipy.core.gradients import gradient_table
+from dipy.reconst.dti import TensorModel
+from dipy.reconst.fwdti import FreeWaterTensorModel
+from numpy.typing import ArrayLike, NDArray
+
+from pvsbook import images
+from pvsbook._errors import InputError
+from pvsbook.alps import estimators, tensor
+from pvsbook.alps.regions import Voxels
+
+__all__ = ["fit_free_water", "fit_robust", "index_of", "noise_sigma", "shift_spread"]
+
+FREE_WATER_MAX_B_S_MM2 = 2000.0
+
+
+def fit_robust(
+    signals: ArrayLike,
+    bvals_s_mm2: ArrayLike,
+    bvecs: ArrayLike,
+    *,
+    method: str = "nlls",
+    sigma: float | None = None,
+) -> NDArray[np.float64]:
+    """Fit the tensors of a few voxels by nonlinear least squares or RESTORE (DIPY).
+
+    Parameters
+    ----------
+    signals : array_like, shape (n, volumes)
+    bvals_s_mm2 : array_like, shape (volumes,)
+    bvecs : array_like, shape (volumes, 3)
+    method : {"nlls", "restore"}
+        RESTORE leaves out measurements that lie far off the fit, such as slices that lost signal
+        to motion; a clear difference from the other fits says that there are some.
+    sigma : float, optional
+        Standard deviation of the noise; RESTORE needs it.
+
+    Returns
+    -------
+    ndarray, shape (n, 3, 3)
+        mm2/s, in the axes of `bvecs`.
+
+    Raises
+    ------
+    InputError
+        Another method, or RESTORE without `sigma`.
+
+    References
+    ----------
+    Chang, Jones and Pierpaoli 2005, Magn Reson Med 53:1088, doi:10.1002/mrm.20426.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> bvecs = rng.normal(size=(20, 3))
+    >>> bvecs = np.vstack([np.zeros(3), bvecs / np.linalg.norm(bvecs, axis=1, keepdims=True)])
+    >>> bvals = np.r_[0, np.full(20, 1000.0)]
+    >>> signals = 100 * np.exp(-bvals * (bvecs**2 @ [1.5e-3, 0.5e-3, 0.4e-3]))[None]
+    >>> np.round(1e3 * np.diag(fit_robust(signals, bvals, bvecs)[0]), 3)
+    array([1.5, 0.5, 0.4])
+    """
+    if method not in ("nlls", "restore"):
+        raise InputError(f"method is {method!r}; use 'nlls' or 'restore'")
+    if method == "restore" and sigma is None:
+        raise InputError("sigma is missing; RESTORE needs the noise's standard deviation")
+    options = {"sigma": sigma} if method == "restore" else {}
+    model = TensorModel(_table(bvals_s_mm2, bvecs), fit_method=method.upper(), **options)
+    return model.fit(np.asarray(signals, float)).quadratic_form
+
+
+def fit_free_water(
+    signals: ArrayLike, bvals_s_mm2: ArrayLike, bvecs: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Fit a tensor and a fraction of free water (3e-3 mm2/s) to voxels with two shells (DIPY).
+
+    One shell cannot tell free water from a larger tensor, so this refuses it.
+
+    Parameters
+    ----------
+    signals : array_like, shape (n, volumes)
+    bvals_s_mm2 : array_like, shape (volumes,)
+        With b=0 and at least two shells.
+    bvecs : array_like, shape (volumes, 3)
+
+    Returns
+    -------
+    d_mm2_s : ndarray, shape (n, 3, 3)
+        Tensor of what is not free water.
+    fraction : ndarray, shape (n,)
+        Free water's fraction of the signal at b=0.
+
+    Raises
+    ------
+    InputError
+        Fewer than two shells.
+
+    References
+    ----------
+    Neto Henriques et al. 2017, ReScience 3:1, doi:10.5281/zenodo.495237.
+    """
+    b = np.asarray(bvals_s_mm2, float)
+    shells = np.unique(np.round(b[b >= images.B0_BELOW_S_MM2], -2))
+    if len(shells) < 2:
+        raise InputError(
+            f"bvals: the only shell is at {shells.tolist()} s/mm2; free water can be told from "
+            "tissue with two shells or more"
+        )
+    fit = FreeWaterTensorModel(_table(b, bvecs), fit_method="NLS").fit(np.asarray(signals, float))
+    return fit.quadratic_form, np.asarray(fit.f, np.float64)
+
+
+def noise_sigma(fit: tensor.Wls) -> float:
+    """Estimate the noise of the signals from the residuals of a fit.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> bvecs = rng.normal(size=(41, 3)) * (np.arange(41) > 0)[:, None]
+    >>> bvecs /= np.maximum(np.linalg.norm(bvecs, axis=1, keepdims=True), 1e-9)
+    >>> design = tensor.design_matrix(np.r_[0, np.full(40, 1000)], bvecs)
+    >>> clean = 100 * np.exp(design @ [1e-3, 0, 5e-4, 0, 0, 5e-4, 0])
+    >>> noisy = clean + rng.normal(0, 4, (50, 41))
+    >>> 3.5 < noise_sigma(tensor.wls(noisy, design, min_signal=1)) < 4.5
+    True
+    """
+    return float(np.sqrt((fit.residuals**2).mean()) * np.exp(np.median(fit.beta[:, 6])))
+
+
+def index_of(means: Mapping[str, ArrayLike]) -> float:
+    """Return the tract-frame index, mean of both sides, of the mean tensors of four regions.
+
+    Examples
+    --------
+    >>> from pvsbook.alps.regions import NAMES
+    >>> projection, association = np.diag([0.6, 0.4, 1.5]), np.diag([0.6, 1.5, 0.4])
+    >>> means = {n: projection if "projection" in n else association for n in NAMES}
+    >>> round(index_of(means), 6)
+    1.5
+    """
+    sides = [
+        estimators.alps_in_tracts(means[f"{s}_projection"], means[f"{s}_association"])
+        for s in ("left", "right")
+    ]
+    return float(np.mean(sides))
+
+
+def shift_spread(
+    place: Callable[[NDArray], Mapping[str, Voxels]], d: NDArray, step_mm: float
+) -> float:
+    """Return the SD of the tract-frame index when all regions shift by a step along each axis.
+
+    Parameters
+    ----------
+    place : callable
+        Takes a shift in mm, shape (3,), and gives the voxels of the regions there.
+    d : ndarray, shape (x, y, z, 3, 3)
+        Tensors on the grid of the scan.
+    step_mm : float
+        One voxel, usually.
+    """
+    values = []
+    for shift in np.vstack([np.zeros(3), step_mm * np.eye(3), -step_mm * np.eye(3)]):
+        voxels = place(shift)
+        if min(v.weight.sum() for v in voxels.values()) > 0:
+            values.append(index_of({n: v.mean(d[tuple(v.index.T)]) for n, v in voxels.items()}))
+    return float(np.std(values, ddof=1)) if len(values) > 2 else float("nan")
+
+
+def _table(bvals_s_mm2: ArrayLike, bvecs: ArrayLike) -> object:
+    return gradient_table(
+        np.asarray(bvals_s_mm2, float), bvecs=np.asarray(bvecs, float), b0_threshold=49
+    )

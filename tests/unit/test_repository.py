@@ -1,0 +1,69 @@
+"""What holds for the repository as a whole."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[2]
+SPOKEN_OF_ELSEWHERE = {"pvsbook", "pvsbook.cli"}  # the package itself; book/command_line.md
+
+
+def test_the_lock_pins_every_declared_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = list(project["dependencies"])
+    for extra in ("book", "test", "dev"):
+        declared += project["optional-dependencies"][extra]
+    locked = {}
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        if line.strip() and not line.startswith("#"):
+            pin = Requirement(line)
+            assert re.fullmatch(r"==[\w.]+", str(pin.specifier)), f"{line} is not pinned"
+            locked[canonicalize_name(pin.name)] = str(pin.specifier).removeprefix("==")
+    for line in declared:
+        wanted = Requirement(line)
+        version = locked.get(canonicalize_name(wanted.name))
+        assert version is not None, f"{wanted.name} is not in requirements.txt; run: make lock"
+        assert version in wanted.specifier, f"{wanted.name} {version} is not {wanted.specifier}"
+
+
+def test_every_notebook_and_page_is_in_the_table_of_contents():
+    listed = set(re.findall(r"(?:file|root): (\S+)", (ROOT / "_toc.yml").read_text()))
+    pages = {f"book/{p.stem}" for p in (ROOT / "book").glob("*.md") if "LICENSE" not in p.name}
+    pages |= {f"notebooks/{p.stem}" for p in (ROOT / "notebooks").glob("*.ipynb")}
+    assert listed == pages
+
+
+def test_the_api_page_documents_every_public_module():
+    page = (ROOT / "book" / "api.md").read_text()
+    for path in (ROOT / "pvsbook").rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        private = any(part.startswith("_") for part in module.split("."))
+        if "__all__ = [" in path.read_text() and not private and module not in SPOKEN_OF_ELSEWHERE:
+            assert f"automodule:: {module}\n" in page, f"book/api.md lacks {module}"
+
+
+def test_the_first_screen_of_the_readme_has_the_two_commands():
+    top = (ROOT / "README.md").read_text().splitlines()[:20]
+    assert any("make book" in line for line in top)
+    assert any("make test" in line for line in top)
+
+
+def test_manifest_and_citation_parse():
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["cff-version"] == "1.2.0"
+    for path in (ROOT / "data_manifest").iterdir():
+        assert path.suffix == ".yml"
+
+
+@pytest.mark.parametrize("folder", ["pvsbook", "tests", "benchmarks", "book", "notebooks"])
+def test_nothing_is_left_for_later(folder):
+    words = re.compile(r"\b(?:TO" + "DO|FIX" + "ME)\\b|raise NotImplemented" + "Error")
+    for path in (ROOT / folder).rglob("*"):
+        if path.suffix in (".py", ".md", ".ipynb"):
+            assert not words.search(path.read_text(encoding="utf-8")), path
