@@ -119,8 +119,8 @@ def brain_mask(
         Raise it where veins or the optic nerve tie the brain to the scalp; 0 keeps every bridge.
 
     rim_mm
-        Taken off the outside at last, and at least one voxel: beside bone the phase is the worst, and what is wrong there
-        is taken for background everywhere.
+        Taken off the outside at last, and at least one voxel: beside bone the phase is the worst,
+        and what is wrong there is taken for background everywhere.
 
     Returns
     -------

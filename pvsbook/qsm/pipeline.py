@@ -334,7 +334,9 @@ def _local_field(
     whole = ndimage.binary_fill_holes(known)  # a hole would be taken for the brain's rim
     remove = BACKGROUNDS[background]
     local = remove(total_ppm, whole, gre.voxel_size_mm, gre.b0_direction, options)
-    return LocalField(local.field_ppm * known, local.mask & known)
+    # Voxels left out inside the brain keep their place: their susceptibility follows from the
+    # field around them, as that of a calcification without signal does.
+    return LocalField(local.field_ppm * known, local.mask)
 
 
 def _chi(

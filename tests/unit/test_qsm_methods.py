@@ -1,0 +1,356 @@
+"""Iterative inversions, background methods, sources, regions and change, against known truth."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from pvsbook import InputError, images, qsm
+from pvsbook.atlas import deep_grey
+from pvsbook.phantoms.brain import pose
+from pvsbook.phantoms.gradient_echo import make_gre
+from pvsbook.qsm import (
+    background,
+    change,
+    field,
+    inversion,
+    r2s,
+    regions,
+    regularisation,
+    separation,
+    swi,
+    unwrap,
+)  # fmt: skip
+
+SIZE = np.array([1.0, 1.2, 0.9])
+B0 = np.array([0.1, -0.2, 0.97])
+GRID = (np.indices((40, 36, 38)) - np.array([20, 18, 19]).reshape(3, 1, 1, 1)) * SIZE.reshape(
+    3, 1, 1, 1
+)
+RADIUS = np.linalg.norm(GRID, axis=0)
+MASK = RADIUS < 15
+CHI = np.where(np.linalg.norm(GRID - 3, axis=0) < 4, 0.1, 0.0) - np.where(
+    np.linalg.norm(GRID + 5, axis=0) < 3, 0.06, 0.0
+)
+FIELD = inversion.dipole_field(CHI, SIZE, B0, pad_mm=40)
+
+
+def slope(found):
+    inside = MASK & (np.abs(CHI) > 0.01)
+    return np.polyfit(CHI[inside], found[inside], 1)[0]
+
+
+def test_closed_form_l2_equals_an_independent_float64_inversion():
+    rng = np.random.default_rng(0)
+    shape, lam = (9, 8, 10), 0.07
+    data, mask = rng.normal(0, 0.1, shape), rng.random(shape) > 0.2
+    k = np.meshgrid(*map(np.fft.fftfreq, shape, SIZE), indexing="ij")
+    square = sum(a**2 for a in k)
+    square[0, 0, 0] = 1
+    kernel = 1 / 3 - k[2] ** 2 / square
+    kernel[0, 0, 0] = 0
+    gradient = sum(
+        np.abs(np.exp(2j * np.pi * a * s) - 1) ** 2 / s**2 for a, s in zip(k, SIZE, strict=True)
+    )
+    below = kernel**2 + lam**2 * gradient
+    below[0, 0, 0] = 1
+    expected = np.fft.ifftn(np.fft.fftn(np.where(mask, data, 0)) * kernel / below).real
+    found = inversion.closed_form_l2(data, mask, SIZE, regularisation=lam, pad_mm=0)
+    assert inversion.padded_shape(shape, SIZE, 0) == shape
+    assert np.abs(found - np.where(mask, expected, 0)).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("solve", "low"),
+    [
+        (lambda f: inversion.tikhonov(f, MASK, SIZE, B0), 0.75),
+        (lambda f: inversion.ndi(f, MASK, SIZE, B0, radians_per_ppm=12), 0.75),
+        (lambda f: inversion.tv(f, MASK, SIZE, B0, regularisation=1e-4), 0.93),
+        (lambda f: inversion.tv(f, MASK, SIZE, B0, weight=MASK * 2.0), 0.9),
+        (lambda f: inversion.tv(f, MASK, SIZE, B0, magnitude=CHI), 0.9),
+    ],
+)
+def test_iterative_inversions_come_near_the_truth_and_stop(solve, low):
+    found = solve(FIELD)
+    assert low < slope(found.chi_ppm) < 1.1
+    assert not found.chi_ppm[~MASK].any()
+    assert found.n_iterations > 1
+    assert found.change < 0.02
+
+
+def test_tv_reaches_the_minimum_of_its_objective():
+    # No small step may lower the objective: the fixed point of ADMM is the minimiser.
+    lam = 5e-4
+    field_ = np.where(MASK, FIELD, 0)
+    found = inversion.tv(
+        field_, MASK, SIZE, B0, regularisation=lam, tolerance=1e-5, max_iterations=600, pad_mm=0
+    )
+    whole = inversion.tv(
+        field_, np.ones_like(MASK), SIZE, B0, regularisation=lam, tolerance=1e-5,
+        max_iterations=600, pad_mm=0,
+    ).chi_ppm.astype(np.float64)  # fmt: skip
+    assert np.allclose(whole[MASK], found.chi_ppm[MASK], atol=1e-6)
+
+    def objective(chi):
+        misfit = inversion.dipole_field(chi, SIZE, B0, pad_mm=0) - field_
+        steps = [(np.roll(chi, -1, a) - chi) / s for a, s in enumerate(SIZE)]
+        return 0.5 * (misfit**2).sum() + lam * np.sqrt(sum(s**2 for s in steps)).sum()
+
+    rng = np.random.default_rng(1)
+    best = objective(whole)
+    for _ in range(5):
+        step = ndimage.gaussian_filter(rng.standard_normal(whole.shape), 1.5)
+        step -= step.mean()
+        assert objective(whole + 2e-3 * step) > best - 1e-6
+
+
+def test_ndi_does_not_mind_a_missed_wrap():
+    radians = 60.0
+    wrapped = FIELD.copy()
+    spot = np.unravel_index(np.argmax(np.where(MASK & (RADIUS < 6), FIELD, 0)), FIELD.shape)
+    wrapped[spot] -= 2 * np.pi / radians
+    clean, again = (
+        inversion.ndi(f, MASK, SIZE, B0, radians_per_ppm=radians).chi_ppm for f in (FIELD, wrapped)
+    )
+    linear, spoiled = (inversion.tikhonov(f, MASK, SIZE, B0).chi_ppm for f in (FIELD, wrapped))
+    assert np.abs(again - clean).max() < 0.1 * np.abs(spoiled - linear).max()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: inversion.closed_form_l2(FIELD, MASK, SIZE, regularisation=0),
+        lambda: inversion.tikhonov(FIELD, MASK, SIZE, regularisation=-1),
+        lambda: inversion.tv(FIELD, MASK, SIZE, regularisation=0),
+        lambda: inversion.tv(FIELD, MASK, SIZE, weight=-1.0 * MASK),
+        lambda: background.resharp(FIELD, MASK, SIZE, radius_mm=40),
+        lambda: r2s.fit_r2s(np.ones((3, 3, 3, 1)), [0.01]),
+        lambda: r2s.fit_r2s(np.ones((3, 3, 3, 2)), [0.01, 0.02], np.ones((2, 2, 2))),
+        lambda: separation.separate(CHI, CHI, MASK[1:]),
+        lambda: separation.separate(CHI, CHI, MASK, relaxivity_hz_ppm=0),
+        lambda: swi.weight_by_phase(CHI, CHI[1:], SIZE),
+        lambda: swi.find_round_sources(CHI, MASK[1:], SIZE),
+        lambda: regularisation.l_curve(lambda s: CHI, [2, 1, 3], FIELD, MASK, SIZE),
+        lambda: unwrap.laplacian(np.full((4, 4, 4), np.nan), SIZE),
+        lambda: field.check_readout(np.zeros((3, 3, 3, 2)), 0, [0.01, 0.02], MASK, SIZE),
+        lambda: regions.measure_regions(CHI, CHI[1:], deep_grey.table(), MASK, SIZE),
+    ],
+)
+def test_bad_input_is_refused(call):
+    with pytest.raises(InputError):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("remove", "share"),
+    [
+        (lambda f, m: background.lbv(f, m, SIZE, tolerance=1e-6), 0.05),
+        (lambda f, m: background.vsharp(f, m, SIZE), 0.05),
+        (lambda f, m: background.resharp(f, m, SIZE), 0.05),
+        (lambda f, m: background.pdf(f, m, SIZE, B0, tolerance=1e-3), 0.2),
+    ],
+)
+def test_background_methods_remove_an_outer_source_on_anisotropic_voxels(remove, share):
+    big = np.indices((40, 36, 60)) - np.array([20, 18, 19]).reshape(3, 1, 1, 1)
+    big = big * SIZE.reshape(3, 1, 1, 1)
+    away = np.linalg.norm(big - np.array([0, 0, 25]).reshape(3, 1, 1, 1), axis=0)
+    outer = 6.0 * np.clip((5 - away) / 4 + 0.5, 0, 1)  # a soft edge, which does not ring
+    far = inversion.dipole_field(outer, SIZE, B0, pad_mm=40)[:, :, :38]
+    deep = RADIUS < 8
+    assert far[deep].std() > 0.01
+    found = remove(FIELD + far, MASK)
+    alone = remove(FIELD, MASK)
+    left = np.abs(found.field_ppm - alone.field_ppm)[deep & found.mask].max()
+    assert left < share * np.ptp(far[deep])
+    assert not found.mask[~MASK].any()
+
+
+@settings(max_examples=20, deadline=None)
+@given(rate=st.floats(1, 200), first=st.floats(1e-3, 1e-2), gap=st.floats(2e-3, 1e-2))
+def test_r2s_of_a_pure_decay_is_exact(rate, first, gap):
+    times = first + gap * np.arange(5)
+    magnitude = 700 * np.exp(-rate * times)
+    found = r2s.fit_r2s(magnitude[None, None, None], times).item()
+    assert found == pytest.approx(rate, rel=2e-3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(iron=st.floats(0, 0.3), myelin=st.floats(0, 0.3), zero=st.floats(-0.05, 0.05))
+def test_separation_inverts_its_own_equations(iron, myelin, zero):
+    one = np.ones((2, 2, 2))
+    found = separation.separate(
+        (iron - myelin + zero) * one, 137 * 7 / 3 * (iron + myelin) * one, one,
+        field_strength_t=7, zero_ppm=zero,
+    )  # fmt: skip
+    assert found.iron_ppm == pytest.approx(iron, abs=1e-6)
+    assert found.myelin_ppm == pytest.approx(myelin, abs=1e-6)
+
+
+def test_laplacian_unwraps_a_smooth_volume_up_to_a_constant():
+    rng = np.random.default_rng(2)
+    truth = ndimage.gaussian_filter(rng.standard_normal((14, 12, 10)), 3) * 60
+    error = unwrap.laplacian(unwrap.wrap(truth), SIZE) - truth
+    assert np.ptp(error) < 1e-3
+
+
+def test_round_sources_are_found_told_apart_and_veins_left_out():
+    head = make_gre(np.random.default_rng(21), voxel_size_mm=1.5, n_microbleeds=4, n_veins=20)
+    result = qsm.reconstruct(head.gre, mask=head.brain, inversion="tkd")
+    nuclei = ndimage.binary_dilation(head.labels > 0, iterations=3)
+    found = swi.find_round_sources(
+        result.susceptibility.chi_ppm, result.local_field.mask, head.gre.voxel_size_mm,
+        exclude=nuclei,
+    )  # fmt: skip
+    truth, n = ndimage.label(head.bleeds > 0.1)
+    hit = set()
+    for row in found[found["kind"] == "bleed"].itertuples():
+        at = tuple(slice(max(c - 2, 0), c + 3) for c in (row.x_voxel, row.y_voxel, row.z_voxel))
+        hit |= set(np.unique(truth[at])) - {0}
+    assert len(hit) >= 0.75 * n
+    stone = found[found["kind"] == "calcification"].iloc[0]
+    where = np.argwhere(head.calcification > 0.5).mean(axis=0)
+    centre = np.array([stone["x_voxel"], stone["y_voxel"], stone["z_voxel"]], float)
+    assert np.linalg.norm(centre - where) < 2.5
+    assert len(found) < 40
+
+
+def test_swi_darkens_what_is_paramagnetic():
+    phase = np.zeros((20, 20, 20))
+    phase[10, 10, :] = 1.0
+    phase[5, 5, :] = -1.0
+    image = swi.weight_by_phase(np.ones(phase.shape), phase, (1, 1, 1))
+    assert image[10, 10, 10] < 0.4 < 0.9 < image[5, 5, 10]
+    assert swi.minimum_projection(image, (1, 1, 2), thickness_mm=8).min() == image.min()
+
+
+def test_l_curve_finds_the_noise():
+    rng = np.random.default_rng(3)
+    noisy = np.where(MASK, FIELD + rng.normal(0, 2e-3, FIELD.shape), 0)
+    curve = regularisation.l_curve(
+        lambda s: inversion.tv(noisy, MASK, SIZE, B0, regularisation=s).chi_ppm,
+        np.geomspace(2e-5, 5e-3, 6), noisy, MASK, SIZE, B0, noise_ppm=2e-3,
+    )  # fmt: skip
+    assert (np.diff(curve.roughness_ppm_mm) < 0).all()
+    assert curve.misfit_ppm[0] < curve.misfit_ppm[-1]
+    assert 2e-5 <= curve.discrepancy <= 5e-3
+
+
+def test_two_visits_give_the_known_change_and_an_alignment():
+    # Same anatomy, new noise and shim, head turned: only the caudate changes.
+    turned = pose((6, 3, 0), (4, -3, 2))
+    heads = [
+        make_gre(
+            np.random.default_rng(40 + k), voxel_size_mm=2.5, mni_to_world=at,
+            anatomy=np.random.default_rng(4), chi_ppb=chi,
+        )
+        for k, (at, chi) in enumerate(((np.eye(4), {}), (turned, {"caudate": 64.0})))
+    ]  # fmt: skip
+    results = [qsm.reconstruct(h.gre) for h in heads]
+    alignment = change.align_visits(
+        *(h.image(h.gre.magnitude[..., 4]) for h in heads), *(r.mask for r in results)
+    )
+    miss = alignment.first_to_second @ np.linalg.inv(turned)
+    assert np.abs(miss - np.eye(4))[:3, :3].max() < 0.01
+    assert np.abs(miss - np.eye(4))[:3, 3].max() < 0.5
+    assert alignment.overlap > 0.97
+    halves = np.linalg.inv(alignment.second_to_halfway) @ alignment.first_to_halfway
+    assert np.allclose(halves, alignment.first_to_second, atol=1e-6)
+    table = deep_grey.table().head(8)
+    pairs = tuple((h.gre, r) for h, r in zip(heads, results, strict=True))
+    arguments = (deep_grey.labels(), alignment.first_to_halfway, table)
+    found = change.measure_change(
+        *pairs, *arguments, np.random.default_rng(0), alignment=alignment, control="putamen"
+    )
+    moved = found.table.groupby("region")["change_ppb"].mean()
+    assert moved["caudate"] - moved["putamen"] == pytest.approx(20, abs=6)
+    assert (found.table["error_ppb"] > 0).all()
+    assert set(found.table.columns) == set(change.CHANGE_COLUMNS)
+    assert "caudate_left_change_ppb" in found.to_row()
+    assert found.tilt_difference_deg == pytest.approx(6.7, abs=0.5)
+    other = qsm.reconstruct(heads[1].gre, inversion="tkd")
+    with pytest.raises(InputError, match="reconstructed differently"):
+        change.measure_change(
+            pairs[0], (heads[1].gre, other), *arguments, np.random.default_rng(0),
+            alignment=alignment,
+        )  # fmt: skip
+    with pytest.raises(InputError, match="control: 'pons'"):
+        change.measure_change(
+            *pairs, *arguments, np.random.default_rng(0), alignment=alignment, control="pons"
+        )
+
+
+def test_doubts_are_said():
+    shifted = change.Alignment(pose((20, 0, 0)), 0.5, 20.0)
+    gre = make_gre(np.random.default_rng(0), voxel_size_mm=4).gre
+    result = qsm.reconstruct(gre)
+    rows = pd.DataFrame(
+        {"region": ["putamen"], "change_ppb": [30.0], "error_ppb": [1.0], "is_control": [True]}
+    )
+    reasons = change._doubts((result, result), shifted, 20.0, rows)
+    assert {r.split(":")[0] for r in reasons} >= {"overlap", "tilt", "control"}
+
+
+def test_labels_are_carried_not_blurred():
+    rng = np.random.default_rng(5)
+    values = rng.integers(0, 5, (8, 8, 8)).astype(np.uint8)
+    labels = images.make(values, np.diag([2.0, 2, 2, 1]))
+    carried = regions.carry_labels(labels, pose((10, 0, 0), (1, 0, 0)), (9, 9, 9), np.eye(4) * 2)
+    assert set(np.unique(carried)) <= set(range(5))
+    frame = regions.measure_regions(
+        values * 0.01, values, pd.DataFrame({"label": [9], "region": ["x"], "side": ["left"]}),
+        values >= 0, (1, 1, 1),
+    )  # fmt: skip
+    assert np.isnan(frame["mean_ppb"].iloc[0])
+
+
+def test_sign_check_and_every_method_runs_from_the_pipeline():
+    head = make_gre(np.random.default_rng(12), voxel_size_mm=3.5)
+    pallidum = np.isin(head.labels, (5, 6)) | (head.veins > 0.2) | (head.labels == 7)
+    white = (head.chi_ppm < -0.02) & head.brain
+    for name in ("lbv", "vsharp", "resharp", "pdf"):
+        result = qsm.reconstruct(head.gre, mask=head.brain, background=name, inversion="tkd")
+        assert qsm.pipeline.phase_sign_agrees(result, white, pallidum)
+    for name in ("edge tv", "l2", "tikhonov", "ndi"):
+        result = qsm.reconstruct(head.gre, mask=head.brain, inversion=name)
+        assert qsm.pipeline.phase_sign_agrees(result, white, pallidum)
+    wrong = qsm.reconstruct(head.gre, mask=head.brain, phase_sign=-1)
+    assert not qsm.pipeline.phase_sign_agrees(wrong, white, pallidum)
+    with pytest.raises(InputError, match="diamagnetic"):
+        qsm.pipeline.phase_sign_agrees(wrong, white & False, pallidum)
+
+
+def test_a_bipolar_scan_is_told_and_mended():
+    from dataclasses import replace
+
+    head = make_gre(np.random.default_rng(13), voxel_size_mm=3)
+    ramp = np.linspace(-0.6, 0.6, head.brain.shape[1], dtype=np.float32)[None, :, None, None]
+    phase = head.gre.phase_rad.copy()
+    phase[..., 1::2] += ramp
+    spoiled = replace(head.gre, phase_rad=unwrap.wrap(phase))
+    good, mended = (qsm.reconstruct(g, mask=head.brain) for g in (head.gre, spoiled))
+    assert "bipolar" not in {f.code for f in good.flags}
+    assert "bipolar" in {f.code for f in mended.flags}
+    both = good.local_field.mask & mended.local_field.mask
+    difference = good.susceptibility.chi_ppm - mended.susceptibility.chi_ppm
+    assert 1e3 * difference[both].std() < 8
+
+
+def test_phantom_sources_bleeds_and_anisotropy():
+    plain, aniso = (
+        make_gre(
+            np.random.default_rng(6), voxel_size_mm=4, sources=True, anisotropy_ppb=a,
+            n_microbleeds=5, anatomy=np.random.default_rng(6),
+        )
+        for a in (0.0, 30.0)
+    )  # fmt: skip
+    tissue = plain.brain & (plain.veins == 0) & (plain.calcification == 0) & (plain.bleeds == 0)
+    net = (plain.iron_ppm - plain.myelin_ppm - plain.chi_ppm)[tissue]
+    assert np.quantile(np.abs(net), 0.95) < 5e-3
+    assert plain.bleeds.max() > 0.05
+    moved = 1e3 * (aniso.chi_ppm - plain.chi_ppm)[plain.brain]
+    assert moved.min() == pytest.approx(-10, abs=1)  # across: -1/3 of 30 ppb
+    assert moved.max() == pytest.approx(20, abs=2)  # along: 2/3
+    with pytest.raises(InputError, match="myelin_ppb"):
+        make_gre(np.random.default_rng(0), myelin_ppb={"bone": 1.0})
