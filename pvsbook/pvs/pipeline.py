@@ -267,8 +267,8 @@ def _judge(found: Segmentation, anatomy: Anatomy) -> tuple[str, tuple[str, ...]]
         )
     if anatomy.mask_ml > LARGEST_BRAIN_ML:
         warned.append(
-            f"the mask holds {anatomy.mask_ml:.0f} ml, more than a brain: scalp is inside, and the "
-            "regions may reach beyond the brain; give a brain mask"
+            f"the mask holds {anatomy.mask_ml:.0f} ml, more than a brain: scalp is inside, and "
+            "the regions may reach beyond the brain; give a brain mask"
         )
     thick = anatomy.voxel_size_mm.max()
     if thick > THICK_SLICE_MM:
