@@ -44,7 +44,7 @@ def summary(
     --------
     >>> from pvsbook import phantoms, qsm
     >>> head = phantoms.gradient_echo.make_gre(np.random.default_rng(0), voxel_size_mm=4)
-    >>> figure = summary(qsm.reconstruct(head.gre, mask=head.brain, radii_mm=(8, 4)))
+    >>> figure = summary(qsm.reconstruct(head.gre, mask=head.brain))
     >>> figure.axes[0].get_title()
     'Total field (Hz)'
     """

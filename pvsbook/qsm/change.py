@@ -213,7 +213,9 @@ def measure_change(
     Parameters
     ----------
     first, second
-        Scan and reconstruction of each visit, with the same settings and reference.
+        Scan and reconstruction of each visit, with the same settings and reference.  Reconstruct
+        with ``background="vsharp"`` where the tilt differs: its bias is large but the same at
+        both visits, while LBV's is small and new at each.
     labels
         Label image in its own space.
     labels_to_halfway

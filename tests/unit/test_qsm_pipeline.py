@@ -191,7 +191,7 @@ def test_crop_of_a_person_unwraps_without_a_jump_and_says_it_is_a_crop(crop_of_a
     assert found.unsupported_steps == ("background removal", "inversion")
     step = found.field.field_hz * np.float32(2 * np.pi * 0.004)
     assert unwrap.count_jumps(step, found.mask) == 0
-    assert found.mask.mean() > 0.99
+    assert found.mask.mean() > 0.98
     assert found.to_row()["residual_p95_rad"] < 0.1
     # every echo on its own: jumps are left only beside veins in the third, where the wrapped phase
     # around some loops of four voxels does not add up to zero, which no unwrapping can mend
