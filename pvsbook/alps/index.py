@@ -42,12 +42,17 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     "fa": (0.25, 0.15),
     "angle_deg": (30.0, 45.0),
     "fluid_fraction": (0.2, 0.5),
+    "mode": (0.3, -np.inf),
     "tract_angle_deg": (60.0, 40.0),
     "left_minus_right": (0.3, 0.6),
     "head_tilt_deg": (10.0, np.inf),
     "bvec_z": (1.0, 3.0),
 }
 """Where a quality figure warns and where it fails; which side is worse follows from the order."""
+
+ADULTS = (1.37, 0.21)
+"""Mean and standard deviation of the index in 80 adults of normal cognition; an index
+more than two of them away is warned about."""
 
 VARIANTS = ("nlls", "restore", "free_water", "radius_5_mm", "shift_sd")
 FLUID_MD_MM2_S = 1.1e-3
@@ -645,6 +650,7 @@ def _judge(
             ("fa", m.fa, f"{where}: FA"),
             ("angle_deg", m.angle_deg, f"{where}: degrees from the expected direction"),
             ("fluid_fraction", m.fluid_fraction, f"{where}: fraction like fluid"),
+            ("mode", m.mode, f"{where}: fibres cross, which raises the index; mode"),
         ]
     seen += [
         ("tract_angle_deg", value, f"{side}: degrees between the tracts")
@@ -666,6 +672,14 @@ def _judge(
             failed.insert(0, text)
         elif bvecs.z > warn:
             warned.insert(0, text)
+    middle, spread = ADULTS
+    for side in ("left", "right"):
+        value = indices["tract"][side].value
+        if abs(value - middle) > 2 * spread:
+            warned.append(
+                f"{side} index {value:.2f} is more than two standard deviations from that of "
+                f"healthy adults ({middle} +- {spread}); look at the regions before you believe it"
+            )
     if n_directions < 15:
         warned.append(f"{n_directions} directions; 15 or more give a steadier tensor")
     status = "fail" if failed else "warn" if warned else "pass"

@@ -1,6 +1,3 @@
-import os
-from pathlib import Path
-
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import nibabel as nib
@@ -259,11 +256,13 @@ def test_a_whole_head_is_told_from_air():
 
 
 @pytest.fixture
-def openms():
-    folder = Path(os.environ.get("PVSBOOK_MIRROR", "missing"), "openms_mni_p07")
-    if not folder.is_dir():
-        pytest.skip("public file openms_mni_p07 is not here: set PVSBOOK_MIRROR")
-    return {k: next(folder.glob(f"{k}_*.nii.gz")) for k in ("T1", "T2", "GOLD_STANDARD")}
+def openms(public_file):
+    ends = {
+        "T1": "T1_N4_noneck_reduced_winsor_regtoFLAIR_brain_N4_regtoMNI",
+        "T2": "T2_N4_noneck_reduced_winsor_regtoFLAIR_brain_N4_regtoMNI",
+        "GOLD_STANDARD": "GOLD_STANDARD_N4_noneck_reduced_winsor_regtoFLAIR_regtoMNI",
+    }
+    return {k: public_file("openms_mni_p07", f"{stem}.nii.gz") for k, stem in ends.items()}
 
 
 @pytest.mark.public

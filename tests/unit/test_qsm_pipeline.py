@@ -1,9 +1,7 @@
 """One scan from phase to a row: right on a known head, and plain about what it cannot do."""
 
 import json
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import matplotlib as mpl
 import nibabel as nib
@@ -172,15 +170,13 @@ def test_bad_input_is_refused(head, change, arguments, message):
 
 
 @pytest.fixture
-def crop_of_a_person():
-    mirror = os.environ.get("PVSBOOK_MIRROR")
-    folder = Path(mirror or "", "gre_small_romeo")
-    if not mirror or not folder.is_dir():
-        pytest.skip("gre_small_romeo is not here; set PVSBOOK_MIRROR to a folder that holds it")
+def crop_of_a_person(public_file):
     return images.load_gre(
-        folder / "Mag.nii", folder / "Phase.nii",
-        echo_times_s=(0.004, 0.008, 0.012), field_strength_t=7,
-    )  # fmt: skip
+        public_file("gre_small_romeo", "Mag.nii"),
+        public_file("gre_small_romeo", "Phase.nii"),
+        echo_times_s=(0.004, 0.008, 0.012),
+        field_strength_t=7,
+    )
 
 
 @pytest.mark.public
