@@ -1,8 +1,7 @@
-"""Accuracy of the perivascular-space method on simulated brains, beside its peers' filters.
+"""Accuracy of the perivascular-space method on simulated brains, beside its targets.
 
 Parameters were chosen on seeds 1 and 2; the seeds here are others.  Each brain has white-matter
-hyperintensities and lacunes.  The peers get our regions, masks and object rules, and the
-threshold that is best for them on two other seeds: what differs is the filter.
+hyperintensities and lacunes.
 
     python benchmarks/pvs_accuracy.py [--seeds 3] [--fine] [--out table.tsv]
 """

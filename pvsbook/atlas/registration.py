@@ -61,10 +61,10 @@ class Warp:
 
     def at(self, points_mm: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the shift at MNI points, shape (..., 3); zero outside the field."""
-        voxel = np.moveaxis(apply_affine(np.linalg.inv(self.affine), points_mm), -1, 0)
-        return np.stack(
-            [ndimage.map_coordinates(self.shift_mm[..., k], voxel, order=1) for k in range(3)], -1
-        )
+        points = np.asarray(points_mm, float)
+        voxel = apply_affine(np.linalg.inv(self.affine), points.reshape(-1, 3)).T
+        shift = [ndimage.map_coordinates(self.shift_mm[..., k], voxel, order=1) for k in range(3)]
+        return np.stack(shift, -1).reshape(points.shape)
 
 
 @dataclass(frozen=True)

@@ -498,7 +498,7 @@ def _near_sites(mm: NDArray) -> NDArray[np.bool_]:
 def _fibres(mm: NDArray, tilt_deg: float) -> NDArray[np.float64]:
     """Fibre direction at MNI coordinates, shape (n, 3): smooth bundles, exact at the sites."""
     x, y, z = mm.T
-    side, lateral = np.sign(x), np.abs(x)
+    side, lateral = np.where(x < 0, -1.0, 1.0), np.abs(x)  # the midline is right
     zero, one = np.zeros_like(x), np.ones_like(x)
     # callosum: out from the midline, bending up, forwards at the genu, backwards at the splenium
     bend = np.clip(lateral / 22, 0, 1)

@@ -48,6 +48,8 @@ class Anatomy:
         The brain of this scan, bool.
     coverage
         Fraction of each region that the field of view holds, by label.
+    mask_ml
+        Volume of the whole mask that the registration used.
     registration
         How the priors came here.
     """
@@ -60,6 +62,7 @@ class Anatomy:
     ventricles: Floats
     brain: NDArray[np.bool_]
     coverage: dict[int, float]
+    mask_ml: float
     registration: Registration
 
     @property
@@ -218,6 +221,7 @@ def locate(
         ventricles=ventricles,
         brain=brain,
         coverage=coverage,
+        mask_ml=float(np.count_nonzero(mask.dataobj) * voxel_ml),
         registration=registration,
     )
 

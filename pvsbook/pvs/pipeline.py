@@ -25,6 +25,7 @@ __all__ = ["COLUMNS", "PvsResult", "measure"]
 THICK_SLICE_MM = 3.0
 MIN_COVERAGE = 0.5  # of a region; below it, the region is not counted
 FULL_COVERAGE = 0.95
+LARGEST_BRAIN_ML = 2200.0  # with ventricles and sulci
 MIN_CONTRAST_TO_NOISE, FAILED_CONTRAST_TO_NOISE = 8.0, 4.0
 MIN_OVERLAP, FAILED_OVERLAP = 0.9, 0.7
 
@@ -263,6 +264,11 @@ def _judge(found: Segmentation, anatomy: Anatomy) -> tuple[str, tuple[str, ...]]
         text = f"fluid stands out by {contrast:.2g} standard deviations of the noise only"
         (failed if contrast < FAILED_CONTRAST_TO_NOISE else warned).append(
             f"{text}: counts are too low"
+        )
+    if anatomy.mask_ml > LARGEST_BRAIN_ML:
+        warned.append(
+            f"the mask holds {anatomy.mask_ml:.0f} ml, more than a brain: scalp is inside, and "
+            "the regions may reach beyond the brain; give a brain mask"
         )
     thick = anatomy.voxel_size_mm.max()
     if thick > THICK_SLICE_MM:

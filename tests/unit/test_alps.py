@@ -24,7 +24,11 @@ ANGLES = st.floats(-180, 180)
 
 @pytest.fixture(scope="module")
 def phantom():
-    return make_diffusion(make_brain(2.5, axcodes="LAS"), rng=np.random.default_rng(11), snr=30)
+    return make_diffusion(
+        make_brain(2.5, axcodes="LAS", z_range_mni_mm=(-10, 62)),
+        rng=np.random.default_rng(11),
+        snr=30,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +168,7 @@ def test_storage_order_changes_nothing(phantom, result, axcodes):
 
 def test_tilted_head_fools_only_the_classic_index():
     turn = pose((20, 0, 0))
-    brain = make_brain(2.0, mni_to_world=turn)
+    brain = make_brain(2.0, mni_to_world=turn, z_range_mni_mm=(10, 44))
     tissue = Tissue(perivascular_along=3e-3)
     found = make_diffusion(brain, rng=np.random.default_rng(2), tissue=tissue, snr=np.inf)
     result = alps.measure(found.dwi, mask=found.mask, registration=known(turn), n_bootstrap=50)
@@ -177,7 +181,10 @@ def test_tilted_head_fools_only_the_classic_index():
 
 def test_no_vessels_gives_one():
     found = make_diffusion(
-        make_brain(2.0), rng=np.random.default_rng(4), tissue=Tissue(perivascular=0), snr=40
+        make_brain(2.0, z_range_mni_mm=(10, 44)),
+        rng=np.random.default_rng(4),
+        tissue=Tissue(perivascular=0),
+        snr=40,
     )
     result = alps.measure(found.dwi, mask=found.mask, registration=known())
     for estimator in ESTIMATORS:

@@ -170,6 +170,13 @@ def test_search_finds_the_tract_again(scan):
         assert a.fa >= b.fa - 0.02
 
 
+def test_nonlinear_registration_carries_the_regions(scan):
+    result = alps.measure(scan.dwi, mask=scan.mask, nonlinear=True, n_bootstrap=10)
+    assert result.registration.warp is not None
+    assert result.registration.correlation > 0.6
+    assert result.indices["tract"]["mean"].value == pytest.approx(scan.index, abs=0.08)
+
+
 def test_regions_refuse(scan):
     dwi, mask = scan.dwi, scan.mask
     labels = images.make(np.zeros(dwi.image.shape[:3], np.uint8), dwi.image.affine)

@@ -1,5 +1,7 @@
 """The diffusion phantom: its truth in closed form, its geometry, its signal."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -81,6 +83,20 @@ def test_fsl_vectors_come_back_through_the_door(axcodes):
     dwi = phantom.dwi
     again = images.load_dwi(dwi.image, dwi.bvals_s_mm2, fsl_bvecs(dwi))
     np.testing.assert_allclose(again.bvecs_ras, dwi.bvecs_ras, atol=1e-12)
+
+
+def test_voxels_on_the_midline_have_a_signal():
+    brain = make_brain(3.0, margin_mm=2, z_range_mni_mm=(-8, 40))
+    brain = replace(brain, affine=brain.affine - np.eye(4)[:, [0]] * np.eye(4)[3] * offset(brain))
+    assert (brain.mni_coordinates()[..., 0] == 0).any()
+    phantom = make_diffusion(brain, rng=np.random.default_rng(0), snr=np.inf)
+    assert np.isfinite(images.array(phantom.dwi.image)).all()
+
+
+def offset(brain):
+    """Smallest shift along x that puts a plane of voxels at x = 0."""
+    x = brain.mni_coordinates()[:, 0, 0, 0]
+    return float(x[np.abs(x).argmin()])
 
 
 def test_noise_is_rician_with_the_given_sigma():

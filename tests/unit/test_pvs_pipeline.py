@@ -177,6 +177,14 @@ def test_thick_slices_warn(phantom, registration):
     assert "4 mm thick" in row["reasons"]
 
 
+def test_a_mask_larger_than_a_brain_is_said(phantom, registration):
+    scan = phantom.scans["T2w"]
+    whole = images.make(np.ones(scan.shape, np.uint8), scan.affine)
+    result = pvs.measure(scan, brain_mask=whole, registration=registration)
+    assert result.status == "warn"
+    assert "more than a brain" in result.reasons[0]
+
+
 def test_zero_is_never_silent(phantom, registration):
     def blur(data):
         data[:] = np.random.default_rng(0).normal(100, 5, data.shape)
