@@ -485,7 +485,7 @@ def tv(
         steepest tenth of them (edge-weighted TV).  It helps as far as that is true.
     regularisation
         lambda, in ppm mm: about the noise of the field, times the voxel size.  Larger: flatter
-        and lower.
+        and lower.  Below 5e-5 the steps are so small that the tolerance must fall too.
     tolerance, max_iterations
         When to stop: relative change of the map in an iteration.
 

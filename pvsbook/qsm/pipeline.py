@@ -211,9 +211,10 @@ def reconstruct(
 
     The order of the steps follows the consensus paper; the two methods that one can argue about
     were chosen by measurement on simulated heads, tilted and not, with the true brain mask and
-    with the mask made here.  LBV with TV gave a slope of .95 to 1.0 over the deep grey nuclei and
+    with the mask made here.  LBV with TV gave a slope of .94 to 1.0 over the deep grey nuclei and
     a mean bias of 3 to 6 ppb; V-SHARP, RESHARP and PDF take the slow part of the tissue's field
-    away with the background, which lowers every nucleus by 5 to 20 ppb.
+    away with the background, which lowers every nucleus by 5 to 20 ppb.  For *change* between
+    visits V-SHARP is better: what it takes is the same each time (see `pvsbook.qsm.change`).
 
     Parameters
     ----------
