@@ -313,6 +313,7 @@ def measure(
     else:
         images.same_grid(mask, stored, name="mask", other_name="dwi")
         inside = np.asarray(nib.as_closest_canonical(mask).dataobj) > 0
+    _check_order(data, inside, bvals, shell)
     floor = _floor(data, inside)
     fit = tensor.fit_tensor(data, bvals, bvecs, mask=inside, min_signal=floor)
     fa = fit.fill(tensor.fractional_anisotropy(fit.d_mm2_s))
@@ -407,6 +408,28 @@ def _one_shell(bvals: NDArray[np.float64]) -> NDArray[np.intp]:
         )
     best = min(usable, key=lambda s: abs(float(np.median(bvals[s])) - 1000))
     return np.sort(np.concatenate([np.flatnonzero(is_b0), best]))
+
+
+def _check_order(
+    data: NDArray[np.float32],
+    inside: NDArray[np.bool_],
+    bvals: NDArray[np.float64],
+    volumes: NDArray[np.intp],
+) -> None:
+    """Refuse b-values in another order than the volumes: weighting only ever takes signal away."""
+    if not inside.any():
+        return
+    brightness = data[inside].mean(axis=0, dtype=np.float64)
+    is_b0 = bvals < images.B0_BELOW_S_MM2
+    dark, bright = np.flatnonzero(is_b0), np.flatnonzero(~is_b0)
+    dark = dark[np.argmin(brightness[dark])]
+    bright = bright[np.argmax(brightness[bright])]
+    if bvals[bright] >= 500 and brightness[dark] < brightness[bright]:
+        raise InputError(
+            f"dwi: volume {volumes[bright]}, called b={bvals[bright]:g}, is brighter in the brain "
+            f"than volume {volumes[dark]}, called b={bvals[dark]:g}; the b-values are in another "
+            "order than the volumes: use the files that the same conversion wrote"
+        )
 
 
 def _canonical(dwi: images.Dwi) -> images.Dwi:

@@ -281,6 +281,12 @@ def test_bad_input(phantom):
     cut = images.make(low & (images.array(phantom.mask) > 0), dwi.image.affine)
     with pytest.raises(InputError, match="mask holds 0% of the region"):
         alps.measure(dwi, mask=cut, registration=known())
+    late = np.roll(images.array(dwi.image), -4, axis=3)  # the b=0 volumes now come last
+    with pytest.raises(InputError, match="b-values are in another order than the volumes"):
+        alps.measure(
+            images.Dwi(images.make(late, dwi.image.affine), dwi.bvals_s_mm2, dwi.bvecs_ras),
+            mask=phantom.mask,
+        )
     dark = images.make(np.zeros(dwi.image.shape, np.float32), dwi.image.affine)
     with pytest.raises(InputError, match="no positive signal"):
         alps.measure(images.Dwi(dark, dwi.bvals_s_mm2, dwi.bvecs_ras), mask=phantom.mask)
