@@ -6,7 +6,7 @@ One scan and a thousand take this path: the command line and the notebooks call 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from pvsbook.alps import preprocess, regions
 from pvsbook.figures import alps as alps_figures
 from pvsbook.figures import pvs as pvs_figures
 from pvsbook.figures import qsm as qsm_figures
+from pvsbook.figures import use_style
 from pvsbook.pvs import pipeline as pvs_pipeline
 from pvsbook.qsm import pipeline as qsm_pipeline
 
@@ -113,11 +114,19 @@ def measure_pvs(
         f"{row['expected_false']:.1f} of the objects found are expected from noise alone. "
         f"{row['n_uncertain']} more are uncertain."
     )
-    alt = (
-        f"Slices of the scan with {row['n_pvs']} perivascular spaces drawn on them, coloured by "
-        "class."
-    )
-    caption = "What was found, by class, in the slices with the most objects."
+    pictures = [
+        (
+            _styled(pvs_figures.summary, result),
+            "Four axial slices, twice: above with the searched regions, below with the objects "
+            f"found; {row['n_pvs']} are perivascular spaces.",
+            "Above: the regions that were searched. Below: the objects, by class.",
+        ),
+        (
+            _styled(pvs_figures.plot_objects, result),
+            "Axial slices with many objects, drawn on the scan in the colour of their class.",
+            "The slices with the most objects, by class.",
+        ),
+    ]
     return _finish(
         result,
         out,
@@ -129,7 +138,7 @@ def measure_pvs(
         status=result.status,
         reasons=result.reasons,
         columns=pvs_pipeline.COLUMNS,
-        figures=[(pvs_figures.summary(result), alt, caption)],
+        figures=pictures,
         limits=PVS_LIMITS,
     )
 
@@ -210,7 +219,7 @@ def measure_alps(
         status=result.status,
         reasons=result.reasons,
         columns=alps_index.COLUMNS,
-        figures=[(alps_figures.summary(result), alt, caption)],
+        figures=[(_styled(alps_figures.summary, result), alt, caption)],
         limits=ALPS_LIMITS,
     )
 
@@ -296,7 +305,7 @@ def measure_qsm(
         status=result.status,
         reasons=result.reasons,
         columns=qsm_pipeline.COLUMNS,
-        figures=[(qsm_figures.summary(result), alt, caption)],
+        figures=[(_styled(qsm_figures.summary, result), alt, caption)],
         limits=QSM_LIMITS,
     )
 
@@ -305,6 +314,13 @@ def _mask_of(path: images.PathLike, gre: images.Gre) -> NDArray[np.bool_]:
     mask = images.load(path)
     images.same_grid(mask, images.make(gre.magnitude[..., 0], gre.affine), name=str(path))
     return images.array(mask) > 0.5
+
+
+def _styled(draw: Callable[[Any], Figure], result: Any) -> Figure:
+    """Draw in the book's style and leave the caller's alone."""
+    with plt.rc_context():
+        use_style()
+        return draw(result)
 
 
 def _finish(
