@@ -24,7 +24,8 @@ Model = Literal["affine", "syn"]
 __all__ = ["Anatomy", "Levels", "brain_mask", "locate", "measure_levels"]
 
 LARGEST_BRAIN_ML = 2200.0  # with ventricles and sulci; a mask that holds more holds scalp
-_ROUNDS_MM = (12.0, 6.0)  # how far beyond the template's brain the search for the brain looks
+_SCALP_MM = 10.0  # of scalp and skull over the brain
+_ROUNDS_MM = (8.0, 4.0)  # how far beyond the template's brain the search for the brain looks
 MARGIN_MM = 12.0  # kept around the regions
 _NO_REGION = (
     "image: its field of view holds neither centrum semiovale, basal ganglia nor midbrain; check "
@@ -209,9 +210,10 @@ def locate(
             raise InputError("mask: is empty; give a mask of the brain")
     if isinstance(registration, str):
         model = registration
-        registration = register_to_mni(image, contrast=contrast, mask=mask)
         if whole_head:
-            mask, registration = _strip(image, mask, contrast, registration)
+            mask, registration = _strip(image, mask, contrast)
+        else:
+            registration = register_to_mni(image, contrast=contrast, mask=mask)
         if model == "syn":
             registration = refine_nonlinear(registration, image, mask=mask)
     elif whole_head:
@@ -258,13 +260,16 @@ def _volume_ml(mask: nib.Nifti1Image) -> float:
 
 
 def _strip(
-    image: nib.Nifti1Image, head: nib.Nifti1Image, contrast: Contrast, registration: Registration
+    image: nib.Nifti1Image, head: nib.Nifti1Image, contrast: Contrast
 ) -> tuple[nib.Nifti1Image, Registration]:
-    """Tell the brain of a whole head by the template's, and register again without the scalp.
+    """Tell the brain of a whole head by the template's, and say where it lies.
 
-    A margin around the template's brain is narrowed from round to round: the first registration
-    is drawn outwards by the scalp, and each later one by less of it.
+    The first registration sees the head without its outer centimetre, the later ones what lies
+    near the template's brain: with the scalp in sight, the template would grow to fill the head.
     """
+    depth = edt.edt(np.asarray(head.dataobj) != 0, anisotropy=tuple(images.voxel_size_mm(head)))
+    near = images.make(_largest(depth > _SCALP_MM).astype(np.uint8), head.affine)
+    registration = register_to_mni(image, contrast=contrast, mask=near)
     for margin_mm in _ROUNDS_MM:
         near = _template_brain(head, registration, margin_mm)
         registration = register_to_mni(image, contrast=contrast, mask=near)
