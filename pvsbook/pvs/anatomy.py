@@ -198,44 +198,25 @@ def locate(
         An unknown registration, a field of view that holds none of the regions, or a mask that
         does not fit.
     """
-    if registration not in ("affine", "syn") and not isinstance(registration, Registration):
-        raise InputError(f"registration: {registration!r}; choose 'affine' or 'syn'")
-    whole_head = False
-    if mask is None:
-        mask = brain_mask(image)
-        whole_head = _volume_ml(mask) > LARGEST_BRAIN_ML
-    else:
-        images.same_grid(mask, image, name="mask")
-        if not np.any(mask.dataobj):
-            raise InputError("mask: is empty; give a mask of the brain")
-    if isinstance(registration, str):
-        model = registration
-        if whole_head:
-            mask, registration = _strip(image, mask, contrast)
-        else:
-            registration = register_to_mni(image, contrast=contrast, mask=mask)
-        if model == "syn":
-            registration = refine_nonlinear(registration, image, mask=mask)
-    elif whole_head:
-        mask = _template_brain(mask, registration, 0.0)
-    warp = registration.warp
+    mask, where, whole_head = _place(image, mask, contrast, registration)
+    warp = where.warp
 
     def carried(mni_image: nib.Nifti1Image, order: int) -> nib.Nifti1Image:
         return mni_image if warp is None else warp.carry(mni_image, order=order)
 
     atlas = carried(perivascular.regions(), 0)
-    box = _box_around(atlas, registration, image)
+    box = _box_around(atlas, where, image)
     cut = image.slicer[box]
-    labels = np.asarray(registration.to_native(atlas, cut).dataobj).astype(np.uint8)
+    labels = np.asarray(where.to_native(atlas, cut).dataobj).astype(np.uint8)
     voxel_ml = abs(np.linalg.det(image.affine[:3, :3])) / 1000
     expected_ml = np.bincount(np.asarray(atlas.dataobj).ravel(), minlength=7) / 1000
-    expected_ml = expected_ml / np.linalg.det(registration.native_to_mni[:3, :3])
+    expected_ml = expected_ml / np.linalg.det(where.native_to_mni[:3, :3])
     seen_ml = np.bincount(labels.ravel(), minlength=7) * voxel_ml
     coverage = {k: float(min(1.0, seen_ml[k] / expected_ml[k])) for k in perivascular.REGIONS}
     if max(coverage.values()) < 0.05:
         raise InputError(_NO_REGION)
     wm, gm, ventricles = (
-        images.array(registration.to_native(carried(templates.mni(kind), 1), cut, order=1))
+        images.array(where.to_native(carried(templates.mni(kind), 1), cut, order=1))
         for kind in ("wm", "gm", "ventricles")
     )
     brain = np.asarray(mask.dataobj)[box] != 0
@@ -249,9 +230,39 @@ def locate(
         brain=brain,
         coverage=coverage,
         mask_ml=_volume_ml(mask),
-        registration=registration,
+        registration=where,
         from_template=whole_head,
     )
+
+
+def _place(
+    image: nib.Nifti1Image,
+    mask: nib.Nifti1Image | None,
+    contrast: Contrast,
+    registration: Registration | Model,
+) -> tuple[nib.Nifti1Image, Registration, bool]:
+    """Give the brain, where it lies in MNI space, and whether the template told it from scalp."""
+    if registration not in ("affine", "syn") and not isinstance(registration, Registration):
+        raise InputError(f"registration: {registration!r}; choose 'affine' or 'syn'")
+    whole_head = False
+    if mask is None:
+        mask = brain_mask(image)
+        whole_head = _volume_ml(mask) > LARGEST_BRAIN_ML
+    else:
+        images.same_grid(mask, image, name="mask")
+        if not np.any(mask.dataobj):
+            raise InputError("mask: is empty; give a mask of the brain")
+    if isinstance(registration, Registration):
+        if whole_head:
+            mask = _template_brain(mask, registration, 0.0)
+        return mask, registration, whole_head
+    if whole_head:
+        mask, where = _strip(image, mask, contrast)
+    else:
+        where = register_to_mni(image, contrast=contrast, mask=mask)
+    if registration == "syn":
+        where = refine_nonlinear(where, image, mask=mask)
+    return mask, where, whole_head
 
 
 def _volume_ml(mask: nib.Nifti1Image) -> float:

@@ -427,8 +427,8 @@ def _describe(
     shell = (grown > 0) & (labels == 0)
     filled = np.bincount(grown.ravel(), minlength=count + 1)[1:]
     around, n_around = _tissue_around(grown, excess, (anatomy.regions > 0) & ~outside, size)
-    content = np.bincount(grown.ravel(), np.maximum(excess, -fluid).ravel(), count + 1)[1:]
-    content = content - filled * around
+    total = np.bincount(grown.ravel(), np.maximum(excess, -fluid).ravel(), count + 1)[1:]
+    content = total - filled * around
     table["volume_voxels_mm3"] = voxels * voxel_mm3
     per_unit = voxel_mm3 / (fluid * rules.space_contrast)
     table["volume_mm3"] = np.maximum(content, 0) * per_unit
