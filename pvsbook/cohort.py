@@ -118,9 +118,9 @@ def measure_pvs(
     row = result.to_row()
     summary = (
         f"{row['n_pvs']} perivascular spaces (noise alone: +-{row['n_pvs_se']:.1f}) with a volume "
-        f"of {row['volume_mm3']:.0f} mm3 (+-{row['volume_se_mm3']:.0f}); {row['n_mirrored']} "
-        "threads of the wrong sign pass the same rules, and about as many of those counted may "
-        f"be false. {row['n_uncertain']} more objects are uncertain."
+        f"of {row['volume_mm3']:.0f} mm3 (+-{row['volume_se_mm3']:.0f}). Threads of the wrong "
+        f"sign that pass the same rules, an estimate of the false ones: {row['n_mirrored']}. "
+        f"{row['n_uncertain']} more objects are uncertain."
     )
     pictures = [
         (

@@ -280,10 +280,13 @@ def _strip(
     """
     depth = edt.edt(np.asarray(head.dataobj) != 0, anisotropy=tuple(images.voxel_size_mm(head)))
     near = images.make(_largest(depth > _SCALP_MM).astype(np.uint8), head.affine)
-    registration = register_to_mni(image, contrast=contrast, mask=near)
+    values = images.array(image)
+    ceiling = 2 * np.median(values[np.asarray(near.dataobj) != 0])  # fat outshines the brain
+    even = images.make(np.minimum(values, ceiling), image.affine)
+    registration = register_to_mni(even, contrast=contrast, mask=near)
     for margin_mm in _ROUNDS_MM:
         near = _template_brain(head, registration, margin_mm)
-        registration = register_to_mni(image, contrast=contrast, mask=near)
+        registration = register_to_mni(even, contrast=contrast, mask=near)
     return _template_brain(head, registration, 0.0), registration
 
 
