@@ -11,7 +11,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -164,6 +164,7 @@ def accuracy() -> pd.DataFrame:
         }
         for name, invert in alone.items():
             rows.append({"seed": seed, "run": name, **measured(head, invert(known), brain)})
+            print(rows[-1], flush=True)
         for name, options in (
             ("whole, true mask", {"mask": brain}),
             ("whole, own mask", {}),
@@ -175,6 +176,7 @@ def accuracy() -> pd.DataFrame:
             inside = result.local_field.mask & brain
             row = {"seed": seed, "run": name, "field_rmse_ppb": float(error.std())}
             rows.append(row | measured(head, result.susceptibility.chi_ppm, inside))
+            print(rows[-1], flush=True)
     return pd.DataFrame(rows)
 
 
@@ -183,7 +185,7 @@ def measured(head: GrePhantom, chi_ppm: np.ndarray, mask: np.ndarray) -> dict[st
     return metrics.compare(chi_ppm, head.chi_ppm, mask, head.labels, head.calcification)
 
 
-def change() -> pd.DataFrame:
+def change(methods: Sequence[str] = ("change.SETTINGS", "vsharp", "lbv")) -> pd.DataFrame:
     """Measure the error of a known change, in the same pose and tilted.
 
     Errors are less their median over the nuclei, which a control region would take out; the column
@@ -205,8 +207,10 @@ def change() -> pd.DataFrame:
                 mni_to_world=pose(turn), anatomy=np.random.default_rng(seed),
                 chi_ppb=chi, margin_mm=8.0,
             )  # fmt: skip
-            for method in ("smv", "vsharp", "lbv"):
-                result = qsm.reconstruct(head.gre, background=method)
+            for method in methods:
+                ours = method == "change.SETTINGS"
+                options = change_settings.SETTINGS if ours else {"background": method}
+                result = qsm.reconstruct(head.gre, **options)
                 scans[visit, method] = head, result
         for (visit, method), (later, again) in scans.items():
             if visit == "first":
@@ -223,9 +227,18 @@ def change() -> pd.DataFrame:
                     "mean_error_ppb": np.nanmean(np.abs(error)),
                     "max_error_ppb": np.nanmax(np.abs(error)),
                     "with common shift": np.nanmean(np.abs(raw)),
+                    "found/true change": found_share(found1 - found0, true1 - true0),
                 }
             )
+            print(rows[-1], flush=True)
     return pd.DataFrame(rows)
+
+
+def found_share(found: np.ndarray, true: np.ndarray) -> float:
+    """Return the change of caudate and thalamus, against each other, found over true."""
+    region = deep_grey.table()["region"].to_numpy()
+    parts = [v[region == "caudate"].mean() - v[region == "thalamus"].mean() for v in (found, true)]
+    return parts[0] / parts[1]
 
 
 def _means(head: GrePhantom, result: qsm.QsmResult) -> tuple[np.ndarray, np.ndarray]:
