@@ -1,9 +1,10 @@
-"""Speed and accuracy of QSM: ``python benchmarks/qsm.py [speed] [accuracy] [change]``.
+"""Speed and accuracy of QSM: ``python benchmarks/qsm.py [speed] [accuracy] [change] [peers]``.
 
 Speed is CPU and wall seconds and memory of each stage on a head of 160 x 192 x 160 voxels of 1 mm
 with five echoes, beside the floor that its Fourier transforms set.  Accuracy is measured on
 seeds and poses that no parameter was chosen on.  QSM.rs figures were measured elsewhere, on
-another machine and another simulated head, and stand beside ours for orientation only.
+another machine and another simulated head, and stand beside ours for orientation only.  Peers:
+see `peers`.
 """
 
 from __future__ import annotations
@@ -250,11 +251,67 @@ def _means(head: GrePhantom, result: qsm.QsmResult) -> tuple[np.ndarray, np.ndar
     return true, measure_regions(result.susceptibility.chi_ppm, *arguments)["mean_ppb"].to_numpy()
 
 
+PEERS = {  # name on PyPI: version seen, and what became of it
+    "qmrpy": "2.0.0: inverts; data must be padded to a cube, the field must lie along z",
+    "nextqsm": "1.0.6: not tried, a trained network",
+    "qsmxt": "8.3.4: not tried, a workflow around QSM.rs, whose figures stand above",
+    "qsm-forward": "0.32: not tried, a simulator",
+    "qsm-ci": "0.6.2: not tried, a leaderboard's tools",
+}
+
+
+def peers() -> pd.DataFrame:
+    """Run what inverts and installs from PyPI (``pip install qmrpy``) beside ours, on one field.
+
+    The true local field of a head of 2.5 mm with noise; ours at its defaults, the peer with the
+    same regularisation, in its units.
+    """
+    for name, what in PEERS.items():
+        print(f"{name} {what}")
+    head = make_gre(np.random.default_rng(2001), voxel_size_mm=2.5, margin_mm=8.0)
+    brain, size = head.brain, head.gre.voxel_size_mm
+    noise = np.random.default_rng(2001).normal(0, 0.0015, brain.shape)
+    local = np.where(brain, head.local_field_ppm + noise, 0)
+    runs: dict[str, Callable[[], np.ndarray]] = {
+        "ours, L2": lambda: inversion.closed_form_l2(local, brain, size),
+        "ours, TV": lambda: inversion.tv(local, brain, size).chi_ppm,
+        "ours, TV, field outside unknown": lambda: (
+            inversion.tv(local, brain, size, weight=brain).chi_ppm
+        ),
+    }
+    try:
+        from qmrpy.models import qsm as qmrpy
+    except ImportError as missing:
+        print(f"qmrpy is not installed here ({missing})")
+    else:
+        n = 2 * ((max(brain.shape) + 13) // 2)
+        pad = [(0, n - s) for s in brain.shape]
+        cube, mask = np.pad(local, pad), np.pad(brain.astype(float), pad)
+        box = tuple(slice(s) for s in brain.shape)
+        grid = {"direction": "forward", "image_resolution_mm": size}
+        runs["qmrpy, L2"] = lambda: qmrpy.calc_chi_l2(
+            cube, lambda_l2=(0.06 / 2.5) ** 2, mask=mask, padding_size=(0, 0, 0), **grid
+        )[0][box]
+        runs["qmrpy, split Bregman"] = lambda: (
+            qmrpy.qsm_split_bregman(
+                cube, mask, lambda_l1=2e-4 / 2.5, lambda_l2=0.02 / 2.5**2, pad_size=(0, 0, 0),
+                **grid,
+            )[box]
+        )  # fmt: skip
+    rows = []
+    for name, run in runs.items():
+        run()  # compile
+        cpu, _, chi = timed(run)
+        rows.append({"run": name, "cpu_s": cpu, **measured(head, chi, brain)})
+    return pd.DataFrame(rows)
+
+
 def main() -> None:
     """Run what is named, or everything."""
-    wanted = sys.argv[1:] or ["speed", "accuracy", "change"]
+    runs = {"speed": speed, "accuracy": accuracy, "change": change, "peers": peers}
+    wanted = sys.argv[1:] or list(runs)
     pd.set_option("display.width", 220, "display.max_columns", 20)
-    for name, run in (("speed", speed), ("accuracy", accuracy), ("change", change)):
+    for name, run in runs.items():
         if name in wanted:
             frame = run()
             print(

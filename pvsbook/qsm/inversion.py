@@ -256,7 +256,7 @@ def closed_form_l2(
     voxel_size_mm: ArrayLike,
     b0_direction: ArrayLike = (0, 0, 1),
     *,
-    regularisation: float = 0.01,
+    regularisation: float = 0.06,
     pad_mm: float = PAD_MM,
 ) -> NDArray[np.float32]:
     r"""Invert with a penalty on the squared gradient, in one division.
@@ -268,7 +268,8 @@ def closed_form_l2(
     field_ppm, mask, voxel_size_mm, b0_direction, pad_mm
         As in `tkd`.
     regularisation
-        lambda, in mm.  Larger: smoother, lower values.
+        lambda, in mm.  Larger: smoother, lower values.  On simulated heads 0.06 had the smallest
+        error in the nuclei; below 0.03 noise on the cone runs away.
 
     Returns
     -------
