@@ -217,7 +217,7 @@ def doctor() -> None:
     free = psutil.disk_usage(str(next(p for p in (cache, *cache.parents) if p.exists()))).free
     table.add_row("cache", f"{cache}, {decimal(free)} free")
     table.add_row("mirror", os.environ.get("PVSBOOK_MIRROR") or "none")
-    table.add_row("offline", "yes" if os.environ.get("PVSBOOK_OFFLINE") == "1" else "no")
+    table.add_row("offline", "yes" if manifest.offline() else "no")
     missing = []
     for name in _needs():
         try:

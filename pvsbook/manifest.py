@@ -67,6 +67,7 @@ __all__ = [
     "describe",
     "fetch",
     "folder",
+    "offline",
     "path",
     "verify",
 ]
@@ -606,7 +607,7 @@ def available_from_mirror() -> dict[str, tuple[str, ...]]:
         If the mirror cannot be reached.
     """
     mirror = _mirror()
-    if mirror is None or (isinstance(mirror, str) and _offline()):
+    if mirror is None or (isinstance(mirror, str) and offline()):
         return {}
     held: dict[str, tuple[str, ...]] = {}
     with _download.session() as session:
@@ -617,7 +618,18 @@ def available_from_mirror() -> dict[str, tuple[str, ...]]:
     return held
 
 
-def _offline() -> bool:
+def offline() -> bool:
+    """Tell whether PVSBOOK_OFFLINE forbids the network.
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    InputError
+        The variable is neither yes nor no.
+    """
     value = os.environ.get("PVSBOOK_OFFLINE", "").strip().lower()
     if value in {"", "0", "false", "no", "off"}:
         return False
@@ -767,16 +779,16 @@ def fetch(
 
 def _sources(dataset: str, file: File) -> list[tuple[str, Path | str]]:
     """List where to get a file from, in order, each with the word for `Fetched.how`."""
-    mirror, offline = _mirror(), _offline()
+    mirror, barred = _mirror(), offline()
     found: list[tuple[str, Path | str]] = []
     if isinstance(mirror, Path):
         copy = mirror / dataset / file.path
         with _disk(copy):
             if copy.is_file() and copy.resolve() != path(dataset, file.path).resolve():
                 return [("mirrored", copy)]
-    elif mirror and not offline:
+    elif mirror and not barred:
         found.append(("mirrored", f"{mirror}/{dataset}/{file.path}"))
-    if file.url and not offline:
+    if file.url and not barred:
         found.append(("downloaded", file.url))
     return found
 
@@ -788,7 +800,7 @@ def _out_of_reach(
         f"{dataset}: {len(files)} files ({_human(sum(f.size for f in files))}) are not in the "
         f"cache {cache() / dataset}"
         + (", nor in PVSBOOK_MIRROR" if _mirror() else "")
-        + (", and PVSBOOK_OFFLINE forbids the network:" if _offline() else ":")
+        + (", and PVSBOOK_OFFLINE forbids the network:" if offline() else ":")
     ]
     for file in files:
         state = states[file.path]
