@@ -43,20 +43,23 @@ def main() -> None:
     """Print the table."""
     rows = []
     for name, faults in FAULTS.items():
-        with running() as server, tempfile.TemporaryDirectory() as folder:
-            with scene(server, Path(folder)):
-                local = manifest.path("toy", "sub-1/a.bin")
-                server.faults = list(faults)
-                start = time.perf_counter()
-                try:
-                    said = manifest.fetch("toy").how["sub-1/a.bin"]
-                except InputError as error:
-                    said = str(error).replace(folder, "").splitlines()[0]
-                seconds = time.perf_counter() - start
-                left = [p.name for p in local.parent.glob("*")] if local.parent.is_dir() else []
-                asked, server.faults = len(server.asked), []
-                manifest.fetch("toy")
-                assert local.read_bytes() == CONTENT
+        with (
+            running() as server,
+            tempfile.TemporaryDirectory() as folder,
+            scene(server, Path(folder)),
+        ):
+            local = manifest.path("toy", "sub-1/a.bin")
+            server.faults = list(faults)
+            start = time.perf_counter()
+            try:
+                said = manifest.fetch("toy").how["sub-1/a.bin"]
+            except InputError as error:
+                said = str(error).replace(folder, "").splitlines()[0]
+            seconds = time.perf_counter() - start
+            left = [p.name for p in local.parent.glob("*")] if local.parent.is_dir() else []
+            asked, server.faults = len(server.asked), []
+            manifest.fetch("toy")
+            assert local.read_bytes() == CONTENT
         rows.append(
             {
                 "fault": name,
