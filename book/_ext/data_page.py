@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,13 +35,13 @@ def describe(name: str, known: dict[str, list[str]]) -> Iterator[str]:
     data = manifest.describe(name)
     methods = sorted({scan.method for scan in data.scans})
     pages = dict.fromkeys(p for key in (name, *methods) for p in known.get(key, ()))
-    yield f"### {name}\n\n**{data.title}.** {data.description}\n"
+    yield f"### {name}\n\n**{data.title.rstrip('. ')}.** {data.description}\n"
     people = f", {len(data.subjects)} people" if len(data.subjects) > 1 else ""
     yield f"- **Size**: {len(data.files)} files{people}, {decimal(data.size)}"
     yield f"- **Licence**: {data.licence}"
     source = f"https://doi.org/{data.doi}" if data.doi else data.repository
-    yield f"- **Source**: <{source}>, version `{data.version}`"
-    yield f"- **Cite**: {data.citation}"
+    yield f"- **Source**: <{source}>, version `{data.version[:12]}`"
+    yield "- **Cite**: " + re.sub(r"https://\S+?(?=[.,]?(\s|$))", r"<\g<0>>", data.citation)
     if methods:
         yield f"- **Scans for**: {', '.join(METHODS[m] for m in methods)}"
     if pages:
