@@ -237,8 +237,9 @@ def measure_change(
     first, second
         Scan and reconstruction of each visit, with the same settings and reference: those of
         `SETTINGS`, unless there is a reason.  On simulated heads tilted by 8 degrees between
-        visits they err by about 1 ppb, V-SHARP by 2 to 3 and LBV by 6 to 8 (``python
-        benchmarks/qsm.py change``); in the same pose all err by half a ppb.
+        visits they err by about 1.2 ppb, V-SHARP by 2 to 2.6 and LBV by 6 to 8; in the same pose
+        by 0.8, and the others by half a ppb (``python benchmarks/qsm.py change``).
+        Regularisation shrinks a change of a few ppb by 10 to 30 %.
     labels
         Label image in its own space.
     labels_to_halfway
