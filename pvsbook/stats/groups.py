@@ -262,12 +262,13 @@ def ancova(
     """
     _known(table, group, [reference])
     clean = check(table, value=value, group=group, covariates=covariates, least=2).table
-    fit = smf.ols(_formula(value, group, reference, covariates), clean).fit()
-    if fit.df_resid < 1 or np.linalg.matrix_rank(fit.model.exog) < fit.model.exog.shape[1]:
+    model = smf.ols(_formula(value, group, reference, covariates), clean)
+    if np.linalg.matrix_rank(model.exog) < model.exog.shape[1] or model.df_resid < 1:
         raise InputError(
             f"covariates: {', '.join(covariates)} with {len(clean)} people leave nothing to "
             "estimate, or repeat each other; take some out"
         )
+    fit = model.fit()
     limits = fit.conf_int()
     spread = np.sqrt(fit.scale)
     rows = []
@@ -494,15 +495,18 @@ def negative_binomial(
     if (counts < 0).any() or (counts != counts.round()).any():
         raise InputError(f"{value}: not counts; give whole numbers from 0")
     model = smf.negativebinomial(_formula(value, group, reference, covariates), clean)
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True):  # convergence is asked for below
         warnings.simplefilter("always")
-        fit = model.fit(disp=0, maxiter=500, method="bfgs")
-        limits = fit.conf_int()
-    if not np.isfinite(fit.bse).all() or not fit.mle_retvals["converged"]:
-        why = str(caught[0].message) if caught else "no standard errors"
+        try:
+            fit = model.fit(disp=0, maxiter=500, method="bfgs")
+            limits = fit.conf_int()
+            usable = bool(np.isfinite(fit.bse).all() and fit.mle_retvals["converged"])
+        except np.linalg.LinAlgError:
+            usable = False
+    if not usable:
         raise InputError(
-            f"{value}: the negative binomial model did not converge ({why}); take out covariates, "
-            "or use `permutation`"
+            f"{value}: the negative binomial model did not converge; take out covariates, or use "
+            "`permutation`"
         )
     rows = []
     for name in fit.params.index.drop(["Intercept", "alpha"]):

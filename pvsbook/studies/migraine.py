@@ -210,9 +210,7 @@ def clinical(table: pd.DataFrame) -> pd.DataFrame:
     return adjust(rows, method="fdr_bh")
 
 
-def scan(
-    rng: Generator, person: pd.Series, model: Model | None = None, *, voxel_size_mm: float = 0.8
-) -> nib.Nifti1Image:
+def scan(rng: Generator, person: pd.Series, *, voxel_size_mm: float = 0.8) -> nib.Nifti1Image:
     """Make the T2-weighted scan of a person, with spaces and lesions in places of their own.
 
     Half of the spaces lie in each hemisphere, 0.4 to 2 mm wide and as weak as most that are seen
@@ -224,8 +222,6 @@ def scan(
         Places, sizes, pose and noise.
     person
         A row of `draw`.
-    model
-        Not used; the same call serves all studies.
     voxel_size_mm
         0.8 stands for 7 T here and 1.2 for 3 T; at 0.5 mm a person costs ten times as much.
     """

@@ -408,11 +408,11 @@ def mixtures(change_ppb: float = -6.4) -> pd.DataFrame:
 
 
 def scan(
-    rng: Generator, person: pd.Series, model: Model | None = None, *, voxel_size_mm: float = 2.5
+    rng: Generator, person: pd.Series, *, voxel_size_mm: float = 2.5
 ) -> tuple[images.Gre, images.Gre]:
     """Make the two gradient-echo scans of a person: one head, two poses, new noise and shim.
 
-    The phantom has one shape of brain: atrophy does not show in it, and `model` changes nothing.
+    The phantom has one shape of brain: atrophy does not show in it.
 
     Parameters
     ----------
@@ -420,8 +420,6 @@ def scan(
         Veins and texture of the head; then pose, coil, shim and noise of each visit.
     person
         A row of `draw`.
-    model
-        Not used; the same call serves all studies.
     voxel_size_mm
         At 3 mm the eroded pallidum is gone; at 2 mm a visit costs twice the time of 2.5 mm.
     """
@@ -454,7 +452,7 @@ def measure(scans: tuple[images.Gre, images.Gre]) -> dict[str, float]:
     results = [qsm.reconstruct(visit, background="vsharp") for visit in scans]
     last = [images.make(visit.magnitude[..., -1], visit.affine) for visit in scans]
     masks = [result.mask for result in results]
-    alignment = change.align_visits(*last, *masks)
+    alignment = change.align_visits(last[0], last[1], masks[0], masks[1])
     brain = images.make(np.asarray(masks[0], np.uint8), scans[0].affine)
     to_mni = register_to_mni(last[0], contrast="t2", mask=brain).native_to_mni
     table = deep_grey.table()

@@ -317,7 +317,7 @@ def _tissue(index: float, free_water: float) -> Tissue:
 
 
 def scan(
-    rng: Generator, person: pd.Series, model: Model | None = None, *, voxel_size_mm: float = 2.5
+    rng: Generator, person: pd.Series, *, voxel_size_mm: float = 2.5
 ) -> dict[str, images.Dwi | nib.Nifti1Image]:
     """Make the scans of a person: diffusion, and T2-weighted with half the voxel size.
 
@@ -331,8 +331,6 @@ def scan(
         Places of spaces, pose, noise.
     person
         A row of `draw`.
-    model
-        Not used; the same call serves all studies.
     voxel_size_mm
         Of the diffusion scan.
     """

@@ -65,7 +65,7 @@ def measure_person(
         )
     options = {} if voxel_size_mm is None else {"voxel_size_mm": voxel_size_mm}
     rng = np.random.default_rng([seed, number])
-    scans = module.scan(rng, people.iloc[number], model, **options)
+    scans = module.scan(rng, people.iloc[number], **options)
     row = visible(people).iloc[number].to_dict() | module.measure(scans)
     row = {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
     if folder is not None:
@@ -80,7 +80,7 @@ def measure_person(
 def job(
     inputs: Mapping[str, Sequence[str]], parameters: Mapping[str, Any], folder: str
 ) -> Mapping[str, Any]:
-    """Do `measure_person` as a task of a map: `parameters` are its arguments, `inputs` is empty."""
+    """Do `measure_person` as a task of a map: `parameters` are its arguments."""
     return measure_person(**parameters, folder=folder)
 
 
