@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from pvsbook.figures.style import COLORS
 
@@ -47,9 +48,17 @@ def draw_forest(
         ax.axvline(truth, color=COLORS["truth"], linestyle="--", label="truth")
         ax.legend(fontsize="small")
     if log:
-        ax.set_xscale("log")
+        _ratio_axis(ax)
     ax.set_yticks(at, list(table[label]))
     ax.set_ylim(-0.6, len(table) - 0.4)
+
+
+def _ratio_axis(ax: Axes) -> None:
+    """Make a logarithmic axis with plain numbers."""
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(FixedLocator([0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50]))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter("{x:g}")
 
 
 def draw_repeats(
@@ -79,9 +88,9 @@ def draw_repeats(
         ax.plot(some["estimate"].to_numpy()[rows], rows, ".", color=color, label=name)
     ax.axvline(truth, color=COLORS["truth"], linestyle="--", label="truth")
     if log:
-        ax.set_xscale("log")
+        _ratio_axis(ax)
     ax.set_ylabel("virtual study")
-    ax.legend(fontsize="small")
+    ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def draw_specifications(
@@ -108,7 +117,7 @@ def draw_specifications(
         bars = [rows["estimate"] - rows["low"], rows["high"] - rows["estimate"]]
         above.errorbar(at[hit], rows["estimate"], bars, fmt="o", ms=4, color=color, label=name)
     above.axhline(0, color=COLORS["reference"], linewidth=0.8)
-    above.legend(fontsize="small")
+    above.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     above.set_xticks([])
     names = [(c, v) for c in choices for v in pd.unique(table[c])]
     for row, (column, value) in enumerate(names[::-1]):

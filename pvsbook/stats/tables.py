@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
+import pingouin
 
 from pvsbook._errors import InputError
 
@@ -268,6 +268,7 @@ def adjust(
     if not tested.any():
         raise InputError("results: no row has a p-value; there is nothing to adjust")
     every["p_adjusted"] = np.nan
-    every.loc[tested, "p_adjusted"] = multipletests(every.loc[tested, "p"], method=method)[1]
+    p = every.loc[tested, "p"].to_numpy(np.float64)
+    every.loc[tested, "p_adjusted"] = pingouin.multicomp(p, method=method)[1]
     every.loc[tested, "correction"] = f"{_METHODS[method]} over {int(tested.sum())}"
     return every
