@@ -182,6 +182,7 @@ def test_multiverse_and_mixtures():
     assert white < found[found["reference"] == "whole brain"]["estimate"].mean()
     with pytest.raises(InputError, match="'group' or 'change'"):
         ms.multiverse(people, seed=1, structure="thalamus", question="all")
+    assert ms.observe(np.random.default_rng(0), people, reference="CSF")["chi_ppb"].notna().all()
     with pytest.raises(InputError, match="reference, background"):
         ms.observe(np.random.default_rng(0), people, reference="bone")
     mixed = ms.mixtures(-6.4)
@@ -265,6 +266,20 @@ def test_one_person_from_scan_to_row(tmp_path):
     assert 0 < row["cso"] <= 1.5 * truth
     with pytest.raises(InputError, match="people 0 to 24"):
         persons.measure_person("migraine", seed=3, number=25)
+
+
+def test_scans_differ_between_people_and_visits():
+    rng = np.random.default_rng(5)
+    person = ms.draw(rng).iloc[0]
+    first, second = ms.scan(rng, person, voxel_size_mm=5.0)
+    assert first.magnitude.shape[-1] == 5
+    assert first.phase_rad.shape != second.phase_rad.shape or not np.array_equal(
+        first.phase_rad, second.phase_rad
+    )
+    people = nmosd.draw(rng)
+    scans = nmosd.scan(rng, people.iloc[0], voxel_size_mm=4.0)
+    assert scans["dwi"].image.shape[3] == 35
+    assert np.allclose(scans["T2w"].header.get_zooms(), 2.0)
 
 
 def test_tissue_has_the_index_of_the_person():
