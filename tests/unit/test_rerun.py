@@ -230,6 +230,7 @@ def test_the_page_shows_directives_tables_and_pictures():
 @pytest.mark.parametrize(
     ("number", "dataset", "words"),
     [
+        ("10", "openms_mni_p07", "uncertain"),
         ("20", "dwi_philips_slab", "12 directions, 5 volumes b=0"),
         ("30", "gre_small_romeo", "last echo: 7041 before"),
     ],
