@@ -328,7 +328,7 @@ def test_nonlinear_registration_follows_bent_anatomy(monkeypatch):
     scan = images.array(brain.image(100 * brain.wm + 70 * brain.gm + 30 * brain.csf))
     grid = np.indices(brain.shape).astype(float)
     x, _, z = (2 * np.pi * grid[k] / brain.shape[k] for k in range(3))
-    grid[1] += 3 * np.sin(x) * np.sin(z)  # voxels of 2 mm: 6 mm to and fro
+    grid[1] += 3 * np.sin(x) * np.sin(z)  # voxels of 2 mm: 6 mm either way
     bent = brain.image(ndimage.map_coordinates(scan, grid, order=1))
     straight = locate(brain.image(scan), contrast="t1", registration=where)
     truth = ndimage.map_coordinates(whole(straight.regions, straight), grid, order=0)
