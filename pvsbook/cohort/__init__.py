@@ -1,0 +1,9 @@
+"""From files to results on disk: one scan, or a BIDS folder of many people."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submodules=["measure"],
+    submod_attrs={"measure": ["Done", "measure_alps", "measure_pvs", "measure_qsm"]},
+)
