@@ -35,7 +35,16 @@ from pvsbook._version import __version__
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["Record", "Task", "default_workers", "fingerprint", "read_record", "run", "workers", "write_record"]
+__all__ = [
+    "Record",
+    "Task",
+    "default_workers",
+    "fingerprint",
+    "read_record",
+    "run",
+    "workers",
+    "write_record",
+]
 
 MEMORY_PER_WORKER_GB = 4.0  # what a whole-head scan at 1 mm needs, with room to spare
 MEMORY_SHARE = 0.8  # of this machine, for all workers together
@@ -296,9 +305,7 @@ def _fresh(
             raise InputError(f"{', '.join(changed)}: changed while it was being read; run again")
         written = sorted(p for p in Path(own).rglob("*") if p.is_file() and p.parent != Path(own))
         names = [p.relative_to(own).as_posix() for p in written]
-        outputs = {
-            n: [p.stat().st_size, _sha256(p)] for n, p in zip(names, written, strict=True)
-        }
+        outputs = {n: [p.stat().st_size, _sha256(p)] for n, p in zip(names, written, strict=True)}
         inputs = {Path(p).name: h for p, h in hashes.items()}
         # Said before the first file is moved: whoever comes after a kill knows what to remove.
         earlier = (_read_stored(top, task.name) or {}).get("outputs", {})
@@ -464,7 +471,7 @@ def _version_there() -> str:
 
 def run(
     function: Function,
-    tasks: Iterable[Task],
+    tasks: Iterable[Task | Record],
     folder: images.PathLike,
     *,
     client: Client | None = None,
@@ -481,7 +488,7 @@ def run(
         ``function(inputs, parameters, folder)`` writes into subfolders of its folder and gives
         back what JSON can hold.  It must be importable by name.
     tasks
-        May be a generator.
+        May be a generator.  A record among them, of what cannot be tried, is stored and passed on.
     folder
         Where the files go.  Only one `run` at a time may write there.
     client
@@ -526,9 +533,15 @@ def _alone(top: Path) -> Iterator[None]:
         yield
 
 
-def _not_done(function: Function, tasks: Iterable[Task], top: Path) -> Iterator[Task | Record]:
+def _not_done(
+    function: Function, tasks: Iterable[Task | Record], top: Path
+) -> Iterator[Task | Record]:
     """Pass on tasks, or the record of what is done without asking a worker."""
     for task in tasks:
+        if isinstance(task, Record):
+            write_record(top, task)
+            yield task
+            continue
         hashes = _known_hashes(task, top)
         if hashes is not None and len(hashes) == len(_paths(task)):
             done = _finished(top, task.name, fingerprint(function, task, hashes))
