@@ -17,6 +17,7 @@ import logging
 import os
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -50,6 +51,7 @@ MEMORY_PER_WORKER_GB = 4.0  # what a whole-head scan at 1 mm needs, with room to
 MEMORY_SHARE = 0.8  # of this machine, for all workers together
 BACKLOG = 4  # tasks that the scheduler holds for each worker: enough to keep it busy
 DEATHS = 2  # how often a task may take its worker with it before it is given up
+SCHEDULER_TIMEOUT_S = 10
 STATE = ".pvsbook"
 RACY_NS = 2_000_000_000  # a file changed this recently may change again within one clock tick
 ONE_THREAD = (
@@ -439,7 +441,19 @@ def workers(
         ) as cluster,
         Client(cluster) as client,
     ):
+        client.register_plugin(_deaf())
         yield client
+
+
+def _deaf() -> Any:
+    """Make a plugin that lets workers ignore Ctrl-C, which a terminal sends to them as well."""
+    from distributed import WorkerPlugin
+
+    class Deaf(WorkerPlugin):
+        def setup(self, worker: Any) -> None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    return Deaf()
 
 
 @contextmanager
@@ -447,7 +461,7 @@ def _joined(address: str) -> Iterator[Client]:
     from distributed import Client
 
     try:
-        client = Client(address, timeout="10s")
+        client = Client(address, timeout=SCHEDULER_TIMEOUT_S)
     except (OSError, TimeoutError, ValueError) as error:
         raise InputError(
             f"--scheduler: no Dask scheduler answers at {address} "

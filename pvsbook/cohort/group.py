@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ COLUMNS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "qsm": qsm_pipeline.COLUMNS,
     app.CHANGE: CHANGE_ROW,
 }
-SHOWN = {
+SHOWN: Mapping[str, Mapping[str, Any]] = {
     "pvs": {
         "n_pvs": "perivascular spaces",
         "volume_mm3": "their volume (mm3)",
@@ -61,7 +62,7 @@ SHOWN = {
         "tilt_difference_deg": "difference of tilt (degrees)",
     },
 }
-OWN = {
+OWN: Mapping[str, Mapping[str, Any]] = {
     "participant_id": {"Description": "person"},
     "session_id": {"Description": "visit; n/a where there is only one"},
     "outcome": {
@@ -162,10 +163,13 @@ def summarise(
     settings = app.read_settings(None) if settings is None else settings
     rows: dict[str, list[dict[str, Any]]] = {}
     links: dict[str, str] = {}
+    reasons: dict[str, list[str]] = {}
     for scan, _ in app.entries(dataset, settings):
         record = jobs.read_record(top, scan.name)
         rows.setdefault(scan.method, []).append(_row(scan, record))
+        reasons.setdefault(scan.method, [])
         if record is not None and record.status == "done":
+            reasons[scan.method] += record.result["reasons"]
             links[scan.name] = record.result["report"]
     if not any(row["outcome"] == "done" for held in rows.values() for row in held):
         raise InputError(
@@ -177,7 +181,7 @@ def summarise(
         table, z = _table(dataset, method, held)
         tables[method] = table
         files += _write(top, dataset, method, table)
-        sections.append(_section(method, table, z, links))
+        sections.append(_section(method, table, z, links, reasons[method]))
     page = report.group_page(
         "All people",
         summary=_summary(dataset, tables),
@@ -236,9 +240,13 @@ def _write(top: Path, dataset: Dataset, method: str, table: pd.DataFrame) -> lis
     """Write a table as TSV, and beside it what its columns mean."""
     meanings: dict[str, Mapping[str, Any]] = {}
     for name in map(str, table.columns):
-        known = dataset.columns.get(name.removeprefix("participant_"), {})
-        other: Mapping[str, Any] = known or {"Description": "from participants.tsv"}
-        meanings[name] = OWN.get(name) or COLUMNS[method].get(name) or other
+        key = name if name in OWN else name.removeprefix("participant_")
+        meanings[name] = (
+            OWN.get(name)
+            or COLUMNS[method].get(name)
+            or dataset.columns.get(key)
+            or {"Description": "from participants.tsv"}
+        )
     text = table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n")
     path = images.write_bytes(text.encode(), top / f"group_{method}.tsv")
     images.write_bytes(_json(meanings).encode(), path.with_suffix(".json"))
@@ -273,7 +281,11 @@ def _overview(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
 
 
 def _section(
-    method: str, table: pd.DataFrame, z: pd.DataFrame, links: Mapping[str, str]
+    method: str,
+    table: pd.DataFrame,
+    z: pd.DataFrame,
+    links: Mapping[str, str],
+    found: Sequence[str],
 ) -> dict[str, Any]:
     done = table["outcome"] == "done"
     shown = _shown(method, table)
@@ -306,12 +318,8 @@ def _section(
         [label, *(_quantile(table.loc[done, c], q) for q in (0, 0.25, 0.5, 0.75, 1))]
         for c, label in shown.items()
     ]
-    reasons = Counter(
-        reason.partition(":")[0]
-        for text in table.get("reasons", pd.Series(dtype=object)).dropna()
-        for reason in str(text).split("; ")
-        if reason
-    )
+    # numbers differ from scan to scan; without them, like reasons can be counted
+    reasons = Counter(re.sub(r"[-+]?\d+(\.\d+)?", "…", text) for text in found)
     outlying = [[*who(i), table.at[i, "outliers"]] for i in table.index[table["outliers"].notna()]]
     not_done = [
         [*who(i), table.at[i, "outcome"], table.at[i, "outcome_reason"] or ""]
