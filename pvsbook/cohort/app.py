@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import json
@@ -30,12 +31,7 @@ TITLES = {
     "qsm": "Susceptibility (QSM)",
     CHANGE: "Change of susceptibility",
 }
-PATHS = (
-    "wmh_mask",
-    "brain_mask",
-    "reference",
-    "rois",
-)  # of one person, so not for a settings file
+PERSONAL = ("wmh_mask", "brain_mask")  # files of one person, so no options for all
 
 
 def measure_scan(
@@ -48,7 +44,7 @@ def measure_scan(
     inputs
         Paths by role, from `pvsbook.cohort.inputs.find`.
     parameters
-        ``method``, ``found`` (what sidecars say) and ``settings``.
+        ``method`` and ``options``: defaults, what sidecars say, and settings, in this order.
     folder
         Where to write.
 
@@ -60,7 +56,7 @@ def measure_scan(
     from pvsbook.cohort import longitudinal, measure
 
     method = parameters["method"]
-    options = {**parameters["found"], **parameters["settings"]}
+    options = parameters["options"]
     if method == "pvs":
         done = measure.measure_pvs(inputs["image"][0], folder, **options)
     elif method == "alps":
@@ -107,14 +103,6 @@ def read_settings(path: images.PathLike | None) -> dict[str, dict[str, Any]]:
     >>> read_settings(None)
     {'pvs': {}, 'alps': {}, 'qsm': {}, 'qsmchange': {}}
     """
-    from pvsbook.cohort import longitudinal, measure
-
-    functions: dict[str, Callable[..., Any]] = {
-        "pvs": measure.measure_pvs,
-        "alps": measure.measure_alps,
-        "qsm": measure.measure_qsm,
-        CHANGE: longitudinal.measure_qsm_change,
-    }
     content: Any = {}
     if path is not None:
         try:
@@ -125,13 +113,9 @@ def read_settings(path: images.PathLike | None) -> dict[str, dict[str, Any]]:
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
         raise InputError(f"--settings: {path} must hold options by method, as qsm: {{...}}")
     for method, options in content.items():
-        if method not in functions:
-            raise InputError(f"--settings: {method!r} is no method; known: {', '.join(functions)}")
-        allowed = [
-            name
-            for name, parameter in inspect.signature(functions[method]).parameters.items()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in PATHS[:2]
-        ]
+        if method not in TITLES:
+            raise InputError(f"--settings: {method!r} is no method; known: {', '.join(TITLES)}")
+        allowed = _defaults(method)
         unknown = [name for name in options if name not in allowed]
         if unknown:
             raise InputError(
@@ -173,12 +157,27 @@ def entries(
 def _task(scan: Scan, settings: Mapping[str, Mapping[str, Any]]) -> jobs.Task | jobs.Record:
     if scan.lacks:
         return jobs.Record(scan.name, "skipped", reason="; ".join(scan.lacks))
-    parameters = {
-        "method": scan.method,
-        "found": {k: v for k, v in scan.parameters.items() if k not in settings[scan.method]},
-        "settings": dict(settings[scan.method]),
+    # Defaults are written out, so that a default by name is the same as none.
+    options = {**_defaults(scan.method), **scan.parameters, **settings[scan.method]}
+    return jobs.Task(scan.name, scan.inputs, {"method": scan.method, "options": options})
+
+
+@functools.cache
+def _defaults(method: str) -> dict[str, Any]:
+    """Return the options of a method, less those that are a file of one person."""
+    from pvsbook.cohort import longitudinal, measure
+
+    functions: dict[str, Callable[..., Any]] = {
+        "pvs": measure.measure_pvs,
+        "alps": measure.measure_alps,
+        "qsm": measure.measure_qsm,
+        CHANGE: longitudinal.measure_qsm_change,
     }
-    return jobs.Task(scan.name, scan.inputs, parameters)
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(functions[method]).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in PERSONAL
+    }
 
 
 def _pair(first: Scan, later: Scan) -> Scan:

