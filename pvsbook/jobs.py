@@ -434,7 +434,7 @@ def workers(
             threads_per_worker=1,
             processes=True,
             memory_limit=int(share * 2**30),
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             worker_dashboard_address=None,
             silence_logs=logging.CRITICAL,
             env=dict.fromkeys(ONE_THREAD, "1"),
