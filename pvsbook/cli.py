@@ -94,10 +94,20 @@ def data_fetch(
         list[str] | None, typer.Option("--file", help="Only this file or pattern; repeatable.")
     ] = None,
     subject: Annotated[str | None, typer.Option(help="Only this person, as sub-1003.")] = None,
+    session: Annotated[str | None, typer.Option(help="With --method: this visit.")] = None,
+    method: Annotated[
+        Literal["pvs", "alps", "qsm"] | None,
+        typer.Option(help="Only the one scan that this method takes, with its sidecars."),
+    ] = None,
 ) -> None:
     """Bring data sets into the cache, each file verified before it gets its name."""
-    from pvsbook import manifest
+    from pvsbook import manifest, scans
 
+    if method:
+        if files or not datasets or len(datasets) != 1:
+            raise InputError("data fetch: --method takes one data set and no --file")
+        found = manifest.describe(datasets[0]).scan(method, subject=subject, session=session)
+        files, subject = [f.path for f in scans.files_of(datasets[0], found)], None
     wanted: dict[str, list[str] | None] = dict.fromkeys(datasets or (), files)
     if not wanted:
         wanted = {name: list(held) for name, held in manifest.available_from_mirror().items()}
@@ -147,6 +157,60 @@ def data_cite(
     _out().print(manifest.cite(datasets), markup=False)
 
 
+@data.command("add")
+def data_add(
+    dataset: Annotated[str, typer.Argument(help="An OpenNeuro data set of the manifest.")],
+    clone: Annotated[Path, typer.Option(help="A clone of its repository.")],
+    keys: Annotated[Path, typer.Option(help="What `git annex whereis --json sub-...` printed.")],
+    subject: Annotated[str, typer.Option(help="The person, as sub-010005.")],
+) -> None:
+    """Add a person to the manifest, for maintainers; no scan is downloaded."""
+    from pvsbook import openneuro
+
+    try:
+        lines = keys.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--keys: {keys} cannot be read: {error}") from None
+    written = openneuro.add(dataset, clone, lines, subject=subject)
+    _out().print(f"{written}: {subject} added; look at the difference and commit it", markup=False)
+
+
+@app.command()
+def rerun(
+    notebook: Annotated[str, typer.Argument(help="Its number (20), its name or its path.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for the notebook, its page and the outputs.")
+    ],
+    dataset: Annotated[
+        str | None, typer.Option(help="A public scan from `data list`; by default the phantom.")
+    ] = None,
+    subject: Annotated[str | None, typer.Option(help="The person; the first by default.")] = None,
+    session: Annotated[str | None, typer.Option(help="The visit; the first by default.")] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option(help="Another value, as SNR=20; repeatable.")
+    ] = None,
+) -> None:
+    """Run a notebook of the book on a public scan, or with other parameters."""
+    from pvsbook import rerun as reruns
+
+    done = reruns.rerun(
+        notebook,
+        out,
+        dataset=dataset,
+        subject=subject,
+        session=session,
+        changes=parameter or (),
+        progress=sys.stderr.isatty(),
+    )
+    for what, where in (
+        ("Notebook", done.notebook),
+        ("Page", done.page),
+        ("Outputs", done.outputs),
+    ):
+        if where:
+            _out().print(f"{what}: {where}", markup=False, soft_wrap=True)
+
+
 @app.command()
 def doctor() -> None:
     """Look at this machine: versions, cores, memory, cache, and what is missing."""
@@ -167,7 +231,7 @@ def doctor() -> None:
     free = psutil.disk_usage(str(next(p for p in (cache, *cache.parents) if p.exists()))).free
     table.add_row("cache", f"{cache}, {decimal(free)} free")
     table.add_row("mirror", os.environ.get("PVSBOOK_MIRROR") or "none")
-    table.add_row("offline", "yes" if os.environ.get("PVSBOOK_OFFLINE") == "1" else "no")
+    table.add_row("offline", "yes" if manifest.offline() else "no")
     missing = []
     for name in _needs():
         try:

@@ -34,7 +34,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import platformdirs
@@ -57,13 +57,17 @@ __all__ = [
     "Dataset",
     "Fetched",
     "File",
+    "Method",
     "Report",
+    "Scan",
     "available_from_mirror",
     "cache",
     "cite",
     "datasets",
     "describe",
     "fetch",
+    "folder",
+    "offline",
     "path",
     "verify",
 ]
@@ -133,6 +137,57 @@ class File(_Strict):
         return ("sha256", self.sha256) if self.sha256 else ("md5", str(self.md5))
 
 
+Method = Literal["pvs", "alps", "qsm"]
+_PARTS: dict[str, tuple[set[str], set[str], set[str]]] = {  # needed, optional, options
+    "pvs": ({"image"}, {"brain_mask", "wmh_mask"}, {"contrast"}),
+    "alps": ({"bval", "bvec", "dwi"}, {"brain_mask"}, set()),
+    "qsm": (
+        {"magnitude", "phase"},
+        {"brain_mask"},
+        {"echo_times_s", "field_strength_t", "phase_period"},
+    ),
+}
+
+
+class Scan(_Strict):
+    """One scan that a method can take: which file plays which part, and what no file says."""
+
+    method: Method = Field(description="pvs, alps or qsm")
+    subject: _Text | None = Field(None, description="the label after sub-, in quotes")
+    session: _Text | None = Field(None, description="the label after ses-, in quotes")
+    files: dict[str, str | tuple[str, ...]] = Field(
+        description="the part (image; dwi, bval, bvec; magnitude, phase; masks) and its file"
+    )
+    options: dict[str, str | float | tuple[float, ...]] = Field(
+        default_factory=dict, description="contrast; echo_times_s, field_strength_t, phase_period"
+    )
+    beware: _Text | None = Field(None, description="what is assumed, and what can mislead here")
+
+    @pydantic.model_validator(mode="after")
+    def _complete(self) -> Self:
+        needed, optional, options = _PARTS[self.method]
+        if not needed <= set(self.files) <= needed | optional:
+            raise ValueError(
+                f"{self.method} takes {', '.join(sorted(needed))}"
+                f" and perhaps {', '.join(sorted(optional))}, not {', '.join(self.files)}"
+            )
+        if unknown := set(self.options) - options:
+            raise ValueError(f"{self.method} has no option {', '.join(sorted(unknown))}")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Subject and session as in a BIDS name."""
+        pairs = (("sub", self.subject), ("ses", self.session))
+        return "_".join(f"{key}-{value}" for key, value in pairs if value) or "the only one"
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files that play a part."""
+        parts = self.files.values()
+        return tuple(f for part in parts for f in ([part] if isinstance(part, str) else part))
+
+
 class Dataset(_Strict):
     """One data set: what it is, whose it is, and its files."""
 
@@ -150,6 +205,7 @@ class Dataset(_Strict):
     )
     repository: _Url | None = Field(None, description="an http(s) address")
     files: tuple[File, ...] = Field(min_length=1, description="a list of files")
+    scans: tuple[Scan, ...] = Field((), description="a list of scans that a method can take")
 
     @pydantic.model_validator(mode="after")
     def _complete(self) -> Self:
@@ -163,6 +219,10 @@ class Dataset(_Strict):
             if any(key.startswith(f"{other}/") for other in seen):
                 raise ValueError(f"{file.path!r} lies inside another file; correct its path")
             seen.add(key)
+        known = {file.path for file in self.files}
+        for scan in self.scans:
+            if lost := [path for path in scan.paths if path not in known]:
+                raise ValueError(f"scan {scan.label}: {lost[0]!r} is none of the files")
         return self
 
     @property
@@ -175,6 +235,51 @@ class Dataset(_Strict):
         """BIDS subjects, as ``sub-<label>``."""
         tops = (file.path.split("/")[0] for file in self.files)
         return tuple(sorted({top for top in tops if top.startswith("sub-")}))
+
+    def scan(
+        self, method: Method, *, subject: str | None = None, session: str | None = None
+    ) -> Scan:
+        """Find the scan of one person for a method.
+
+        Parameters
+        ----------
+        method : {"pvs", "alps", "qsm"}
+            What is to be measured.
+        subject, session : str, optional
+            Labels, with or without ``sub-`` and ``ses-``; the first one by default.
+
+        Returns
+        -------
+        Scan
+
+        Raises
+        ------
+        InputError
+            If the data set has no such scan; the message lists those that it has.
+
+        Examples
+        --------
+        >>> from pvsbook import manifest
+        >>> manifest.describe("gre_small_romeo").scan("qsm").files["phase"]
+        'Phase.nii'
+        """
+        wanted = [s for s in self.scans if s.method == method]
+        if not wanted:
+            can = sorted({s.method for s in self.scans})
+            raise InputError(
+                f"{self.name}: no scan for {method}; it has "
+                + (f"scans for {', '.join(can)}" if can else "none for any method")
+            )
+        for scan in wanted:
+            if (subject is None or scan.subject == subject.removeprefix("sub-")) and (
+                session is None or scan.session == session.removeprefix("ses-")
+            ):
+                return scan
+        asked = " ".join(x for x in (subject, session) if x)
+        raise InputError(
+            f"{self.name}: no {method} scan of {asked}; "
+            f"choose from: {', '.join(s.label for s in wanted)}"
+        )
 
     def select(
         self, files: str | Iterable[str] | None = None, *, subject: str | None = None
@@ -262,7 +367,8 @@ class _OneKeyOnce(_Yaml):
         return mapping
 
 
-def _folder() -> Path:
+def folder() -> Path:
+    """Find the folder of YAML files (see the environment above)."""
     own = os.environ.get("PVSBOOK_MANIFEST")
     if own:
         if any(Path(own).expanduser().glob("*.yml")):
@@ -282,7 +388,8 @@ def _explain(error: pydantic.ValidationError, source: Path) -> InputError:
     lines = []
     for problem in error.errors():
         where = problem["loc"]
-        model: type[_Strict] = File if where[:1] == ("files",) and len(where) > 1 else Dataset
+        parts: dict[Any, type[_Strict]] = {"files": File, "scans": Scan}
+        model = parts.get(where[0], Dataset) if len(where) > 1 else Dataset
         field = next((str(p) for p in reversed(where) if isinstance(p, str)), "")
         spot = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in where).lstrip(".")
         spot = spot or "the entry"
@@ -331,7 +438,7 @@ def datasets() -> tuple[str, ...]:
     >>> "ds004958" in manifest.datasets()
     True
     """
-    return tuple(sorted(source.stem for source in _folder().glob("*.yml")))
+    return tuple(sorted(source.stem for source in folder().glob("*.yml")))
 
 
 def describe(dataset: str) -> Dataset:
@@ -364,7 +471,7 @@ def describe(dataset: str) -> Dataset:
             f"no data set {dataset!r} in the manifest; "
             + (f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(known)}")
         )
-    source = _folder() / f"{dataset}.yml"
+    source = folder() / f"{dataset}.yml"
     return _read(source, source.stat().st_mtime_ns)
 
 
@@ -500,7 +607,7 @@ def available_from_mirror() -> dict[str, tuple[str, ...]]:
         If the mirror cannot be reached.
     """
     mirror = _mirror()
-    if mirror is None or (isinstance(mirror, str) and _offline()):
+    if mirror is None or (isinstance(mirror, str) and offline()):
         return {}
     held: dict[str, tuple[str, ...]] = {}
     with _download.session() as session:
@@ -511,7 +618,18 @@ def available_from_mirror() -> dict[str, tuple[str, ...]]:
     return held
 
 
-def _offline() -> bool:
+def offline() -> bool:
+    """Tell whether PVSBOOK_OFFLINE forbids the network.
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    InputError
+        The variable is neither yes nor no.
+    """
     value = os.environ.get("PVSBOOK_OFFLINE", "").strip().lower()
     if value in {"", "0", "false", "no", "off"}:
         return False
@@ -600,6 +718,7 @@ def fetch(
     *,
     subject: str | None = None,
     progress: Report | None = None,
+    command: str | None = None,
 ) -> Fetched:
     """Bring files into the cache, verified.
 
@@ -617,6 +736,9 @@ def fetch(
     progress : callable, optional
         Called with the file's path, the bytes so far and the bytes in all.  By default, a
         progress bar where standard error is a terminal, and nothing elsewhere.
+    command : str, optional
+        The command that a message tells to run where files are out of reach; by default the one
+        that fetches the data set, or the subject.
 
     Returns
     -------
@@ -643,7 +765,9 @@ def fetch(
     sources = {file.path: _sources(dataset, file) for file in wanted}
     stranded = [file for file in wanted if not sources[file.path]]
     if stranded:
-        raise _out_of_reach(dataset, stranded, states, subject)
+        if command is None:
+            command = f"pvsbook data fetch {dataset}" + f" --subject {subject}" * bool(subject)
+        raise _out_of_reach(dataset, stranded, states, command)
     how = {file.path: "cached" for file in chosen}
     if wanted:
         _check_room(dataset, wanted)
@@ -655,35 +779,34 @@ def fetch(
 
 def _sources(dataset: str, file: File) -> list[tuple[str, Path | str]]:
     """List where to get a file from, in order, each with the word for `Fetched.how`."""
-    mirror, offline = _mirror(), _offline()
+    mirror, barred = _mirror(), offline()
     found: list[tuple[str, Path | str]] = []
     if isinstance(mirror, Path):
         copy = mirror / dataset / file.path
         with _disk(copy):
             if copy.is_file() and copy.resolve() != path(dataset, file.path).resolve():
                 return [("mirrored", copy)]
-    elif mirror and not offline:
+    elif mirror and not barred:
         found.append(("mirrored", f"{mirror}/{dataset}/{file.path}"))
-    if file.url and not offline:
+    if file.url and not barred:
         found.append(("downloaded", file.url))
     return found
 
 
 def _out_of_reach(
-    dataset: str, files: list[File], states: Mapping[str, str], subject: str | None
+    dataset: str, files: list[File], states: Mapping[str, str], command: str
 ) -> InputError:
     lines = [
         f"{dataset}: {len(files)} files ({_human(sum(f.size for f in files))}) are not in the "
         f"cache {cache() / dataset}"
         + (", nor in PVSBOOK_MIRROR" if _mirror() else "")
-        + (", and PVSBOOK_OFFLINE forbids the network:" if _offline() else ":")
+        + (", and PVSBOOK_OFFLINE forbids the network:" if offline() else ":")
     ]
     for file in files:
         state = states[file.path]
         damaged = "" if state == "missing" else f"  (damaged in the cache: {state})"
         source = file.url or f"no public address: {file.derived_from}"
         lines.append(f"  {file.path}  {_human(file.size)}  {source}{damaged}")
-    command = f"pvsbook data fetch {dataset}" + f" --subject {subject}" * bool(subject)
     if any(file.url for file in files):
         lines.append(f"With a network: PVSBOOK_OFFLINE=0 {command}")
     lines.append(f"With a copy: set PVSBOOK_MIRROR to a folder that holds {dataset}/<path>")

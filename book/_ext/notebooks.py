@@ -41,7 +41,14 @@ def run(path: Path) -> float:
     """Execute a notebook in place; return the seconds it took."""
     notebook = nbformat.read(path, as_version=4)
     start = time.perf_counter()
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": path.parent}}).execute()
+    client = NotebookClient(
+        notebook,
+        timeout=600,
+        coalesce_streams=True,  # or a busy machine splits what a quiet one prints at once
+        extra_arguments=["--log-level=ERROR"],
+        resources={"metadata": {"path": path.parent}},
+    )
+    client.execute()
     seconds = time.perf_counter() - start
     temporary = path.with_suffix(".ipynb.part")
     nbformat.write(slim(notebook), temporary)

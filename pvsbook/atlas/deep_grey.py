@@ -2,7 +2,8 @@
 
 Each nucleus is a chain of balls whose radius changes evenly from one to the next, flattened along
 x where the nucleus is a plate.  Centres and sizes follow the MNI152 template to about 2 mm: good
-enough to build a phantom and to teach, too coarse to measure people with.
+enough to build a phantom and to teach, too coarse to measure people with.  For people there is the
+Tian atlas (`tian`), a public file.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from pvsbook import images
+from pvsbook import images, manifest
 from pvsbook._errors import InputError
 from pvsbook.atlas import templates
 
-__all__ = ["NUCLEI", "Nucleus", "labels", "level_mm", "levels_on_grid", "table"]
+__all__ = ["NUCLEI", "Nucleus", "labels", "level_mm", "levels_on_grid", "table", "tian"]
 
 
 @dataclass(frozen=True)
@@ -215,3 +216,50 @@ def labels() -> nib.Nifti1Image:
     for label, (box, level) in levels_on_grid(like.shape, like.affine).items():
         out[box][(level < 0) & ~fluid[box]] = label
     return images.make(out, like.affine)
+
+
+TIAN_REGIONS = {
+    "HIP": "hippocampus",
+    "AMY": "amygdala",
+    "pTHA": "posterior thalamus",
+    "aTHA": "anterior thalamus",
+    "NAc": "accumbens",
+    "GP": "pallidum",
+    "PUT": "putamen",
+    "CAU": "caudate",
+}
+
+
+def tian() -> tuple[nib.Nifti1Image, pd.DataFrame]:
+    """Return the Melbourne subcortex atlas of Tian, scale 1, and its table.
+
+    The file in ICBM 2009c space is taken (2 mm), since `pvsbook.atlas.templates` is of that
+    family; its left and right centres are mirror images about x = 0 to about half a millimetre.
+    The 1 mm file of the same atlas, in FSL's MNI space, is not used: its two halves are exact
+    mirror images about x = +1.5 mm, so on our template every nucleus would lie 1.5 mm too far
+    to the right.
+
+    Returns
+    -------
+    image
+        Label numbers, 16 of them.
+    table
+        Columns ``label``, ``region``, ``side``, as `table`; red nucleus, substantia nigra and
+        dentate are not in this atlas.
+
+    Raises
+    ------
+    InputError
+        The files are neither in the cache nor within reach (`pvsbook.manifest.fetch` says what
+        to do); the schematic nuclei are never given instead.
+
+    References
+    ----------
+    Tian et al. 2020, doi:10.1038/s41593-020-00711-6.
+    """
+    image_name, names = "Tian_Subcortex_S1_3T_2009cAsym.nii.gz", "Tian_Subcortex_S1_3T_label.txt"
+    files = manifest.fetch("atlas_tian", [image_name, names])
+    short = [line.split("-") for line in files[names].read_text().split()]
+    sides = {"lh": "left", "rh": "right"}
+    rows = [(k, TIAN_REGIONS[r], sides[s]) for k, (r, s) in enumerate(short, start=1)]
+    return images.load(files[image_name]), pd.DataFrame(rows, columns=["label", "region", "side"])

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "field",
         "inversion",
         "mask",
+        "metrics",
         "pipeline",
         "r2s",
         "reference",

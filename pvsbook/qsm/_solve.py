@@ -1,13 +1,54 @@
-"""Conjugate gradients on volumes."""
+"""Convolutions and conjugate gradients on volumes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy import fft
 
 Volume = NDArray[np.float32]
+
+
+def crop(volume: NDArray, shape: Sequence[int]) -> Volume:
+    """Return the first corner of a padded volume."""
+    x, y, z = shape
+    return np.ascontiguousarray(volume[:x, :y, :z])
+
+
+def convolve(volume: Volume, transfer: NDArray, padded: Sequence[int]) -> Volume:
+    """Convolve on a padded grid, by a transfer function that is real; return the volume's part."""
+    spectrum = fft.rfftn(volume, s=padded)
+    spectrum *= transfer
+    return crop(fft.irfftn(spectrum, s=padded, overwrite_x=True), volume.shape)
+
+
+def sphere(radius_mm: float, voxel_size_mm: ArrayLike) -> Volume:
+    """Return the mean over a ball as a small convolution kernel: voxels centred within it.
+
+    Examples
+    --------
+    >>> sphere(1, (1, 1, 1)).shape, int((sphere(8, (1, 1, 1)) > 0).sum())
+    ((3, 3, 3), 2109)
+    >>> sphere(2, (1, 1, 3)).shape  # anisotropic voxels, the same ball in mm
+    (5, 5, 1)
+    """
+    size = np.asarray(voxel_size_mm, np.float64)
+    reach = np.floor(radius_mm / size + 1e-6).astype(int)
+    grid = [s * np.arange(-n, n + 1) for n, s in zip(reach, size, strict=True)]
+    x, y, z = np.meshgrid(*grid, indexing="ij", sparse=True)
+    ball = (x * x + y * y + z * z <= radius_mm**2 * (1 + 1e-6)).astype(np.float32)
+    return ball / ball.sum()
+
+
+def transfer_of(kernel: Volume, shape: tuple[int, int, int]) -> Volume:
+    """Return the transform of a symmetric kernel centred on the first voxel: it is real."""
+    big = np.zeros(shape, np.float32)
+    x, y, z = kernel.shape
+    big[:x, :y, :z] = kernel
+    big = np.roll(big, (-(x // 2), -(y // 2), -(z // 2)), axis=(0, 1, 2))
+    return np.ascontiguousarray(fft.rfftn(big, overwrite_x=True).real)
 
 
 def conjugate_gradients(

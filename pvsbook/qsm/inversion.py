@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 
 from pvsbook._errors import InputError
-from pvsbook.qsm._solve import conjugate_gradients
+from pvsbook.qsm._solve import conjugate_gradients, convolve, sphere, transfer_of
 
 __all__ = [
     "Inversion",
@@ -153,14 +153,7 @@ def dipole_field(
     """
     chi = np.asarray(chi_ppm, np.float32)
     big = padded_shape(chi.shape, voxel_size_mm, pad_mm)
-    spectrum = fft.rfftn(chi, s=big)
-    spectrum *= dipole_kernel(big, voxel_size_mm, b0_direction)
-    return _crop(fft.irfftn(spectrum, s=big, overwrite_x=True), chi.shape)
-
-
-def _crop(volume: NDArray, shape: Sequence[int]) -> NDArray[np.float32]:
-    x, y, z = shape
-    return np.ascontiguousarray(volume[:x, :y, :z])
+    return convolve(chi, dipole_kernel(big, voxel_size_mm, b0_direction), big)
 
 
 def tkd(
@@ -217,10 +210,9 @@ def tkd(
     big = padded_shape(field.shape, voxel_size_mm, pad_mm)
     kernel = dipole_kernel(big, voxel_size_mm, b0_direction)
     held = np.where(np.abs(kernel) < threshold, np.copysign(np.float32(threshold), kernel), kernel)
-    spectrum = fft.rfftn(np.where(inside, field, np.float32(0)), s=big)
-    spectrum /= held
-    spectrum[0, 0, 0] = 0
-    chi = _crop(fft.irfftn(spectrum, s=big, overwrite_x=True), field.shape)
+    inverse = 1 / held
+    inverse[0, 0, 0] = 0
+    chi = convolve(np.where(inside, field, np.float32(0)), inverse, big)
     chi[~inside] = 0
     return chi
 
@@ -264,7 +256,7 @@ def closed_form_l2(
     voxel_size_mm: ArrayLike,
     b0_direction: ArrayLike = (0, 0, 1),
     *,
-    regularisation: float = 0.01,
+    regularisation: float = 0.06,
     pad_mm: float = PAD_MM,
 ) -> NDArray[np.float32]:
     r"""Invert with a penalty on the squared gradient, in one division.
@@ -276,7 +268,8 @@ def closed_form_l2(
     field_ppm, mask, voxel_size_mm, b0_direction, pad_mm
         As in `tkd`.
     regularisation
-        lambda, in mm.  Larger: smoother, lower values.
+        lambda, in mm.  Larger: smoother, lower values.  On simulated heads 0.06 had the smallest
+        error in the nuclei; below 0.03 noise on the cone runs away.
 
     Returns
     -------
@@ -303,9 +296,7 @@ def closed_form_l2(
     kernel = dipole_kernel(big, voxel_size_mm, b0_direction)
     below = kernel * kernel + np.float32(regularisation**2) * _gradient_power(big, voxel_size_mm)
     below[0, 0, 0] = 1
-    spectrum = fft.rfftn(np.where(inside, field, np.float32(0)), s=big)
-    spectrum *= kernel / below
-    chi = _crop(fft.irfftn(spectrum, s=big, overwrite_x=True), field.shape)
+    chi = convolve(np.where(inside, field, np.float32(0)), kernel / below, big)
     chi[~inside] = 0
     return chi
 
@@ -363,15 +354,11 @@ def tikhonov(
     big = padded_shape(field.shape, voxel_size_mm, pad_mm)
     kernel = dipole_kernel(big, voxel_size_mm, b0_direction)
 
-    def dipoles(volume: NDArray[np.float32]) -> NDArray[np.float32]:
-        spectrum = fft.rfftn(volume, s=big)
-        spectrum *= kernel
-        return _crop(fft.irfftn(spectrum, s=big, overwrite_x=True), field.shape)
-
     def normal(chi: NDArray[np.float32]) -> NDArray[np.float32]:
-        return inside * dipoles(trust * dipoles(chi)) + np.float32(regularisation**2) * chi
+        twice = inside * convolve(trust * convolve(chi, kernel, big), kernel, big)
+        return twice + np.float32(regularisation**2) * chi
 
-    right = inside * dipoles(trust * np.where(inside, field, np.float32(0)))
+    right = inside * convolve(trust * np.where(inside, field, np.float32(0)), kernel, big)
     chi, n, change = conjugate_gradients(normal, right, tolerance, max_iterations)
     return Inversion(chi, n, change)
 
@@ -437,12 +424,8 @@ def ndi(
     change, n = 1.0, 0
     while n < max_iterations and change >= tolerance:
         n += 1
-        spectrum = fft.rfftn(ahead, s=big)
-        spectrum *= kernel
-        misfit = _crop(fft.irfftn(spectrum, s=big, overwrite_x=True), field.shape) - phase
-        spectrum = fft.rfftn(trust * np.sin(misfit), s=big)
-        spectrum *= kernel
-        slope = _crop(fft.irfftn(spectrum, s=big, overwrite_x=True), field.shape)
+        misfit = convolve(ahead, kernel, big) - phase
+        slope = convolve(trust * np.sin(misfit), kernel, big)
         slope += np.float32(regularisation) * ahead
         new = np.where(inside, ahead - step * slope, np.float32(0))
         moved = new - chi
@@ -462,6 +445,7 @@ def tv(
     b0_direction: ArrayLike = (0, 0, 1),
     *,
     weight: ArrayLike | None = None,
+    ball_mm: float = 0.0,
     magnitude: ArrayLike | None = None,
     regularisation: float = 2e-4,
     tolerance: float = 0.01,
@@ -478,8 +462,14 @@ def tv(
         As in `tkd`.
     weight
         Inverse standard deviation of the field, up to a factor.  Where None, the field counts the
-        same everywhere, zero outside the mask, which takes two transforms an iteration instead
-        of four.
+        same everywhere and is taken to be zero outside the mask: two transforms an iteration
+        instead of three.  That suits a field which background removal has set to zero at the rim,
+        as LBV does; for the true local field give the mask as weight, so that the field outside
+        counts as unknown.
+    ball_mm
+        Radius of the ball whose mean was subtracted from the field and not put back
+        (`pvsbook.qsm.background.smv`): the dipole kernel is then taken less its own ball mean,
+        and the field outside the mask counts as unknown.
     magnitude
         Image whose edges susceptibility is expected to share: the penalty is lifted at the
         steepest tenth of them (edge-weighted TV).  It helps as far as that is true.
@@ -512,49 +502,46 @@ def tv(
         raise InputError(f"regularisation: {regularisation:g}, but it must be positive")
     field, inside = _field_and_mask(field_ppm, mask)
     size = np.asarray(voxel_size_mm, np.float64)
-    big = padded_shape(field.shape, size, pad_mm)
+    big = padded_shape(field.shape, size, max(pad_mm, ball_mm))
     box = tuple(slice(n) for n in field.shape)
     kernel = dipole_kernel(big, size, b0_direction)
+    if ball_mm > 0:
+        kernel *= 1 - transfer_of(sphere(ball_mm, size), big)
     strength = np.full(big, regularisation, np.float32)
     if magnitude is not None:
         strength[box] *= 1 - 0.9 * edges(magnitude, inside, size)
+    rho = np.float32(RHO * regularisation)  # of the gradient's splitting
+    strength /= rho
+    inverse = kernel * kernel + rho * _gradient_power(big, size)
+    inverse[0, 0, 0] = np.inf  # the mean is arbitrary: zero
+    np.divide(1, inverse, out=inverse)
     data = np.zeros(big, np.float32)
     data[box] = np.where(inside, field, np.float32(0))
-    rho = np.float32(RHO * regularisation)  # of the gradient's splitting
-    power = rho * _gradient_power(big, size)
+    guessed = None  # how far the field in a voxel is a guess, to be made from the map so far
+    if weight is not None or ball_mm > 0:
+        guessed = np.ones(big, np.float32)
+        guessed[box] -= _trust(weight, inside) ** 2
+        data *= 1 - guessed
+    spectrum = toward = fft.rfftn(data)
+    _scale(toward, kernel, inverse)
+    inverse *= rho
     dual = np.zeros((3, *big), np.float32)
     chi = np.zeros(big, np.float32)
     pull = np.zeros(big, np.float32)
     inverse_size = (1 / size).astype(np.float32)
     change, n = 1.0, 0
-    if weight is None:
-        toward = kernel * fft.rfftn(data)
-        below = kernel * kernel + power
-        below[0, 0, 0] = 1
-    else:
-        trust = np.zeros(big, np.float32)
-        trust[box] = _trust(weight, inside)
-        trust *= trust
-        below = kernel * kernel + power
-        below[0, 0, 0] = 1
-        fitted = data.copy()  # the field that data and map agree on, and its dual
-        field_dual = np.zeros(big, np.float32)
     while n < max_iterations and change >= tolerance:
-        n += 1
-        if weight is not None:
-            toward = kernel * fft.rfftn(fitted - field_dual)
-        spectrum = fft.rfftn(pull)
-        spectrum *= rho
-        spectrum += toward
-        spectrum /= below
-        spectrum[0, 0, 0] = 0
-        if weight is not None:
+        if guessed is not None and n % 2 == 1:
             made = fft.irfftn(spectrum * kernel, s=big, overwrite_x=True)
-            made += field_dual
-            fitted = (trust * data + made) / (trust + 1)
-            field_dual = made - fitted
-        new = fft.irfftn(spectrum, s=big, overwrite_x=True)
-        change = _shrink(new, chi, dual, strength / rho, inverse_size, pull)
+            made *= guessed
+            made += data
+            toward = fft.rfftn(made, overwrite_x=True)
+            _scale(toward, kernel, inverse / rho)
+        n += 1
+        spectrum = fft.rfftn(pull)
+        _scale_and_add(spectrum, inverse, toward)
+        new = fft.irfftn(spectrum, s=big)
+        change = _shrink(new, chi, dual, strength, inverse_size, pull)
         chi = new
     out = np.ascontiguousarray(chi[box])
     out[~inside] = 0
@@ -600,6 +587,23 @@ def _gradient_power(shape: Sequence[int], voxel_size_mm: ArrayLike) -> NDArray[n
     y = (2 - 2 * np.cos(2 * np.pi * fft.fftfreq(shape[1]))) / size[1] ** 2
     z = (2 - 2 * np.cos(2 * np.pi * fft.rfftfreq(shape[2]))) / size[2] ** 2
     return (x[:, None, None] + y[None, :, None] + z).astype(np.float32)
+
+
+@numba.njit(cache=True, fastmath=True)
+def _scale_and_add(spectrum, scale, offset):  # type: ignore[no-untyped-def]
+    """Multiply by a real volume and add another spectrum, in place and in one pass."""
+    s, t, o = spectrum.ravel(), scale.ravel(), offset.ravel()
+    for i in range(s.size):
+        s[i] = complex(s[i].real * t[i] + o[i].real, s[i].imag * t[i] + o[i].imag)
+
+
+@numba.njit(cache=True, fastmath=True)
+def _scale(spectrum, a, b):  # type: ignore[no-untyped-def]
+    """Multiply by two real volumes, in place and in one pass."""
+    s, t, u = spectrum.ravel(), a.ravel(), b.ravel()
+    for i in range(s.size):
+        c = t[i] * u[i]
+        s[i] = complex(s[i].real * c, s[i].imag * c)
 
 
 @numba.njit(cache=True, fastmath=True)

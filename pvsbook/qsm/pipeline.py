@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +16,7 @@ from scipy import ndimage
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.derivatives import Writer
-from pvsbook.qsm.background import LocalField, lbv, pdf, resharp, vsharp
+from pvsbook.qsm.background import LocalField, lbv, pdf, resharp, smv, vsharp
 from pvsbook.qsm.field import GAMMA_MHZ_T, TWO_PI, FieldMap, check_readout, fit_field, hz_to_ppm
 from pvsbook.qsm.inversion import closed_form_l2, ndi, tikhonov, tkd, tv
 from pvsbook.qsm.mask import brain_mask
@@ -214,7 +214,8 @@ def reconstruct(
     with the mask made here.  LBV with TV gave a slope of .94 to 1.0 over the deep grey nuclei and
     a mean bias of 3 to 6 ppb; V-SHARP, RESHARP and PDF take the slow part of the tissue's field
     away with the background, which lowers every nucleus by 5 to 20 ppb.  For *change* between
-    visits V-SHARP is better: what it takes is the same each time (see `pvsbook.qsm.change`).
+    visits take `pvsbook.qsm.change.SETTINGS` instead: what LBV does to the slow field depends on
+    how the head lies in the scanner's.
 
     Parameters
     ----------
@@ -226,9 +227,10 @@ def reconstruct(
     reference
         As in `pvsbook.qsm.reference.refer`.
     background
-        ``"lbv"``, ``"vsharp"``, ``"resharp"`` or ``"pdf"`` (see `pvsbook.qsm.background`).  LBV
-        trusts the mask's rim: take V-SHARP where the rim is noisy and the slow part of
-        susceptibility does not matter, as for veins.
+        ``"lbv"``, ``"smv"``, ``"vsharp"``, ``"resharp"`` or ``"pdf"`` (see
+        `pvsbook.qsm.background`).  LBV trusts the mask's rim: take V-SHARP where the rim is noisy
+        and the slow part of susceptibility does not matter, as for veins.  ``"smv"`` leaves part
+        of the work to the inversion, which must then be TV.
     inversion
         ``"tv"``, ``"edge tv"``, ``"tkd"``, ``"l2"``, ``"tikhonov"`` or ``"ndi"`` (see
         `pvsbook.qsm.inversion`).  ``"edge tv"`` trusts the last echo's edges.
@@ -269,6 +271,11 @@ def reconstruct(
         raise InputError(f"background: {background!r}; known are {', '.join(BACKGROUNDS)}")
     if inversion not in INVERSIONS:
         raise InputError(f"inversion: {inversion!r}; known are {', '.join(INVERSIONS)}")
+    if background == "smv" and inversion not in ("tv", "edge tv"):
+        raise InputError(
+            f"inversion: {inversion!r} cannot undo the ball mean that background 'smv' subtracts; "
+            "use 'tv' or 'edge tv', or background 'vsharp'"
+        )
     size, b0, times = gre.voxel_size_mm, gre.b0_direction, gre.echo_times_s
     if mask is None:
         inside = brain_mask(gre.magnitude, gre.phase_rad, size, echo_times_s=times)
@@ -337,13 +344,15 @@ def _local_field(
     local = remove(total_ppm, whole, gre.voxel_size_mm, gre.b0_direction, options)
     # Voxels left out inside the brain keep their place: their susceptibility follows from the
     # field around them, as that of a calcification without signal does.
-    return LocalField(local.field_ppm * known, local.mask)
+    return replace(local, field_ppm=local.field_ppm * known)
 
 
 def _chi(
     gre: images.Gre, local: LocalField, inversion: str, options: Mapping[str, Any]
 ) -> NDArray[np.float32]:
     solve = INVERSIONS[inversion]
+    if local.ball_mm > 0:
+        options = {"ball_mm": local.ball_mm, **options}
     return solve(local.field_ppm, local.mask, gre.voxel_size_mm, gre.b0_direction, gre, options)
 
 
@@ -369,6 +378,7 @@ def _ndi(
 
 BACKGROUNDS: Mapping[str, Callable[..., LocalField]] = {
     "lbv": lambda f, m, size, b0, o: lbv(f, m, size, **o),
+    "smv": lambda f, m, size, b0, o: smv(f, m, size, **o),
     "vsharp": lambda f, m, size, b0, o: vsharp(f, m, size, **o),
     "resharp": lambda f, m, size, b0, o: resharp(f, m, size, **o),
     "pdf": lambda f, m, size, b0, o: pdf(f, m, size, b0, **o),

@@ -13,7 +13,15 @@ from scipy import fft
 
 from pvsbook._errors import InputError
 
-__all__ = ["Unwrapped", "count_jumps", "laplacian", "romeo", "without_jumps", "wrap"]
+__all__ = [
+    "Unwrapped",
+    "count_jumps",
+    "count_open_loops",
+    "laplacian",
+    "romeo",
+    "without_jumps",
+    "wrap",
+]
 
 N_BINS = 256
 TWO_PI = 2 * math.pi
@@ -285,6 +293,36 @@ def count_jumps(phase_rad: ArrayLike, mask: ArrayLike) -> int:
     1
     """
     return sum(int(jump.sum()) for _, jump in _jumps(phase_rad, mask))
+
+
+def count_open_loops(phase_rad: ArrayLike, mask: ArrayLike) -> int:
+    """Count squares of four neighbours around which the wrapped steps do not add up to zero.
+
+    Around such a loop no unwrapping can be free of jumps: the true phase is steeper than half a
+    turn somewhere on it, or it winds around a vein.
+
+    Examples
+    --------
+    >>> vortex = np.array([[[0.0], [1.6]], [[-1.6], [3.1]]])
+    >>> count_open_loops(vortex, np.ones(vortex.shape)), count_open_loops(0 * vortex, vortex < 9)
+    (1, 0)
+    """
+    phase, inside = np.asarray(phase_rad), np.asarray(mask, dtype=bool)
+    total = 0
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        corners = []
+        for i, j in ((0, 0), (1, 0), (1, 1), (0, 1)):
+            at = [slice(None)] * 3
+            at[first] = slice(i, phase.shape[first] - 1 + i)
+            at[second] = slice(j, phase.shape[second] - 1 + j)
+            corners.append(tuple(at))
+        known = np.logical_and.reduce([inside[c] for c in corners])
+        turned = sum(
+            wrap(phase[b] - phase[a])
+            for a, b in zip(corners, corners[1:] + corners[:1], strict=True)
+        )
+        total += int((np.abs(turned) > 1)[known].sum())
+    return total
 
 
 def without_jumps(phase_rad: ArrayLike, mask: ArrayLike) -> NDArray[np.bool_]:

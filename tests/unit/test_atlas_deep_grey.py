@@ -1,5 +1,6 @@
 """The schematic nuclei lie where anatomy says, and look the same on every grid."""
 
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -88,3 +89,31 @@ def test_grids_that_miss_the_nuclei_give_nothing_and_bad_names_are_refused():
         deep_grey.level_mm((0, 0, 0), "claustrum", "left")
     with pytest.raises(InputError, match="side 'middle'"):
         deep_grey.level_mm((0, 0, 0), "caudate", "middle")
+
+
+def test_tian_lies_over_our_nuclei_and_left_mirrors_right(public_file, atlas):
+    for name in ("Tian_Subcortex_S1_3T_2009cAsym.nii.gz", "Tian_Subcortex_S1_3T_label.txt"):
+        public_file("atlas_tian", name)
+    image, table = deep_grey.tian()
+    values = np.asarray(image.dataobj).astype(int)
+    assert sorted(table["label"]) == sorted(set(np.unique(values)) - {0})
+    centre = {
+        (region, side): nib.affines.apply_affine(image.affine, np.argwhere(values == k)).mean(0)
+        for k, region, side in table.itertuples(index=False)
+    }
+    ours = deep_grey.table().set_index(["region", "side"])["label"]
+    for region in ("caudate", "putamen", "pallidum"):
+        left, right = (centre[region, s] for s in ("left", "right"))
+        assert left[0] < 0 < right[0]
+        assert abs(left[0] + right[0]) / 2 < 0.7
+        for side in ("left", "right"):
+            apart = centre[region, side] - centre_mm(atlas, ours[region, side])
+            assert np.linalg.norm(apart) < 3.5
+
+
+def test_tian_asked_for_and_absent_is_an_error(monkeypatch, tmp_path):
+    monkeypatch.setenv("PVSBOOK_DATA", str(tmp_path))
+    monkeypatch.setenv("PVSBOOK_OFFLINE", "1")
+    monkeypatch.delenv("PVSBOOK_MIRROR", raising=False)
+    with pytest.raises(InputError, match="not in the cache"):
+        deep_grey.tian()

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import shutil
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pytest
@@ -337,7 +338,7 @@ def test_cite_gives_text_and_bibtex(write, entry):
 
 
 def test_every_entry_of_the_project_is_sound():
-    folder = manifest._folder()
+    folder = manifest.folder()
     assert {item.suffix for item in folder.iterdir()} == {".yml"}
     for name in manifest.datasets():
         data = manifest.describe(name)
@@ -346,24 +347,36 @@ def test_every_entry_of_the_project_is_sound():
             assert file.url is None or file.url.startswith("https://")
             if file.url and "openneuro.org" in file.url:
                 assert "?versionId=" in file.url  # the bytes of that version, for ever
-            elif file.url:
+            elif file.url and not name.startswith("tpl_"):  # TemplateFlow's have no version
                 assert f"/{data.version}/" in file.url or "OpenNeuroDatasets" in file.url
 
 
 def test_the_core_of_the_public_scans_is_complete():
-    def count(name, pattern):
-        return len(manifest.describe(name).select(pattern))
+    people = {
+        "ds000114": 2,
+        "ds000221": 2,
+        "ds004856": 2,
+        "ds004884": 1,
+        "ds004958": 2,
+        "ds005713": 3,
+        "ds007418": 1,
+    }
+    assert {n: len(manifest.describe(n).subjects) for n in people} == people
+
+    def count(name, pattern, subject):
+        files = manifest.describe(name).select(subject=subject)
+        return sum(fnmatchcase(file.path, pattern) for file in files)
 
     for pattern in ("*_T1w.nii.gz", "*_T2w.nii.gz", "*_FLAIR.nii.gz", "*_dwi.bvec"):
-        assert count("ds000221", pattern) == 1
-    assert count("ds004856", "*_dwi.nii.gz") == count("ds004856", "*_dwi.bval") == 3
+        assert count("ds000221", pattern, "010002") == 1
+    assert count("ds004856", "*_dwi.nii.gz", "1003") == count("ds004856", "*.bval", "1003") == 3
     for part in ("mag", "phase"):
-        assert count("ds004958", f"*_echo-[13579]_part-{part}_MEGRE.nii.gz") == 5
-        assert count("ds004958", f"*_echo-[13579]_part-{part}_MEGRE.json") == 5
+        assert count("ds004958", f"*_part-{part}_MEGRE.nii.gz", "fsm79bf") == 12
+        assert count("ds004958", f"*_part-{part}_MEGRE.json", "fsm79bf") == 12
     for pattern in ("*T1w*.nii.gz", "*T1w*.json", "*T2w.nii.gz", "*T2w.json"):
-        assert count("ds004958", pattern) == 1
-    for name in ("ds000221", "ds004856", "ds004958"):
-        assert count(name, "dataset_description.json") == 1
+        assert count("ds004958", pattern, "fsm79bf") == 1
+    for name in people:
+        assert count(name, "dataset_description.json", None) == 1
 
 
 @pytest.fixture

@@ -179,3 +179,20 @@ def test_references():
     assert custom.chi_ppm[region & mask].mean() == pytest.approx(0, abs=1e-7)
     assert custom.n_voxels == 400  # voxels of the region that the mask leaves out do not count
     assert custom.reference == "custom region"
+
+
+def test_references_side_by_side_differ_by_one_number():
+    rng = np.random.default_rng(10)
+    chi, mask = rng.normal(0.02, 0.01, (9, 9, 9)), np.ones((9, 9, 9), bool)
+    fluid, one, two = (np.zeros(mask.shape, bool) for _ in range(3))
+    fluid[:2], one[3:5], two[6:] = True, True, True
+    table = reference.compare_references(chi, mask, {"CSF": fluid}, {"one": one, "two": two})
+    wide = table.pivot(index="reference", columns="region", values="mean_ppb")
+    assert set(wide.index) == {"none", "whole brain", "CSF"}
+    assert (wide["two"] - wide["one"]).std() == pytest.approx(0, abs=1e-4)
+    assert wide.loc["CSF", "one"] == pytest.approx(1e3 * (chi[one].mean() - chi[fluid].mean()))
+    csf = table[table["reference"] == "CSF"].iloc[0]
+    assert csf["standard_error_ppb"] == pytest.approx(1e3 * chi[fluid].std(ddof=1) / 162**0.5)
+    assert set(table.columns) == set(reference.REFERENCE_COLUMNS)
+    with pytest.raises(InputError, match="regions: none"):
+        reference.compare_references(chi, mask, {}, {})

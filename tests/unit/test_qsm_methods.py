@@ -37,6 +37,12 @@ CHI = np.where(np.linalg.norm(GRID - 3, axis=0) < 4, 0.1, 0.0) - np.where(
 FIELD = inversion.dipole_field(CHI, SIZE, B0, pad_mm=40)
 
 
+def inverted_after_smv(field_ppm):
+    local = background.smv(field_ppm, np.ones_like(MASK), SIZE, radius_mm=4)
+    inside = MASK & local.mask
+    return inversion.tv(local.field_ppm, inside, SIZE, B0, ball_mm=4, max_iterations=100)
+
+
 def slope(found):
     inside = MASK & (np.abs(CHI) > 0.01)
     return np.polyfit(CHI[inside], found[inside], 1)[0]
@@ -70,6 +76,7 @@ def test_closed_form_l2_equals_an_independent_float64_inversion():
         (lambda f: inversion.tv(f, MASK, SIZE, B0, regularisation=1e-4), 0.93),
         (lambda f: inversion.tv(f, MASK, SIZE, B0, weight=MASK * 2.0), 0.9),
         (lambda f: inversion.tv(f, MASK, SIZE, B0, magnitude=CHI), 0.9),
+        (lambda f: inverted_after_smv(f), 0.85),
     ],
 )
 def test_iterative_inversions_come_near_the_truth_and_stop(solve, low):
@@ -149,6 +156,7 @@ def test_bad_input_is_refused(call):
         (lambda f, m: background.lbv(f, m, SIZE, tolerance=1e-6), 0.05),
         (lambda f, m: background.vsharp(f, m, SIZE), 0.05),
         (lambda f, m: background.resharp(f, m, SIZE), 0.05),
+        (lambda f, m: background.smv(f, m, SIZE), 0.05),
         (lambda f, m: background.pdf(f, m, SIZE, B0, tolerance=1e-3), 0.2),
     ],
 )
@@ -303,6 +311,15 @@ def test_labels_are_carried_not_blurred():
         values >= 0, (1, 1, 1),
     )  # fmt: skip
     assert np.isnan(frame["mean_ppb"].iloc[0])
+
+
+def test_smv_leaves_the_ball_mean_to_tv_alone():
+    gre = make_gre(np.random.default_rng(0), voxel_size_mm=4).gre
+    found = qsm.reconstruct(gre, **change.SETTINGS)
+    assert found.settings["background"] == "smv"
+    assert found.local_field.ball_mm == 5
+    with pytest.raises(InputError, match="ball mean that background 'smv' subtracts"):
+        qsm.reconstruct(gre, background="smv", inversion="tkd")
 
 
 def test_sign_check_and_every_method_runs_from_the_pipeline():

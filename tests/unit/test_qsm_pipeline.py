@@ -194,7 +194,7 @@ def test_crop_of_a_person_unwraps_without_a_jump_and_says_it_is_a_crop(crop_of_a
     for echo in range(3):
         wrapped, magnitude = gre.phase_rad[..., echo], gre.magnitude[..., echo]
         whole = unwrap.romeo(wrapped, found.mask, magnitude=magnitude).phase_rad
-        open_loops = count_open_loops(wrapped, found.mask)
+        open_loops = unwrap.count_open_loops(wrapped, found.mask)
         jumps = unwrap.count_jumps(whole, found.mask)
         assert unwrap.count_jumps(wrapped, found.mask) > 100
         assert jumps == 0 or open_loops > 0
@@ -202,20 +202,3 @@ def test_crop_of_a_person_unwraps_without_a_jump_and_says_it_is_a_crop(crop_of_a
         kept = unwrap.without_jumps(whole, found.mask)
         assert unwrap.count_jumps(whole, kept) == 0
         assert kept.sum() > 0.998 * found.mask.sum()
-
-
-def count_open_loops(wrapped, mask):
-    """Count squares of four neighbours around which the wrapped steps do not add up to zero."""
-    total = 0
-    for first, second in ((0, 1), (0, 2), (1, 2)):
-        corners = []
-        for i, j in ((0, 0), (1, 0), (1, 1), (0, 1)):
-            at = [slice(None)] * 3
-            at[first] = slice(i, wrapped.shape[first] - 1 + i)
-            at[second] = slice(j, wrapped.shape[second] - 1 + j)
-            corners.append(tuple(at))
-        inside = np.logical_and.reduce([mask[c] for c in corners])
-        steps = [unwrap.wrap(wrapped[b] - wrapped[a])
-                 for a, b in zip(corners, corners[1:] + corners[:1], strict=True)]  # fmt: skip
-        total += int((np.abs(sum(steps)) > 1)[inside].sum())
-    return total

@@ -1,0 +1,298 @@
+"""Add people of an OpenNeuro data set to the manifest, from a clone and its git-annex keys.
+
+OpenNeuro keeps a data set as a git repository in which large files are git-annex links: the name
+of the link's target (the key) holds size and checksum, so neither needs the bytes.
+
+.. code-block:: console
+
+   $ git clone https://github.com/OpenNeuroDatasets/ds000221 && cd ds000221
+   $ git annex whereis --json sub-010005 > keys.jsonl
+   $ pvsbook data add ds000221 --clone . --keys keys.jsonl --subject 010005
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pydantic
+import yaml
+
+from pvsbook import images, manifest
+from pvsbook._errors import InputError
+
+__all__ = ["add", "find_scans", "read_keys", "write_entry"]
+
+KEY = re.compile(r"(MD5E?|SHA256E?)-s(\d+)--([0-9a-f]+)")
+RAW = "https://raw.githubusercontent.com/OpenNeuroDatasets"
+
+
+def read_keys(lines: Iterable[str], *, name: str = "keys") -> list[manifest.File]:
+    """Read what ``git annex whereis --json`` prints.
+
+    Parameters
+    ----------
+    lines
+        One JSON object a line, with ``file``, ``key`` and ``whereis``.
+    name
+        What to call the listing in messages.
+
+    Returns
+    -------
+    list of File
+        Size and checksum from the key, address with the version of the bytes.
+
+    Raises
+    ------
+    InputError
+        A line that is no such object, a key without a checksum, a file without an address that
+        names its version.
+
+    Examples
+    --------
+    >>> url = "https://s3.amazonaws.com/openneuro.org/ds1/sub-1/a.nii.gz?versionId=x"
+    >>> key = "MD5E-s12--" + "0" * 32 + ".nii.gz"
+    >>> line = {"file": "sub-1/a.nii.gz", "key": key, "whereis": [{"urls": [url]}]}
+    >>> read_keys([json.dumps(line)])[0].size
+    12
+    """
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{name}, line {number}"
+        try:
+            entry = json.loads(line)
+            path, key, places = entry["file"], entry["key"], entry["whereis"]
+            urls = [url for place in places for url in place.get("urls", ())]
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+            raise InputError(
+                f"{where}: not a line of `git annex whereis --json`: {line.strip()[:60]!r}"
+            ) from None
+        match = KEY.match(key)
+        if not match:
+            raise InputError(f"{where}: the key {key!r} holds no size and md5 or sha256")
+        versioned = [u.replace("http://", "https://", 1) for u in urls if "versionId=" in u]
+        if not versioned:
+            raise InputError(
+                f"{where}: {path} has no address with a versionId; "
+                "run `git annex enableremote s3-PUBLIC` and list again"
+            )
+        kind = "md5" if match[1].startswith("MD5") else "sha256"
+        content = {"path": path, "size": int(match[2]), kind: match[3], "url": versioned[0]}
+        try:
+            found.append(manifest.File.model_validate(content))
+        except pydantic.ValidationError as error:
+            raise InputError(f"{where}: {error.errors()[0]['msg']}: {path}") from None
+    return found
+
+
+def find_scans(paths: Iterable[str]) -> list[manifest.Scan]:
+    """Say which BIDS files make a scan that a method can take.
+
+    Parameters
+    ----------
+    paths
+        Paths in the data set.
+
+    Returns
+    -------
+    list of Scan
+        At most one a method, person and session: the first T2w (else T1w) image; the diffusion
+        series whose b-values and b-vectors are at hand; the first set of gradient echoes with
+        as many phases as magnitudes.
+
+    Examples
+    --------
+    >>> scans = find_scans(["dwi.bval", "dwi.bvec", "sub-01/dwi/sub-01_dwi.nii.gz"])
+    >>> scans[0].method, scans[0].files["bval"]
+    ('alps', 'dwi.bval')
+    """
+    paths = sorted(paths, key=_natural)
+    everything = set(paths)
+    places: dict[tuple[str, str | None], list[tuple[str, dict[str, str], str]]] = {}
+    for path in paths:
+        if path.startswith("sub-") and path.endswith((".nii", ".nii.gz")):
+            entities, suffix = _entities(path)
+            key = (entities.get("sub", ""), entities.get("ses"))
+            places.setdefault(key, []).append((path, entities, suffix))
+    scans = []
+    for (subject, session), files in places.items():
+        person = {"subject": subject, "session": session}
+        for method, parts in (
+            ("pvs", _anatomy(files)),
+            ("alps", _diffusion(files, everything)),
+            ("qsm", _echoes(files)),
+        ):
+            if parts:
+                scans.append(manifest.Scan.model_validate({"method": method, **parts, **person}))
+    return scans
+
+
+def _natural(path: str) -> list[Any]:
+    """Sort echo-10 behind echo-9."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path)]
+
+
+def _entities(path: str) -> tuple[dict[str, str], str]:
+    *pairs, suffix = PurePosixPath(path).name.split(".")[0].split("_")
+    return dict(pair.split("-", 1) for pair in pairs if "-" in pair), suffix
+
+
+def _anatomy(files: list[tuple[str, dict[str, str], str]]) -> dict[str, Any] | None:
+    for suffix, contrast in (("T2w", "t2"), ("T1w", "t1"), ("T1wRMS", "t1")):
+        for path, entities, found in files:
+            flair = "flair" in entities.get("acq", "").lower()  # some FLAIR are filed as T2w
+            if found == suffix and "/anat/" in path and not flair:
+                return {"files": {"image": path}, "options": {"contrast": contrast}}
+    return None
+
+
+def _diffusion(
+    files: list[tuple[str, dict[str, str], str]], everything: set[str]
+) -> dict[str, Any] | None:
+    for path, _, suffix in files:
+        if suffix != "dwi":
+            continue
+        own = path.removesuffix(".gz").removesuffix(".nii")
+        folders = [str(p) for p in PurePosixPath(path).parents]
+        gradients = {}
+        for kind in ("bval", "bvec"):
+            shared = [f"{folder}/dwi.{kind}".removeprefix("./") for folder in folders]
+            near = [p for p in (f"{own}.{kind}", *shared) if p in everything]
+            if near:
+                gradients[kind] = near[0]
+        if len(gradients) == 2:
+            return {"files": {"dwi": path, **gradients}}
+    return None
+
+
+def _echoes(files: list[tuple[str, dict[str, str], str]]) -> dict[str, Any] | None:
+    magnitude = [p for p, e, _ in files if "echo" in e and e.get("part") == "mag"]
+    phase = [p for p, e, _ in files if "echo" in e and e.get("part") in {"phase", "pha"}]
+    if not magnitude or len(magnitude) != len(phase):
+        return None
+    return {"files": {"magnitude": magnitude, "phase": phase}}
+
+
+def add(dataset: str, clone: images.PathLike, keys: Iterable[str], *, subject: str) -> Path:
+    """Add one person's files and scans to the entry of an OpenNeuro data set.
+
+    Parameters
+    ----------
+    dataset
+        A data set that the manifest has already.
+    clone
+        A clone of its repository, for the small files that git itself keeps.
+    keys
+        Lines of ``git annex whereis --json``.
+    subject
+        ``sub-010005`` or ``010005``.
+
+    Returns
+    -------
+    pathlib.Path
+        The entry, written anew.
+
+    Raises
+    ------
+    InputError
+        No clone, nobody of that name in it, or a listing that cannot be read.
+    """
+    entry = manifest.describe(dataset)
+    label = f"sub-{subject.removeprefix('sub-')}"
+    root = Path(os.fspath(clone))
+    commit, tracked = _git(root, "rev-parse", "HEAD").strip(), _git(root, "ls-files", "-z", label)
+    annexed = {f.path: f for f in read_keys(keys) if f.path.startswith(f"{label}/")}
+    names = [name for name in tracked.split("\0") if name]
+    if not names:
+        raise InputError(f"{root}: nothing of {label} is in this clone; is it {dataset}?")
+    added = dict(annexed)
+    for name in names:
+        if name in annexed:
+            continue
+        if (root / name).is_symlink():
+            raise InputError(f"keys: {name} is annexed but not listed; list all of {label}")
+        content = (root / name).read_bytes()
+        own = {
+            "path": name,
+            "size": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "url": f"{RAW}/{dataset}/{commit}/{name}",
+        }
+        added[name] = manifest.File.model_validate(own)
+    files = {f.path: f for f in entry.files} | added
+    theirs = [scan for scan in find_scans(files) if scan.subject == subject.removeprefix("sub-")]
+    kept = [scan for scan in entry.scans if scan.subject != subject.removeprefix("sub-")]
+    changed = entry.model_copy(
+        update={
+            "files": tuple(sorted(files.values(), key=lambda f: _natural(f.path))),
+            "scans": tuple(sorted([*kept, *theirs], key=lambda s: (s.method, _natural(s.label)))),
+        }
+    )
+    return write_entry(changed)
+
+
+def _git(root: Path, *words: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise InputError(
+            f"{root}: git cannot read it ({getattr(error, 'stderr', '') or error}); "
+            "give --clone a clone of the data set's repository"
+        ) from None
+    return done.stdout
+
+
+class _Dumper(yaml.SafeDumper):
+    """Indent lists, and fold long text."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        del indentless
+        super().increase_indent(flow, False)
+
+
+def _fold(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = ">" if len(text) > 80 and " " in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _fold)
+
+
+def write_entry(entry: manifest.Dataset) -> Path:
+    """Write an entry of the manifest as YAML, checked again before it gets its name.
+
+    Parameters
+    ----------
+    entry
+        The data set.
+
+    Returns
+    -------
+    pathlib.Path
+    """
+    head = entry.model_dump(mode="json", exclude={"files", "scans"}, exclude_none=True)
+    files = [_file(f) for f in entry.files]
+    scans = [s.model_dump(mode="json", exclude_defaults=True) for s in entry.scans]
+    text = "\n".join(
+        yaml.dump(part, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width)
+        for part, width in ((head, 96), ({"files": files}, 10**6), ({"scans": scans}, 96))
+        if any(part.values())
+    )
+    manifest.Dataset.model_validate(yaml.safe_load(text))
+    path = manifest.folder() / f"{entry.name}.yml"
+    return images.write_bytes(text.encode(), path)
+
+
+def _file(file: manifest.File) -> Mapping[str, Any]:
+    """Keep ``url: null``, which says that there is none, and drop what is not known."""
+    return {k: v for k, v in file.model_dump(mode="json").items() if v is not None or k == "url"}

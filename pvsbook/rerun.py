@@ -1,0 +1,324 @@
+"""Run a notebook of the book again: on a public scan, or with other parameters.
+
+A notebook that measures a scan takes its phantom by default.  Given a data set, the same cells
+run on the scan; cells tagged ``phantom``, which need the truth, are left out and say so.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib.util
+import logging
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pvsbook import images, manifest, notebook_page, scans
+from pvsbook._errors import InputError
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+__all__ = ["Rerun", "find_notebook", "parameters", "rerun", "takes_scan"]
+
+NEEDS = ("papermill", "nbformat", "markdown_it", "mdit_py_plugins", "latex2mathml", "myst_nb")
+NO_TRUTH = (
+    "*Left out of this rerun:* what follows in grey works on the phantom, whose truth is known; "
+    "a scan of a person has none."
+)
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """Where the results of a rerun lie.
+
+    Attributes
+    ----------
+    notebook
+        The executed notebook.
+    page
+        The same as one HTML page.
+    outputs
+        Folder of what the notebook saved, or None where it saved nothing.
+    """
+
+    notebook: Path
+    page: Path
+    outputs: Path | None
+
+
+def find_notebook(name: str) -> Path:
+    """Find a notebook by its path, its name or its number.
+
+    Parameters
+    ----------
+    name
+        ``"notebooks/20_alps_index.ipynb"``, ``"20_alps_index"`` or ``"20"``.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    InputError
+        There is no such notebook; the message lists those that there are.
+
+    Examples
+    --------
+    >>> find_notebook("20").name
+    '20_alps_index.ipynb'
+    """
+    if name.endswith(".ipynb") and Path(name).is_file():
+        return Path(name).resolve()
+    folder = _folder()
+    known = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    wanted = name.removesuffix(".ipynb")
+    for path in known:
+        if wanted in {path.stem, path.stem.split("_")[0]}:
+            return path
+    raise InputError(
+        f"no notebook {name!r} in {folder}; choose from: {', '.join(p.stem for p in known)}"
+    )
+
+
+def _folder() -> Path:
+    for start in (Path(__file__).resolve(), Path.cwd() / "here"):
+        for parent in start.parents:
+            if any((parent / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+                return parent / "notebooks"
+    raise InputError(
+        f"no notebooks folder above {Path(__file__).parent} or {Path.cwd()}; "
+        "run this in a copy of the repository, or give the path of a notebook"
+    )
+
+
+def takes_scan(notebook: NotebookNode) -> manifest.Method | None:
+    """Say which method's scans a notebook takes, or None.
+
+    Parameters
+    ----------
+    notebook
+        As read by nbformat.
+
+    Returns
+    -------
+    "pvs", "alps", "qsm" or None
+    """
+    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "code")
+    loaders: dict[str, manifest.Method] = {
+        "scans.anatomy(": "pvs",
+        "scans.diffusion(": "alps",
+        "scans.gradient_echo(": "qsm",
+    }
+    return next((method for call, method in loaders.items() if call in text), None)
+
+
+def parameters(path: images.PathLike) -> dict[str, Any]:
+    """Read the parameters of a notebook and their defaults.
+
+    Parameters
+    ----------
+    path
+        A notebook.
+
+    Returns
+    -------
+    dict
+        Values that are not plain literals are left out.
+
+    Raises
+    ------
+    InputError
+        The notebook has no cell tagged ``parameters``.
+
+    Examples
+    --------
+    >>> parameters(find_notebook("20"))["SEED"]
+    20
+    """
+    for cell in _read(Path(path)).cells:
+        if "parameters" in cell.metadata.get("tags", ()):
+            found: dict[str, Any] = {}
+            for node in ast.parse(cell.source).body:
+                if not isinstance(node, ast.Assign):
+                    continue
+                with contextlib.suppress(ValueError):  # no plain literal
+                    value = ast.literal_eval(node.value)
+                    found |= {t.id: value for t in node.targets if isinstance(t, ast.Name)}
+            return found
+    raise InputError(f"{path}: no cell is tagged 'parameters'; this notebook cannot be rerun")
+
+
+def _read(path: Path) -> NotebookNode:
+    import nbformat
+
+    try:
+        return nbformat.read(path, as_version=4)
+    except (OSError, nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
+        raise InputError(f"{path}: not a notebook: {str(error).splitlines()[0]}") from None
+
+
+def rerun(
+    notebook: str,
+    out: images.PathLike,
+    *,
+    dataset: str | None = None,
+    subject: str | None = None,
+    session: str | None = None,
+    changes: Sequence[str] = (),
+    progress: bool = False,
+) -> Rerun:
+    """Execute a notebook on a public scan or with other parameters, and render it.
+
+    Parameters
+    ----------
+    notebook
+        See `find_notebook`.
+    out
+        Folder for the executed notebook, its HTML page and what it saves.
+    dataset, subject, session
+        The scan; by default the notebook's phantom.
+    changes
+        ``"NAME=VALUE"``, as ``"SNR=20"``.
+    progress
+        Show a bar.
+
+    Returns
+    -------
+    Rerun
+
+    Raises
+    ------
+    InputError
+        An unknown notebook, parameter or scan, files out of reach, or a cell that fails.  What
+        ran up to there is kept as ``NAME.failed.ipynb``.
+    """
+    if missing := [name for name in NEEDS if importlib.util.find_spec(name) is None]:
+        raise InputError(
+            f"rerun needs {', '.join(missing)}; install the book's packages: "
+            "pip install 'pvsbook[book]', or run make setup"
+        )
+    import nbformat
+    import papermill
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    source = find_notebook(notebook)
+    content, folder = _read(source), Path(os.fspath(out)).absolute()
+    given = _given(source, changes)
+    title = "simulated"
+    if dataset is not None:
+        scan = _find_scan(source, content, dataset, subject, session)
+        given |= _scan_parameters(dataset, scan, folder)
+        title = " ".join([dataset, *(x for x in (scan.subject, scan.session) if x)])
+        content = _without_phantom(content, title, scan.beware)
+    elif subject or session:
+        raise InputError("--subject and --session need --dataset")
+    stem = source.stem + ("" if dataset is None else re.sub(r"\W+", "_", f" {title}"))
+    target = folder / f"{stem}.ipynb"
+    prepared, running = folder / f".{stem}.in.ipynb", folder / f".{stem}.part.ipynb"
+    images.write_bytes(nbformat.writes(content).encode(), prepared)
+    try:
+        papermill.execute_notebook(
+            str(prepared),
+            str(running),
+            parameters=given,
+            kernel_name="python3",
+            language="python",
+            cwd=str(folder),
+            progress_bar=progress,
+            log_output=False,
+            extra_arguments=["--log-level=ERROR"],
+        )
+    except papermill.PapermillExecutionError as error:
+        kept = running.replace(folder / f"{stem}.failed.ipynb")
+        raise InputError(
+            f"{source.name}, cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+            f"What ran up to there is in {kept}"
+        ) from None
+    finally:
+        prepared.unlink(missing_ok=True)
+    done = _read(running)
+    page = images.write_bytes(
+        notebook_page.render(done, title, of_phantom=dataset is not None).encode(),
+        target.with_suffix(".html"),
+    )
+    running.replace(target)
+    outputs = folder / "derivatives"
+    return Rerun(target, page, outputs if outputs.is_dir() else None)
+
+
+def _given(source: Path, changes: Sequence[str]) -> dict[str, Any]:
+    known = parameters(source)
+    given = {}
+    for change in changes:
+        name, sign, text = change.partition("=")
+        if not sign or name not in known:
+            raise InputError(
+                f"--parameter {change!r}: write NAME=VALUE with a name of {source.stem}: "
+                + ", ".join(known)
+            )
+        try:
+            given[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            given[name] = text
+    return given
+
+
+def _find_scan(
+    source: Path, content: NotebookNode, dataset: str, subject: str | None, session: str | None
+) -> manifest.Scan:
+    """Bring the scan before anything runs."""
+    method = takes_scan(content)
+    if method is None:
+        takers = {p.stem: takes_scan(_read(p)) for p in sorted(source.parent.glob("*.ipynb"))}
+        raise InputError(
+            f"{source.stem} teaches on simulated data and takes no scan; these do: "
+            + ", ".join(f"{name} ({method})" for name, method in takers.items() if method)
+        )
+    return scans.locate(dataset, method, subject=subject, session=session).entry
+
+
+def _scan_parameters(dataset: str, scan: manifest.Scan, folder: Path) -> dict[str, Any]:
+    prefix = "sub-" + re.sub(r"\W|_", "", scan.subject or dataset)
+    return {
+        "DATASET": dataset,
+        "SUBJECT": scan.subject,
+        "SESSION": scan.session,
+        "OUT": str(folder / "derivatives"),
+        "PREFIX": f"{prefix}_ses-{scan.session}" if scan.session else prefix,
+    }
+
+
+def _without_phantom(notebook: NotebookNode, title: str, beware: str | None) -> NotebookNode:
+    """Replace cells that need the truth by a word, and say in the headings what is measured."""
+    from nbformat.v4 import new_markdown_cell
+
+    kept: list[NotebookNode] = []
+    after_one = False
+    for cell in notebook.cells:
+        left_out = "phantom" in cell.metadata.get("tags", ())
+        if left_out and cell.cell_type == "code":
+            code = f"```python\n{cell.source}\n```"
+            if after_one:
+                kept[-1].source += f"\n\n{code}"
+            else:
+                kept.append(new_markdown_cell(f"{NO_TRUTH}\n\n{code}", id=cell.id))
+            after_one = True
+        elif not left_out:
+            if cell.cell_type == "markdown":
+                heading = re.compile(r"^(#+ .*)\(simulated\)", flags=re.M)
+                cell.source = heading.sub(rf"\1({title})", cell.source)
+            kept.append(cell)
+            after_one = False
+    words = (
+        f"**This is a rerun on {title}**, a scan without a known truth. The cells are those of "
+        "the book; its sentences were written for the phantom, and numbers in them are this "
+        "scan's, or n/a where only the phantom has one."
+    ) + (f"\n\n**Beware:** {beware}" if beware else "")
+    notebook.cells = [kept[0], new_markdown_cell(words), *kept[1:]]
+    return notebook

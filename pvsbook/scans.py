@@ -1,0 +1,185 @@
+"""Scans of the public data sets, loaded: what a notebook measures in place of its phantom.
+
+The entry of a data set says which files make a scan and what they leave out (echo times,
+contrast); files come from the cache, the mirror or their public address, and are verified.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import nibabel as nib
+
+from pvsbook import images, manifest
+
+__all__ = ["Anatomy", "Located", "anatomy", "diffusion", "gradient_echo", "locate"]
+
+
+@dataclass(frozen=True)
+class Located:
+    """A scan on this machine.
+
+    Attributes
+    ----------
+    entry
+        What the manifest says of it.
+    paths
+        The part and its file, or files in the order of the echoes.
+    """
+
+    entry: manifest.Scan
+    paths: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """An anatomical scan and what is known beside it.
+
+    Attributes
+    ----------
+    image
+        T2w or T1w.
+    contrast
+        ``"t2"``: perivascular spaces are bright; ``"t1"``: dark.
+    wmh_mask, brain_mask
+        On the same grid, or None.
+    """
+
+    image: nib.Nifti1Image
+    contrast: Literal["t1", "t2"]
+    wmh_mask: nib.Nifti1Image | None = None
+    brain_mask: nib.Nifti1Image | None = None
+
+
+def files_of(dataset: str, scan: manifest.Scan) -> list[manifest.File]:
+    """List the files of a scan, with the sidecars beside them."""
+    known = {file.path: file for file in manifest.describe(dataset).files}
+    sidecars = (p.removesuffix(".gz").removesuffix(".nii") + ".json" for p in scan.paths)
+    return [known[path] for path in dict.fromkeys([*scan.paths, *sidecars]) if path in known]
+
+
+def locate(
+    dataset: str,
+    method: manifest.Method,
+    *,
+    subject: str | None = None,
+    session: str | None = None,
+) -> Located:
+    """Bring the files of a scan and say where they are.
+
+    Parameters
+    ----------
+    dataset
+        A name of `pvsbook.manifest.datasets`.
+    method
+        ``"pvs"``, ``"alps"`` or ``"qsm"``.
+    subject, session
+        Labels; the first person and visit by default.
+
+    Returns
+    -------
+    Located
+
+    Raises
+    ------
+    InputError
+        No such scan, or files that cannot be had; the message names files, sizes and addresses.
+    """
+    entry = manifest.describe(dataset).scan(method, subject=subject, session=session)
+    names = (("--subject", entry.subject), ("--session", entry.session))
+    words = [f"{flag} {label}" for flag, label in names if label]
+    command = " ".join(["pvsbook data fetch", dataset, "--method", method, *words])
+    wanted = [file.path for file in files_of(dataset, entry)]
+    fetched = manifest.fetch(dataset, wanted, command=command)
+    paths: dict[str, Any] = {
+        part: fetched[files] if isinstance(files, str) else [fetched[f] for f in files]
+        for part, files in entry.files.items()
+    }
+    return Located(entry, paths)
+
+
+def anatomy(dataset: str, *, subject: str | None = None, session: str | None = None) -> Anatomy:
+    """Load the T2w (or T1w) scan in which perivascular spaces are counted.
+
+    Parameters
+    ----------
+    dataset, subject, session
+        As in `locate`.
+
+    Returns
+    -------
+    Anatomy
+
+    Raises
+    ------
+    InputError
+        See `locate` and `pvsbook.images.load`.
+
+    Examples
+    --------
+    >>> scan = anatomy("openms_mni_p07")  # doctest: +SKIP
+    >>> scan.contrast  # doctest: +SKIP
+    't2'
+    """
+    found = locate(dataset, "pvs", subject=subject, session=session)
+    loaded: dict[str, Any] = {part: images.load(path) for part, path in found.paths.items()}
+    options: dict[str, Any] = dict(found.entry.options)
+    return Anatomy(**loaded, **options)
+
+
+def diffusion(
+    dataset: str, *, subject: str | None = None, session: str | None = None
+) -> images.Dwi:
+    """Load a diffusion series with its gradients.
+
+    Parameters
+    ----------
+    dataset, subject, session
+        As in `locate`.
+
+    Returns
+    -------
+    Dwi
+
+    Raises
+    ------
+    InputError
+        See `locate` and `pvsbook.images.load_dwi`.
+
+    Examples
+    --------
+    >>> dwi = diffusion("ds000114", subject="01", session="retest")  # doctest: +SKIP
+    """
+    paths = locate(dataset, "alps", subject=subject, session=session).paths
+    return images.load_dwi(paths["dwi"], paths["bval"], paths["bvec"])
+
+
+def gradient_echo(
+    dataset: str, *, subject: str | None = None, session: str | None = None
+) -> images.Gre:
+    """Load magnitude and phase of a gradient echo.
+
+    Parameters
+    ----------
+    dataset, subject, session
+        As in `locate`.
+
+    Returns
+    -------
+    Gre
+
+    Raises
+    ------
+    InputError
+        See `locate` and `pvsbook.images.load_gre`.
+
+    Examples
+    --------
+    >>> gre = gradient_echo("gre_small_romeo")  # doctest: +SKIP
+    >>> gre.echo_times_s  # doctest: +SKIP
+    array([0.004, 0.008, 0.012])
+    """
+    found = locate(dataset, "qsm", subject=subject, session=session)
+    options: dict[str, Any] = dict(found.entry.options)
+    return images.load_gre(found.paths["magnitude"], found.paths["phase"], **options)

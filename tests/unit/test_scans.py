@@ -1,0 +1,188 @@
+"""Scans of the manifest: found, loaded, and added from an OpenNeuro clone."""
+
+import json
+import subprocess
+
+import pytest
+import yaml
+
+from pvsbook import InputError, manifest, openneuro, scans
+
+S3 = "https://s3.amazonaws.com/openneuro.org/ds1"
+
+
+def test_every_data_set_of_openneuro_has_scans_with_sidecars_beside_them():
+    for name in manifest.datasets():
+        data = manifest.describe(name)
+        if not name.startswith("ds0"):
+            continue
+        assert data.scans, name
+        for scan in data.scans:
+            files = [f.path for f in scans.files_of(name, scan)]
+            assert set(scan.paths) <= set(files)
+        assert data.scans == tuple(
+            sorted(data.scans, key=lambda s: (s.method, openneuro._natural(s.label)))
+        )
+
+
+def test_the_rules_for_scans_hold_on_what_real_names_look_like():
+    flair = "sub-1/anat/sub-1_acq-FLAIR_run-1_T2w.nii.gz"
+    t1 = "sub-1/anat/sub-1_T1w.nii.gz"
+    assert openneuro.find_scans([flair, t1])[0].files["image"] == t1
+    assert openneuro.find_scans([flair]) == []
+    echoes = [
+        f"sub-1/anat/sub-1_echo-{k}_part-{part}_MEGRE.nii.gz"
+        for part in ("mag", "phase")
+        for k in range(1, 13)
+    ]
+    (scan,) = openneuro.find_scans(echoes)
+    assert scan.files["magnitude"] == tuple(echoes[:12])  # 2 before 10
+    assert openneuro.find_scans(echoes[:-1]) == []  # a phase is missing
+    assert openneuro.find_scans(["sub-1/dwi/sub-1_dwi.nii.gz", "dwi.bval"]) == []
+    own = ["sub-1/dwi/sub-1_dwi.nii.gz", "sub-1/dwi/sub-1_dwi.bval", "dwi.bval", "dwi.bvec"]
+    (scan,) = openneuro.find_scans(own)
+    assert scan.files["bval"] == "sub-1/dwi/sub-1_dwi.bval"  # the nearest wins
+    assert scan.files["bvec"] == "dwi.bvec"
+
+
+def key_line(path, **changes):
+    entry = {
+        "file": path,
+        "key": f"MD5E-s12--{'0' * 32}.nii.gz",
+        "whereis": [{"urls": []}, {"urls": [f"http://{S3[8:]}/{path}?versionId=x"]}],
+    }
+    return json.dumps(entry | changes)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("not json", "not a line of `git annex whereis --json`: 'not json'"),
+        ('{"file": "a"}', "not a line of"),
+        (key_line("a.nii.gz", key="WORM-s1-m2--a"), "holds no size and md5 or sha256"),
+        (key_line("a.nii.gz", whereis=[{"urls": ["https://a"]}]), "no address with a versionId"),
+        (key_line("../a.nii.gz"), "not a path inside"),
+    ],
+)
+def test_a_bad_listing_is_named_with_its_line(line, said):
+    with pytest.raises(InputError, match=r"keys, line 2") as caught:
+        openneuro.read_keys(["", line])
+    assert said in str(caught.value)
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A clone with one sidecar of its own bytes and one annexed scan."""
+    folder = tmp_path / "ds1"
+    anat = folder / "sub-2" / "anat"
+    anat.mkdir(parents=True)
+    (anat / "sub-2_T2w.json").write_text("{}\n")
+    (anat / "sub-2_T2w.nii.gz").symlink_to("../../.git/annex/objects/none")
+    git = ["git", "-C", str(folder), "-c", "user.name=n", "-c", "user.email=e@example.org"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "data"], check=True)
+    return folder
+
+
+@pytest.fixture
+def entry(tmp_path, monkeypatch):
+    folder = tmp_path / "manifest"
+    folder.mkdir()
+    content = {
+        "name": "ds1",
+        "title": "A title: with a colon",
+        "description": "Long enough to be folded. " * 6,
+        "licence": "CC0-1.0",
+        "citation": "Cite.",
+        "authors": ["A B"],
+        "version": "1.0.0",
+        "repository": "https://github.com/OpenNeuroDatasets/ds1",
+        "files": [
+            {
+                "path": "dataset_description.json",
+                "size": 2,
+                "md5": "0" * 32,
+                "url": None,
+                "derived_from": "nothing",
+            }
+        ],
+    }
+    (folder / "ds1.yml").write_text(yaml.safe_dump(content))
+    monkeypatch.setenv("PVSBOOK_MANIFEST", str(folder))
+    return folder / "ds1.yml"
+
+
+def test_a_person_is_added_without_any_bytes_of_scans(clone, entry):
+    scan = "sub-2/anat/sub-2_T2w.nii.gz"
+    for _ in range(2):  # adding again changes nothing
+        assert openneuro.add("ds1", clone, [key_line(scan)], subject="sub-2") == entry
+        data = manifest.describe("ds1")
+        assert [f.path for f in data.files] == [
+            "dataset_description.json",
+            "sub-2/anat/sub-2_T2w.json",
+            scan,
+        ]
+        assert data.files[0].url is None
+        assert data.files[2].url == f"{S3}/{scan}?versionId=x"
+        assert data.files[1].size == 3
+        head = subprocess.check_output(["git", "-C", clone, "rev-parse", "HEAD"], text=True)
+        assert f"/ds1/{head.strip()}/sub-2/" in data.files[1].url
+        assert data.scan("pvs", subject="2").files == {"image": scan}
+
+
+def test_what_cannot_be_added_is_said(clone, entry, tmp_path):
+    before = entry.read_bytes()
+    with pytest.raises(InputError, match="is annexed but not listed"):
+        openneuro.add("ds1", clone, [], subject="2")
+    with pytest.raises(InputError, match="nothing of sub-3 is in this clone"):
+        openneuro.add("ds1", clone, [], subject="3")
+    with pytest.raises(InputError, match="git cannot read it"):
+        openneuro.add("ds1", tmp_path / "none", [], subject="2")
+    assert entry.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("scan", "said"),
+    [
+        ({"method": "pvs", "files": {"dwi": "a"}}, "pvs takes image and perhaps brain_mask"),
+        ({"method": "alps", "files": {"dwi": "a"}}, "alps takes bval, bvec, dwi"),
+        (
+            {"method": "pvs", "files": {"image": "a"}, "options": {"gain": 1}},
+            "pvs has no option gain",
+        ),
+        ({"method": "pvs", "files": {"image": "a"}}, "'a' is none of the files"),
+        ({"method": "fmri", "files": {"image": "a"}}, "needed: pvs, alps or qsm"),
+    ],
+)
+def test_a_wrong_scan_in_an_entry_is_explained(entry, scan, said):
+    content = yaml.safe_load(entry.read_text()) | {"scans": [scan]}
+    entry.write_text(yaml.safe_dump(content))
+    with pytest.raises(InputError) as caught:
+        manifest.describe("ds1")
+    assert said in str(caught.value)
+
+
+def test_a_scan_is_found_by_its_labels_or_the_choice_is_listed():
+    data = manifest.describe("ds000114")
+    assert data.scan("alps", subject="02", session="ses-test").label == "sub-02_ses-test"
+    assert data.scan("alps").label == "sub-01_ses-retest"
+    with pytest.raises(InputError, match="no scan for qsm; it has scans for alps, pvs"):
+        data.scan("qsm")
+    with pytest.raises(InputError, match="no alps scan of sub-09; choose from: sub-01_ses"):
+        data.scan("alps", subject="sub-09")
+    with pytest.raises(InputError, match="none for any method"):
+        manifest.describe("fa_template").scan("alps")
+
+
+@pytest.mark.public
+def test_scans_load_from_real_bytes(public_file):
+    for name in ("openms_mni_p07", "dwi_philips_slab", "gre_small_romeo"):
+        entry = manifest.describe(name).scans[0]
+        for file in scans.files_of(name, entry):
+            public_file(name, file.path)
+    found = scans.anatomy("openms_mni_p07")
+    assert found.contrast == "t2"
+    assert found.wmh_mask.shape == found.image.shape == (182, 218, 182)
+    assert scans.diffusion("dwi_philips_slab").is_b0.sum() == 5
+    assert scans.gradient_echo("gre_small_romeo").magnitude.shape == (51, 51, 41, 3)
