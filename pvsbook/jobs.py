@@ -269,11 +269,11 @@ def _work(function: Function, task: Task, folder: str) -> Record:
             return done
         record = _fresh(function, task, top, print_, hashes, stamps)
     except InputError as error:
-        record = Record(task.name, "failed", reason=_one_line(error))
+        record = Record(task.name, "failed", reason=_one_line(error, task))
         write_record(top, record)
     except Exception as error:
         record = Record(
-            task.name, "failed", reason=f"{type(error).__name__}: {_one_line(error)}",
+            task.name, "failed", reason=f"{type(error).__name__}: {_one_line(error, task)}",
         )  # fmt: skip
         write_record(top, record)
         record = dataclasses.replace(record, log=traceback.format_exc())
@@ -285,8 +285,12 @@ def _work(function: Function, task: Task, folder: str) -> Record:
     )
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _one_line(error: Exception, task: Task) -> str:
+    """Say it in one line, with the names of files and not their folders."""
+    text = " ".join(str(error).split())
+    for path in _paths(task):
+        text = text.replace(path, Path(path).name)
+    return text
 
 
 def _fresh(
@@ -615,7 +619,9 @@ def _outcome(future: Any, task: Task, top: Path) -> Record:
             "give it more memory (fewer --workers, or --memory-gb)"
         )
     else:
-        reason = f"lost by the scheduler ({future.status}: {_one_line(error or Exception())})"
+        reason = (
+            f"lost by the scheduler ({future.status}: {_one_line(error or Exception(), task)})"
+        )
     record = Record(task.name, "failed", reason=reason)
     write_record(top, record)
     return record

@@ -280,7 +280,14 @@ def _note(log: logging.Logger, record: jobs.Record) -> None:
 
 
 def _write_person(top: Path, person: str, held: list[tuple[Scan, jobs.Record]]) -> None:
+    """Write the page of a person, with what earlier runs did by methods not asked for now."""
     order = (*METHODS, CHANGE)
+    names = {scan.name for scan, _ in held}
+    for session in {scan.session for scan, _ in held}:
+        for scan in (Scan(person, session, method) for method in order):
+            record = jobs.read_record(top, scan.name) if scan.name not in names else None
+            if record is not None:
+                held.append((scan, record))
     held.sort(key=lambda pair: (pair[0].session, order.index(pair[0].method)))
     visits = []
     for session, group in itertools.groupby(held, key=lambda pair: pair[0].session):
