@@ -267,12 +267,23 @@ def pvs(
     brain_mask: Annotated[
         Path | None, typer.Option(help="Brain, on the grid of the scan; for a whole head.")
     ] = None,
+    registration: Annotated[
+        Literal["affine", "syn"],
+        typer.Option(help="syn: follow wide ventricles and unusual shapes; 20 s more."),
+    ] = "affine",
 ) -> None:
     """Count and measure perivascular spaces in one scan."""
     from pvsbook import cohort
 
     _say(
-        cohort.measure_pvs(image, out, contrast=contrast, wmh_mask=wmh_mask, brain_mask=brain_mask)
+        cohort.measure_pvs(
+            image,
+            out,
+            contrast=contrast,
+            wmh_mask=wmh_mask,
+            brain_mask=brain_mask,
+            registration=registration,
+        )
     )
 
 

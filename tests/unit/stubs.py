@@ -69,6 +69,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
     out, n, processes = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     try:
         with jobs.workers(processes) as client:

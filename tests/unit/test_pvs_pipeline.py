@@ -1,16 +1,20 @@
+import edt
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from pvsbook import InputError, images, pvs
 from pvsbook.atlas import register_to_mni
 from pvsbook.atlas.perivascular import REGIONS
+from pvsbook.atlas.registration import Registration
 from pvsbook.figures.pvs import plot_counts, plot_objects, summary
 from pvsbook.phantoms.brain import pose
-from pvsbook.phantoms.perivascular import make_phantom
+from pvsbook.phantoms.perivascular import SCANNERS, make_phantom
 from pvsbook.pvs.anatomy import brain_mask, locate, measure_levels
 from pvsbook.pvs.segmentation import default_scales
 
@@ -240,6 +244,117 @@ def test_levels_refuse_what_is_not_a_scan(phantom, registration):
     top = int(nib.affines.apply_affine(np.linalg.inv(scan.affine), [0, 0, 55])[2])
     with pytest.raises(InputError, match="ventricles"):
         measure_levels(locate(scan.slicer[:, :, top:], registration=registration))
+
+
+@pytest.mark.parametrize(
+    ("preset", "change", "contrast"),
+    [
+        ("3T", {"axcodes": "LAS", "voxel_size_mm": (1.2, 1.2, 1.5)}, "t2"),
+        ("7T", {"axcodes": "PIL", "voxel_size_mm": 1.0, "ghosting": 0.03}, "t2"),
+        ("7T", {"axcodes": "RAS", "voxel_size_mm": 1.2, "gibbs": 0.3}, "t1"),
+    ],
+)
+def test_scanners_artefacts_and_storage_orders(preset, change, contrast):
+    tilt = Rotation.from_euler("xyz", (12, -5, 8), degrees=True).as_matrix()
+    phantom = make_phantom(
+        np.random.default_rng(2110),
+        contrasts=("T2w" if contrast == "t2" else "T1w",),
+        counts={"cso_left": 6, "bg_right": 2},
+        diameters_mm=(1.5, 3.0),
+        n_wmh=3,
+        oblique=tilt,
+        **{**SCANNERS[preset], **change},
+    )
+    (scan,) = phantom.scans.values()
+    result = pvs.measure(scan, contrast=contrast, registration=known_registration(contrast))
+    row = result.to_row()
+    assert len({k for k, _ in matched(phantom, result)}) >= 6
+    assert row["n_pvs"] - 8 <= 4 + row["n_mirrored"]
+    assert row["status"] in ("pass", "warn")
+    assert np.isfinite([row["n_pvs_se"], row["volume_se_mm3"], row["snr"]]).all()
+
+
+def known_registration(contrast):
+    """Where the phantom lies if nothing moved it."""
+    return Registration(np.eye(4), contrast, "affine", "known", 1.0, 1.0, 1.0, 1.0)
+
+
+def test_fine_scans_do_not_count_grey_strands():
+    # a quiet scan: noise alone would let threads of a fiftieth of fluid's contrast pass
+    phantom = make_phantom(
+        np.random.default_rng(2111), counts={"cso_left": 4}, diameters_mm=(1.5, 3), snr=80
+    )
+    scan, where = phantom.scans["T2w"], known_registration("t2")
+    plain = pvs.measure(scan, registration=where, rules=pvs.Rules(min_contrast=0.01))
+    found = pvs.measure(scan, registration=where)
+    assert plain.to_row()["n_pvs"] > found.to_row()["n_pvs"]
+    assert abs(found.to_row()["n_pvs"] - 4) <= 2
+    assert plain.segmentation.n_mirrored >= found.segmentation.n_mirrored
+    # where the threshold lets texture in, the scan upside down tells of it
+    assert plain.segmentation.n_mirrored >= 0.3 * (plain.to_row()["n_pvs"] - 4)
+
+
+def test_faint_spaces_keep_their_volume(phantom, registration):
+    scan = phantom.scan_again(np.random.default_rng(5), strength="weak")
+    result = pvs.measure(scan, registration=registration)
+    pairs = [
+        (k, n)
+        for k, n in matched(phantom, result)
+        if phantom.truth.diameter_mm[k] >= 1 and phantom.truth.region[k].startswith("cso")
+    ]
+    true = phantom.truth.volume_mm3[[k for k, _ in pairs]].sum()
+    found = result.objects.volume_mm3[[n for _, n in pairs]].sum()
+    assert found / (0.38 / 2) / true == pytest.approx(1, abs=0.1)
+
+
+def test_new_noise_moves_counts_and_volumes_as_stated(phantom, registration):
+    rows = []
+    for seed in range(4):
+        scan = phantom.scan_again(np.random.default_rng(seed), strength="weak")
+        rows.append(pvs.measure(scan, registration=registration).to_row())
+    table = pd.DataFrame(rows)
+    for name, se in (("n_pvs", "n_pvs_se"), ("volume_mm3", "volume_se_mm3")):
+        assert table[name].std() < 2.5 * table[se].mean()
+        assert (table[se] > 0).all()
+
+
+def test_nonlinear_registration_follows_bent_anatomy(phantom):
+    with pytest.raises(InputError, match="affine"):
+        pvs.measure(phantom.scans["T2w"], registration="bspline")
+    scan = make_phantom(np.random.default_rng(2112), voxel_size_mm=2.0, counts={}).scans["T2w"]
+    grid = np.indices(scan.shape).astype(float)
+    push = 3 * np.sin(np.pi * grid[0] / scan.shape[0]) * np.sin(np.pi * grid[2] / scan.shape[2])
+    grid[1] += push  # voxels of 2 mm: up to 6 mm forwards
+    bent = images.make(ndimage.map_coordinates(images.array(scan), grid, order=1), scan.affine)
+    straight = locate(scan, registration=known_registration("t2"))
+    labels = np.zeros(scan.shape, np.uint8)
+    labels[straight.box] = straight.regions
+    truth = ndimage.map_coordinates(labels, grid, order=0)
+    overlap = {}
+    for model in ("affine", "syn"):
+        found = locate(bent, registration=model)
+        whole = np.zeros(scan.shape, np.uint8)
+        whole[found.box] = found.regions
+        both = ((whole > 0) & (whole == truth)).sum()
+        overlap[model] = 2 * both / ((whole > 0).sum() + (truth > 0).sum())
+    assert overlap["syn"] > overlap["affine"] + 0.03
+    assert overlap["syn"] > 0.8
+
+
+def test_a_whole_head_is_stripped_by_the_template(phantom):
+    brain = phantom.brain
+    size = brain.voxel_size_mm
+    skull = edt.edt(brain.brain < 0.5, anisotropy=tuple(size))
+    values = images.array(phantom.scans["T2w"])
+    pad = [(12, 12)] * 3
+    values, skull = np.pad(values, pad, mode="edge"), np.pad(skull, pad, mode="edge")
+    values[(skull > 6) & (skull < 12)] += 250  # scalp
+    affine = brain.affine @ nib.affines.from_matvec(np.eye(3), [-12] * 3)
+    head = images.make(values, affine)
+    found = locate(head)
+    assert found.from_template
+    truth = np.pad(brain.brain > 0.5, pad)[found.box]
+    assert 2 * (found.brain & truth).sum() / (found.brain.sum() + truth.sum()) > 0.95
 
 
 def test_scales_follow_the_voxel():

@@ -229,7 +229,10 @@ def test_the_page_shows_directives_tables_and_pictures():
 @pytest.mark.public
 @pytest.mark.parametrize(
     ("number", "dataset", "words"),
-    [("20", "dwi_philips_slab", "12 directions, 5 volumes b=0")],
+    [
+        ("20", "dwi_philips_slab", "12 directions, 5 volumes b=0"),
+        ("30", "gre_small_romeo", "last echo: 7041 before"),
+    ],
 )
 def test_the_book_runs_on_real_bytes(number, dataset, words, public_file, tmp_path, monkeypatch):
     method = rerun.takes_scan(nbformat.read(rerun.find_notebook(number), 4))
