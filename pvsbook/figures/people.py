@@ -61,6 +61,7 @@ def distributions(
                 ax.plot([middle], [0], "|", ms=22, mew=2, color=COLORS["truth"])
             ax.set(xlabel=label, yticks=[], ylim=(-0.8, 0.8))
             ax.spines["left"].set_visible(False)
+            ax.locator_params(axis="x", nbins=4)
     return figure
 
 
