@@ -283,7 +283,8 @@ def _chosen(files: Sequence[_File], why: str) -> tuple[str, ...]:
 def _find_pvs(scan: Scan, files: Sequence[_File], look: _Inheritance) -> Scan:
     """Take the T2w scan, and the T1w scan where there is none."""
     for suffix, contrast in (("T2w", "t2"), ("T1w", "t1")):
-        found = [f for f in _raw(files, "anat", suffix) if PARTS.get(f.get("part")) == "mag"]
+        raw = [f for f in _raw(files, "anat", suffix) if not _is_flair(f)]
+        found = [f for f in raw if PARTS.get(f.get("part")) == "mag"]
         if found:
             return _with(
                 scan,
@@ -292,8 +293,13 @@ def _find_pvs(scan: Scan, files: Sequence[_File], look: _Inheritance) -> Scan:
                 notes=_chosen(found, "the first by name")
                 + (("no T2w, so T1w: fewer spaces are seen",) if contrast == "t1" else ()),
             )
-    flair = " (FLAIR alone does not show them)" if _raw(files, "anat", "FLAIR") else ""
+    flair = " (FLAIR alone does not show them)" if any(map(_is_flair, files)) else ""
     return _with(scan, lacks=(f"no T2w and no T1w in anat/{flair}",))
+
+
+def _is_flair(file: _File) -> bool:
+    """Tell FLAIR by its suffix, or by its label where it is filed as T2w."""
+    return file.suffix == "FLAIR" or "flair" in file.get("acq").lower()
 
 
 def _find_alps(scan: Scan, files: Sequence[_File], look: _Inheritance) -> Scan:
