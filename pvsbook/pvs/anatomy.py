@@ -24,8 +24,11 @@ Model = Literal["affine", "syn"]
 __all__ = ["Anatomy", "Levels", "brain_mask", "locate", "measure_levels"]
 
 LARGEST_BRAIN_ML = 2200.0  # with ventricles and sulci; a mask that holds more holds scalp
-_SCALP_MM = 10.0  # of scalp and skull over the brain
-_ROUNDS_MM = (8.0, 4.0)  # how far beyond the template's brain the search for the brain looks
+_SMALLEST_BRAIN_ML = 700.0
+_DEEP_MM = 25.0  # below the skin: brain, whatever the scalp looks like
+_TISSUE = 0.5  # of the median there
+_BRIDGES_MM = range(3, 9)  # radii at which brain and scalp may come apart
+_SULCI_MM = 4.0  # closed over, since their fluid is dark on T1
 MARGIN_MM = 12.0  # kept around the regions
 _NO_REGION = (
     "image: its field of view holds neither centrum semiovale, basal ganglia nor midbrain; check "
@@ -56,8 +59,8 @@ class Anatomy:
         Volume of the whole mask that the registration used.
     registration
         How the priors came here.
-    from_template
-        Whether the brain was told from scalp by the template's brain, not by a mask of this scan.
+    stripped_here
+        Whether the brain was cut out of a whole head here.
     """
 
     image: nib.Nifti1Image
@@ -70,7 +73,7 @@ class Anatomy:
     coverage: dict[int, float]
     mask_ml: float
     registration: Registration
-    from_template: bool = False
+    stripped_here: bool = False
 
     @property
     def voxel_size_mm(self) -> NDArray[np.float64]:
@@ -231,7 +234,7 @@ def locate(
         coverage=coverage,
         mask_ml=_volume_ml(mask),
         registration=where,
-        from_template=whole_head,
+        stripped_here=whole_head,
     )
 
 
@@ -252,14 +255,11 @@ def _place(
         images.same_grid(mask, image, name="mask")
         if not np.any(mask.dataobj):
             raise InputError("mask: is empty; give a mask of the brain")
-    if isinstance(registration, Registration):
-        if whole_head:
-            mask = _template_brain(mask, registration, 0.0)
-        return mask, registration, whole_head
     if whole_head:
-        mask, where = _strip(image, mask, contrast)
-    else:
-        where = register_to_mni(image, contrast=contrast, mask=mask)
+        mask = _strip(image, mask)
+    if isinstance(registration, Registration):
+        return mask, registration, whole_head
+    where = register_to_mni(image, contrast=contrast, mask=mask)
     if registration == "syn":
         where = refine_nonlinear(where, image, mask=mask)
     return mask, where, whole_head
@@ -270,36 +270,35 @@ def _volume_ml(mask: nib.Nifti1Image) -> float:
     return float(np.count_nonzero(mask.dataobj) * voxel_ml)
 
 
-def _strip(
-    image: nib.Nifti1Image, head: nib.Nifti1Image, contrast: Contrast
-) -> tuple[nib.Nifti1Image, Registration]:
-    """Tell the brain of a whole head by the template's, and say where it lies.
+def _strip(image: nib.Nifti1Image, head: nib.Nifti1Image) -> nib.Nifti1Image:
+    """Cut the brain out of a whole head, where it comes apart from the scalp.
 
-    The first registration sees the head without its outer centimetre, the later ones what lies
-    near the template's brain: with the scalp in sight, the template would grow to fill the head.
+    Skull is dark in both contrasts.  Bright tissue is opened by one radius after the other; once
+    the bridges through the skull are cut, the largest part hardly changes from one radius to the
+    next, and that plateau is the brain.
     """
-    depth = edt.edt(np.asarray(head.dataobj) != 0, anisotropy=tuple(images.voxel_size_mm(head)))
-    near = images.make(_largest(depth > _SCALP_MM).astype(np.uint8), head.affine)
-    values = images.array(image)
-    ceiling = 2 * np.median(values[np.asarray(near.dataobj) != 0])  # fat outshines the brain
-    even = images.make(np.minimum(values, ceiling), image.affine)
-    registration = register_to_mni(even, contrast=contrast, mask=near)
-    for margin_mm in _ROUNDS_MM:
-        near = _template_brain(head, registration, margin_mm)
-        registration = register_to_mni(even, contrast=contrast, mask=near)
-    return _template_brain(head, registration, 0.0), registration
-
-
-def _template_brain(
-    head: nib.Nifti1Image, registration: Registration, margin_mm: float
-) -> nib.Nifti1Image:
-    """Part of a head that lies in the template's brain, or within a margin of it."""
-    brain = templates.mni("brain")
-    if margin_mm:
-        away = edt.edt(images.array(brain) < 0.5)
-        brain = images.make((away <= margin_mm).astype(np.float32), brain.affine)
-    inside = images.array(registration.to_native(brain, head, order=1)) > 0.5
-    return images.make((inside & (np.asarray(head.dataobj) != 0)).astype(np.uint8), head.affine)
+    size = tuple(images.voxel_size_mm(image))
+    values, inside = images.array(image), np.asarray(head.dataobj) != 0
+    deep = edt.edt(inside, anisotropy=size, black_border=True) > _DEEP_MM
+    if not deep.any():
+        return head
+    bright = inside & (values > _TISSUE * np.median(values[deep]))
+    depth = edt.edt(bright, anisotropy=size, black_border=True)
+    voxel_ml = float(np.prod(size)) / 1000
+    parts: list[NDArray[np.bool_]] = []
+    for radius in _BRIDGES_MM:
+        core = _largest(depth > radius)
+        if core.sum() * voxel_ml < _SMALLEST_BRAIN_ML / 10:
+            break
+        parts.append(bright & (edt.edt(~core, anisotropy=size) <= radius + 1))
+    volumes = np.array([part.sum() * voxel_ml for part in parts])
+    fits = (volumes[:-1] <= LARGEST_BRAIN_ML) & (volumes[1:] >= _SMALLEST_BRAIN_ML)
+    if not fits.any():
+        return head
+    change = np.where(fits, 1 - volumes[1:] / np.maximum(volumes[:-1], 1), np.inf)
+    near = edt.edt(~parts[int(np.argmin(change)) + 1], anisotropy=size) <= _SULCI_MM
+    closed = edt.edt(near, anisotropy=size, black_border=False) > _SULCI_MM
+    return images.make(ndimage.binary_fill_holes(closed).astype(np.uint8), head.affine)
 
 
 def _box_around(

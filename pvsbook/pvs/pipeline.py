@@ -287,10 +287,10 @@ def _judge(found: Segmentation, anatomy: Anatomy) -> tuple[str, tuple[str, ...]]
         (failed if contrast < FAILED_CONTRAST_TO_NOISE else warned).append(
             f"{text}: counts are too low"
         )
-    if anatomy.from_template:
+    if anatomy.stripped_here:
         warned.append(
-            "the scan holds the whole head, and the brain was told from scalp by the template: "
-            "look at the regions, or give a brain mask"
+            "the scan holds the whole head, and the brain was cut out of it here: look at the "
+            "regions, or give a brain mask"
         )
     if anatomy.mask_ml > LARGEST_BRAIN_ML:
         warned.append(

@@ -229,7 +229,7 @@ def scans_of(top: Path) -> dict[str, inputs.Scan]:
 def test_what_is_chosen_and_what_is_missing(tmp_path):
     """Rules of the search, on files that are only names."""
     one = tmp_path / "one"
-    touch(one, "sub-1/anat/sub-1_T1w.nii.gz", "sub-1/anat/sub-1_FLAIR.nii.gz")
+    touch(one, "sub-1/anat/sub-1_T1w.nii.gz", "sub-1/anat/sub-1_acq-FLAIR_T2w.nii.gz")
     touch(one, "sub-1/dwi/sub-1_dir-AP_dwi.nii.gz", "sub-1/anat/sub-1_part-mag_T2starw.nii.gz")
     found = scans_of(one)
     assert found["pvs"].parameters == {"contrast": "t1"}
