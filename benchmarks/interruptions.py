@@ -109,7 +109,8 @@ def main() -> None:
     }
     for name in sorted(different)[:10]:
         print(f"  differs: {name}")
-    print(f"left in the folder of unfinished work: {len(list((out / '.pvsbook/work').iterdir()))}")
+    left = len(list(out.glob(".pvsbook/work/*")))
+    print(f"left in the folder of unfinished work: {left}")
     shutil.rmtree(top)
     sys.exit(1 if different else 0)
 

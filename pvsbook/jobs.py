@@ -58,8 +58,7 @@ ONE_THREAD = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-)
+)  # numba's is set by a call: it refuses an environment that changed after its import
 
 Function = Callable[[Mapping[str, Sequence[str]], Mapping[str, Any], str], Mapping[str, Any]]
 
@@ -328,18 +327,16 @@ def _fresh(
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Keep BLAS, OpenMP and numba to one thread, wherever the worker was started."""
+    import numba
     from threadpoolctl import threadpool_limits
 
-    numba = sys.modules.get("numba")
-    before = numba.get_num_threads() if numba else 1
+    before = numba.get_num_threads()
     with threadpool_limits(1):
-        if numba:
-            numba.set_num_threads(1)
+        numba.set_num_threads(1)
         try:
             yield
         finally:
-            if numba:
-                numba.set_num_threads(before)
+            numba.set_num_threads(before)
 
 
 # --- many tasks --------------------------------------------------------------------------------

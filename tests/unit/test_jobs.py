@@ -223,7 +223,9 @@ def test_killed_runner_and_workers_leave_no_half_work(tmp_path):
     run(stubs.work, stubs.tasks(n, seconds=0.05), tmp_path / "undisturbed")
     for _ in range(2):
         process = runner(out, n)
-        time.sleep(rng.uniform(0.05, 0.6))
+        for _ in range(rng.integers(1, 6)):
+            assert process.stdout.readline()
+        time.sleep(rng.uniform(0, 0.2))
         process.kill()
         process.communicate()
         for record in (out / jobs.STATE / "records").glob("t*.json"):
@@ -232,7 +234,7 @@ def test_killed_runner_and_workers_leave_no_half_work(tmp_path):
                 for path, (size, _) in stored["outputs"].items():
                     assert (out / path).stat().st_size == size
     process = runner(out, n)
-    time.sleep(rng.uniform(0.05, 0.3))
+    time.sleep(rng.uniform(0, 0.3))
     victims = [
         p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())
     ]
