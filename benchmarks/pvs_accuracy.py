@@ -1,123 +1,250 @@
-"""Accuracy of the perivascular-space method on simulated brains, beside its targets.
+"""Accuracy of the perivascular-space method on simulated brains, beside its targets and peers.
 
-Parameters were chosen on seeds 1 and 2; the seeds here are others.  Each brain has white-matter
-hyperintensities and lacunes.
+Each brain has white-matter hyperintensities and lacunes, a pose and a storage order of its own.
+Parameters of the package were chosen on seeds 1 to 9; the seeds reported here are others.  The
+peers get the package's regions, and the threshold and smallest size that score best on *their*
+choosing seeds, with the truth known.  An object counts only if it lies mostly on its target.
 
-    python benchmarks/pvs_accuracy.py [--seeds 3] [--fine] [--out table.tsv]
+    python benchmarks/pvs_accuracy.py [--first 1000] [--seeds 3] [--grids 1mm anisotropic 0.5mm]
+                                      [--peers] [--out table.tsv]
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import itertools
+from collections.abc import Callable
+from functools import partial
 
+import cc3d
 import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from pvsbook import pvs
+from pvsbook import images, pvs
 from pvsbook.atlas import register_to_mni
 from pvsbook.phantoms.brain import pose
 from pvsbook.phantoms.perivascular import PvsPhantom, make_phantom
-from pvsbook.pvs.anatomy import brain_mask
+from pvsbook.pvs.anatomy import Anatomy, brain_mask, locate
 from pvsbook.pvs.pipeline import PvsResult
+from pvsbook.pvs.segmentation import default_scales
 
+GRIDS = {"1mm": (1.0, 1.0, 1.0), "anisotropic": (0.8, 0.8, 1.6), "0.5mm": (0.5, 0.5, 0.5)}
 TARGETS = {
-    ("csf", 1.0): "sensitivity >= .95 for d >= .75; F1 >= .93; <= 5 false (mask), <= 10 (none)",
-    ("weak", 1.0): "sensitivity >= .90 for d >= 1.5; F1 >= .75",
-    ("csf", 0.5): "F1 >= .95",
-    ("weak", 0.5): "sensitivity >= .95 for d >= .75; F1 >= .90",
+    ("1mm", "csf"): "sensitivity >= .95 for d >= .75; F1 >= .93; false <= 5 (mask), <= 10 (none)",
+    ("1mm", "weak"): "sensitivity >= .90 for d >= 1.5; F1 >= .75",
+    ("0.5mm", "csf"): "F1 >= .95",
+    ("0.5mm", "weak"): "sensitivity >= .95 for d >= .75; F1 >= .90",
 }
+BINS_MM = (0.75, 1.0, 1.5, 2.0, 3.0)
+CHOOSING = (1, 2)
+GAMMA = 20.0  # of ITK, a fifth of the signal of white matter
 
 
-def match(phantom: PvsPhantom, result: PvsResult) -> tuple[np.ndarray, list[int], int]:
-    """Pair objects with true spaces; an object must lie mostly on its target.
+def case(seed: int, grid: str) -> tuple[PvsPhantom, dict, object]:
+    """Brain, scans of both strengths and registration; one seed is one brain on every grid."""
+    rng = np.random.default_rng(seed)
+    phantom = make_phantom(
+        rng,
+        voxel_size_mm=GRIDS[grid],
+        n_wmh=10,
+        n_periventricular=3,
+        n_lacunes=4,
+        diameters_mm=(0.75, 3.0),
+        mni_to_world=pose(rng.uniform(-10, 10, 3), rng.uniform(-8, 8, 3)),
+        axcodes=("RAS", "LAS", "LPI", "ASR")[seed % 4],
+    )
+    scan = phantom.scans["T2w"]
+    scans = {"csf": scan, "weak": phantom.scan_again(rng, strength="weak")}
+    return phantom, scans, register_to_mni(scan, contrast="t2", mask=brain_mask(scan))
 
-    Returns the object of each true space (-1: missed), the objects paired, and how many others
-    were called perivascular spaces.
+
+def match(
+    phantom: PvsPhantom, anatomy: Anatomy, labels: np.ndarray, called: np.ndarray
+) -> tuple[np.ndarray, int]:
+    """Object of each true space (-1: missed), and how many objects lie mostly elsewhere.
+
+    A voxel beside the truth still is on it; two objects on one space are one hit and no error.
     """
-    box = result.anatomy.box
-    truth = np.asarray(phantom.labels.dataobj)[box]
+    truth = np.asarray(phantom.labels.dataobj)[anatomy.box]
     grown = np.where(truth > 0, truth, ndimage.maximum_filter(truth, size=3))
-    labels = result.segmentation.labels
-    owner = np.full(len(phantom.truth), -1)
-    size = np.zeros(len(owner))
-    false = 0
-    for n in np.flatnonzero(result.objects["class"] == "pvs"):
-        on = np.bincount(grown[labels == n + 1], minlength=len(owner) + 1)
-        best = int(on[1:].argmax())
-        if on[best + 1] < 0.5 * on.sum():
+    n = len(phantom.truth)
+    inside = labels > 0
+    on = np.zeros((labels.max() + 1, n + 1), int)
+    np.add.at(on, (labels[inside], grown[inside]), 1)
+    owner, size, false = np.full(n, -1), np.zeros(n), 0
+    for k in called:
+        best = int(on[k + 1, 1:].argmax())
+        if on[k + 1, best + 1] < 0.5 * on[k + 1].sum():
             false += 1
-        elif on[best + 1] > size[best]:
-            owner[best], size[best] = n, on[best + 1]
-    return owner, sorted(set(owner[owner >= 0])), false
+        elif on[k + 1, best + 1] > size[best]:
+            owner[best], size[best] = k, on[k + 1, best + 1]
+    return owner, false
 
 
-def score(phantom: PvsPhantom, result: PvsResult, strength: str) -> dict[str, float]:
-    owner, _, false = match(phantom, result)
+def detection(phantom: PvsPhantom, owner: np.ndarray, false: int) -> dict[str, float]:
+    """Sensitivity, by diameter too, false objects and F1."""
+    hit, diameter = owner >= 0, phantom.truth["diameter_mm"].to_numpy()
+    row: dict[str, float] = {"sensitivity": hit.mean()}
+    for low, high in itertools.pairwise(BINS_MM):
+        row[f"d{low}-{high}"] = hit[(diameter >= low) & (diameter < high)].mean()
+    row["d>=1.5"] = hit[diameter >= 1.5].mean()
+    return row | {
+        "false": false,
+        "f1": 2 * hit.sum() / (2 * hit.sum() + false + (~hit).sum()),
+    }
+
+
+def shape(phantom: PvsPhantom, result: PvsResult, owner: np.ndarray, strength: str) -> dict:
+    """Errors of volume, length and angle of the spaces found, d >= 1 mm."""
     truth = phantom.truth
-    hit = owner >= 0
-    wide = truth["diameter_mm"].to_numpy() >= 1.5
-    one = hit & (truth["diameter_mm"].to_numpy() >= 1.0)
+    one = (owner >= 0) & (truth["diameter_mm"].to_numpy() >= 1.0)
     found, true = result.objects.iloc[owner[one]], truth[one]
     axes = [f"direction_{a}" for a in "xyz"]
     cosine = np.abs((found[axes].to_numpy() * true[axes].to_numpy()).sum(axis=1)).clip(0, 1)
     # Faint spaces are 38 % brighter than the tissue around them: known in white matter, here.
     scale = 1.0 if strength == "csf" else 0.38 / 2.0
     white = true["region"].str.startswith("cso").to_numpy()
-    volume = found[white]["volume_mm3"].sum() / true[white]["volume_mm3"].sum()
+    length = found["length_mm"].to_numpy() / true["length_mm"].to_numpy()
     return {
-        "sensitivity": hit.mean(),
-        "sensitivity_d1.5": hit[wide].mean(),
-        "false": false,
-        "f1": 2 * hit.sum() / (2 * hit.sum() + false + (~hit).sum()),
-        "volume_ratio": volume / scale,
+        "volume_ratio": found[white]["volume_mm3"].sum() / true[white]["volume_mm3"].sum() / scale,
         "voxel_ratio": found["volume_voxels_mm3"].sum() / true["volume_mm3"].sum(),
-        "length_error": np.median(np.abs(found["length_mm"].to_numpy() / true["length_mm"] - 1)),
+        "length_error": np.median(np.abs(length - 1)),
         "angle_deg": np.median(np.rad2deg(np.arccos(cosine))),
+        "mirrored": result.segmentation.n_mirrored,
     }
 
 
-def run(seeds: range, voxel_mm: float) -> pd.DataFrame:
-    rows = []
-    for seed in seeds:
-        rng = np.random.default_rng(seed)
-        phantom = make_phantom(
-            rng,
-            voxel_size_mm=voxel_mm,
-            n_wmh=10,
-            n_periventricular=3,
-            n_lacunes=4,
-            diameters_mm=(0.75, 3.0),
-            mni_to_world=pose(rng.uniform(-10, 10, 3), rng.uniform(-8, 8, 3)),
-            axcodes=("RAS", "LAS", "LPI", "ASR")[seed % 4],
+def skimage_frangi(image: np.ndarray, size: np.ndarray) -> np.ndarray:
+    from skimage.filters import frangi
+
+    sigmas = [s / float(np.prod(size)) ** (1 / 3) for s in default_scales(size)]
+    return frangi(image, sigmas=sigmas, black_ridges=False)
+
+
+def itk_objectness(image: np.ndarray, size: np.ndarray) -> np.ndarray:
+    import SimpleITK as sitk
+
+    given, best = sitk.GetImageFromArray(np.ascontiguousarray(image.T)), None
+    given.SetSpacing(size.tolist())
+    for s in default_scales(size):
+        smooth = sitk.SmoothingRecursiveGaussian(given, s)
+        out = sitk.ObjectnessMeasure(
+            smooth, 0.5, 0.5, GAMMA / s**2, scaleObjectnessMeasure=False, objectDimension=1
         )
-        scan = phantom.scans["T2w"]
-        where = register_to_mni(scan, contrast="t2", mask=brain_mask(scan))
-        for strength in ("csf", "weak"):
-            if strength == "weak":
-                scan = phantom.scan_again(rng, strength="weak")
-            for with_mask in (False, True):
-                mask = phantom.wmh if with_mask else None
-                result = pvs.measure(scan, wmh_mask=mask, registration=where)
-                key = {"voxel_mm": voxel_mm, "strength": strength, "wmh_mask": with_mask}
-                rows.append({**key, "seed": seed, **score(phantom, result, strength)})
-                print(pd.DataFrame(rows[-1:]).round(3).to_string(index=False), flush=True)
-    return pd.DataFrame(rows)
+        out = sitk.GetArrayFromImage(out).T
+        best = out if best is None else np.maximum(best, out)
+    return best
+
+
+def peers() -> dict[str, Callable]:
+    known = {"skimage.filters.frangi": ("skimage", skimage_frangi)}
+    known["ITK objectness"] = ("SimpleITK", itk_objectness)
+    for name, (module, _) in known.items():
+        if importlib.util.find_spec(module) is None:
+            print(f"{name}: not run, {module} is not installed")
+    return {n: f for n, (m, f) in known.items() if importlib.util.find_spec(m)}
+
+
+def cut(
+    response: np.ndarray, anatomy: Anatomy, threshold: float, smallest_mm3: float
+) -> np.ndarray:
+    """26-connected objects above a threshold inside the regions, renumbered from 1."""
+    labels = cc3d.connected_components((response > threshold) & (anatomy.regions > 0))
+    keep = np.bincount(labels.ravel()) * np.prod(anatomy.voxel_size_mm) >= smallest_mm3
+    keep[0] = False
+    return np.where(keep, np.cumsum(keep), 0)[labels]
+
+
+def peer_responses(scans: dict, where: object, tools: dict) -> dict[tuple[str, str], tuple]:
+    out = {}
+    for strength, scan in scans.items():
+        anatomy = locate(scan, registration=where)
+        size = anatomy.voxel_size_mm
+        for name, run in tools.items():
+            out[name, strength] = (run(images.array(anatomy.image), size), anatomy)
+    return out
+
+
+def choose(grid: str, tools: dict, seeds: tuple[int, ...]) -> dict[tuple[str, str], tuple]:
+    """Best threshold and smallest size of each peer, by mean F1 over its choosing seeds."""
+    scores: dict[tuple[str, str], dict[tuple[float, float], list[float]]] = {}
+    quantiles = 1 - np.geomspace(3e-4, 3e-2, 14)
+    for seed in seeds:
+        phantom, scans, where = case(seed, grid)
+        for key, (response, anatomy) in peer_responses(scans, where, tools).items():
+            table = scores.setdefault(key, {})
+            if not table:
+                levels = np.quantile(response[anatomy.regions > 0], quantiles)
+                table |= {(float(t), s): [] for t in levels for s in (0.0, 3.0, 6.0, 12.0)}
+            for (threshold, smallest), values in table.items():
+                labels = cut(response, anatomy, threshold, smallest)
+                owner, false = match(phantom, anatomy, labels, np.arange(labels.max()))
+                values.append(detection(phantom, owner, false)["f1"])
+    best = {key: max(table, key=lambda k: np.mean(table[k])) for key, table in scores.items()}
+    for (name, strength), (threshold, smallest) in best.items():
+        f1 = np.mean(scores[name, strength][threshold, smallest])
+        print(
+            f"{grid}, {strength}, {name}: best threshold {threshold:.3g}, at least "
+            f"{smallest:g} mm3, F1 {f1:.3f} on seeds {', '.join(map(str, seeds))}",
+            flush=True,
+        )
+    return best
+
+
+def run(seed: int, grid: str, best: dict, tools: dict) -> list[dict]:
+    phantom, scans, where = case(seed, grid)
+    responses = peer_responses(scans, where, tools)
+    rows = []
+    for strength, with_mask in itertools.product(scans, (False, True)):
+        key = {"grid": grid, "strength": strength, "wmh_mask": with_mask, "seed": seed}
+        mask = phantom.wmh if with_mask else None
+        result = pvs.measure(scans[strength], wmh_mask=mask, registration=where)
+        called = np.flatnonzero(result.objects["class"] == "pvs")
+        judge = partial(match, phantom)
+        owner, false = judge(result.anatomy, result.segmentation.labels, called)
+        row = detection(phantom, owner, false) | shape(phantom, result, owner, strength)
+        rows.append({**key, "tool": "pvsbook", **row})
+        for name in tools:
+            response, anatomy = responses[name, strength]
+            labels = cut(response, anatomy, *best[name, strength])
+            called = np.arange(labels.max())
+            if with_mask:
+                inside = np.bincount(labels[np.asarray(mask.dataobj)[anatomy.box] > 0])
+                share = np.zeros(labels.max() + 1)
+                share[: len(inside)] = inside
+                share /= np.maximum(np.bincount(labels.ravel()), 1)
+                called = called[share[1:] < 0.3]
+            owner, false = judge(anatomy, labels, called)
+            rows.append({**key, "tool": name, **detection(phantom, owner, false)})
+    print(pd.DataFrame(rows).round(3).to_string(index=False), flush=True)
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=1000)
-    parser.add_argument("--fine", action="store_true", help="0.5 mm too; takes 3 GB and minutes")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--grids", nargs="+", choices=GRIDS, default=["1mm", "anisotropic"])
+    parser.add_argument("--peers", action="store_true", help="scikit-image and ITK beside it")
     parser.add_argument("--out")
     options = parser.parse_args()
-    seeds = range(options.first, options.first + options.seeds)
-    table = pd.concat([run(seeds, 1.0)] + ([run(seeds, 0.5)] if options.fine else []))
-    mean = table.drop(columns="seed").groupby(["voxel_mm", "strength", "wmh_mask"]).mean()
-    print(mean.round(3).to_string())
-    for (strength, voxel), text in TARGETS.items():
-        print(f"target at {voxel} mm, {strength}: {text}")
+    pd.set_option("display.width", 250)
+    tools = peers() if options.peers else {}
+    rows: list[dict] = []
+    for grid in options.grids:
+        best = choose(grid, tools, CHOOSING if grid != "0.5mm" else CHOOSING[:1]) if tools else {}
+        for seed in range(options.first, options.first + options.seeds):
+            rows += run(seed, grid, best, tools)
+    table = pd.DataFrame(rows)
+    by = ["grid", "strength", "wmh_mask", "tool"]
+    groups = table.drop(columns="seed").groupby(by)
+    print("mean over seeds\n" + groups.mean().round(3).to_string())
+    print("standard deviation over seeds\n" + groups.std().round(3).to_string())
+    for (grid, strength), text in TARGETS.items():
+        if grid in options.grids:
+            print(f"target at {grid}, {strength}: {text}")
     print("target: volume within 10 %, length within 6 %, angle within 3 degrees for d >= 1 mm")
     if options.out:
         table.to_csv(options.out, sep="\t", index=False)

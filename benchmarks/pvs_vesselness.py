@@ -1,9 +1,10 @@
 """Time, memory and agreement of the vesselness filter beside its peers, in one run.
 
-Peers that are not installed are left out and said.  Each filter runs in a process of its own, so
-that its peak memory is its own; times are CPU seconds, so that a busy machine changes little.
+Each filter runs in a process of its own, so that its peak memory is its own; times are CPU
+seconds, so that a busy machine changes little.  A peer that is not installed, or that outlasts the
+limit of wall time, is named with the reason in the place of its figures.
 
-    python benchmarks/pvs_vesselness.py [--large] [--out table.tsv]
+    python benchmarks/pvs_vesselness.py [--large] [--limit-s 600] [--out table.tsv]
 """
 
 from __future__ import annotations
@@ -103,14 +104,16 @@ def run_itk(image: np.ndarray) -> np.ndarray:
 def run_ants(image: np.ndarray) -> np.ndarray:
     import ants
 
-    given, best = ants.from_numpy(image), None
-    for scale in SCALES:
-        smooth = ants.smooth_image(given, scale, sigma_in_physical_coordinates=False)
-        out = ants.hessian_objectness(
-            smooth, object_dimension=1, gamma=0.5, set_scale_objectness_measure=False
-        ).numpy()
-        best = out if best is None else np.maximum(best, out)
-    return best
+    return ants.hessian_objectness(
+        ants.from_numpy(image),
+        object_dimension=1,
+        sigma_min=SCALES[0],
+        sigma_max=SCALES[-1],
+        number_of_sigma_steps=len(SCALES),
+        use_sigma_logarithmic_spacing=False,
+        gamma=0.5,
+        set_scale_objectness_measure=False,
+    ).numpy()
 
 
 def reference(image: np.ndarray) -> np.ndarray:
@@ -154,9 +157,27 @@ def one(name: str, size: str) -> dict[str, float]:
     }
 
 
+def apart(name: str, size: str, limit_s: float) -> dict[str, float | str]:
+    """Run one tool in a process of its own: its figures, or why there are none."""
+    if importlib.util.find_spec(NEEDS[name]) is None:
+        return {"not_run": "not installed"}
+    command = [sys.executable, __file__, "--one", name, size]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=limit_s
+        )
+    except subprocess.TimeoutExpired:
+        return {"not_run": f"stopped after {limit_s:.0f} s"}
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["nothing on stderr"]
+        return {"not_run": f"exit code {done.returncode}: {said[-1]}"}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--large", action="store_true", help="400x400x280 too: peers take minutes")
+    parser.add_argument("--limit-s", type=float, default=600, help="wall time that each may take")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--out")
     options = parser.parse_args()
@@ -165,26 +186,13 @@ def main() -> None:
         return
     rows = []
     for size in ("small", "large") if options.large else ("small",):
-        for name, module in NEEDS.items():
-            if importlib.util.find_spec(module) is None:
-                print(f"{name} is not installed and is left out")
-                continue
-            done = subprocess.run(
-                [sys.executable, __file__, "--one", name, size],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode:
-                said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-                print(f"{name} failed: {said[-1]}", flush=True)
-                continue
-            rows.append({"size": size, "tool": name, **json.loads(done.stdout.splitlines()[-1])})
-            print(f"{size}: {name} {rows[-1]['cpu_s']:.2f} CPU s", flush=True)
+        for name in NEEDS:
+            rows.append({"size": size, "tool": name, **apart(name, size, options.limit_s)})
+            print({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()})
     table = pd.DataFrame(rows)
     ours = table[table["tool"] == "pvsbook"].set_index("size")["cpu_s"]
     table["ratio"] = table["cpu_s"] / table["size"].map(ours)
-    print(table.round(3).to_string(index=False))
+    print(table.round(3).fillna("").to_string(index=False))
     if options.out:
         table.to_csv(options.out, sep="\t", index=False)
 

@@ -19,6 +19,8 @@ __getattr__, __dir__, _ = _lazy.attach(
         "pvs",
         "qsm",
         "report",
+        "stats",
+        "studies",
     ],
 )
 

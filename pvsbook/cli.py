@@ -1,9 +1,11 @@
-"""The command ``pvsbook``: one scan to a number, public data, and a look at the machine."""
+"""The command ``pvsbook``: one scan, many people, public data, and a look at the machine."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,6 +19,7 @@ from pvsbook._version import __version__
 
 if TYPE_CHECKING:
     from pvsbook.cohort import Done
+    from pvsbook.jobs import Record
 
 __all__ = ["app", "main"]
 
@@ -30,7 +33,12 @@ app = typer.Typer(
 data = typer.Typer(no_args_is_help=True, help="List, fetch and verify the public data sets.")
 app.add_typer(data, name="data")
 
-SEVERAL = ("--magnitude", "--phase")  # options that take several files after one flag
+SEVERAL = (
+    "--magnitude",
+    "--phase",
+    "--participant-label",
+    "--session-label",
+)  # options that take several files after one flag
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results (BIDS-Derivatives).")]
 
@@ -41,13 +49,19 @@ def _out() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=200)
 
 
-@app.callback(invoke_without_command=True)
-def _version(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
+def _print_version(version: bool) -> None:
     if version:
         _out().print(f"pvsbook {__version__}")
         raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 @data.command("list")
@@ -253,12 +267,23 @@ def pvs(
     brain_mask: Annotated[
         Path | None, typer.Option(help="Brain, on the grid of the scan; for a whole head.")
     ] = None,
+    registration: Annotated[
+        Literal["affine", "syn"],
+        typer.Option(help="syn: follow wide ventricles and unusual shapes; 20 s more."),
+    ] = "affine",
 ) -> None:
     """Count and measure perivascular spaces in one scan."""
     from pvsbook import cohort
 
     _say(
-        cohort.measure_pvs(image, out, contrast=contrast, wmh_mask=wmh_mask, brain_mask=brain_mask)
+        cohort.measure_pvs(
+            image,
+            out,
+            contrast=contrast,
+            wmh_mask=wmh_mask,
+            brain_mask=brain_mask,
+            registration=registration,
+        )
     )
 
 
@@ -362,6 +387,126 @@ def qsm(
             white_matter=white_matter,
         )
     )
+
+
+@app.command()
+def run(
+    bids_dir: Annotated[Path, typer.Argument(help="Top of a BIDS folder (with sub-*).")],
+    out_dir: Annotated[Path, typer.Argument(help="Folder for the results (BIDS-Derivatives).")],
+    level: Annotated[
+        Literal["participant", "group"],
+        typer.Argument(help="participant: measure each scan; group: then tables and one page."),
+    ],
+    participants: Annotated[
+        list[str] | None,
+        typer.Option("--participant-label", help="Only these people, as 01 02 or sub-01."),
+    ] = None,
+    sessions: Annotated[
+        list[str] | None,
+        typer.Option("--session-label", help="Only these visits, as 1 2 or ses-1."),
+    ] = None,
+    methods: Annotated[
+        str, typer.Option(help="Which methods, with commas between them.")
+    ] = "pvs,alps,qsm",
+    settings: Annotated[
+        Path | None,
+        typer.Option(help="YAML file of options, the same for all, as: qsm: {inversion: tkd}"),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes on this machine, one thread each; 0: no extra process. By default "
+            "one a core, as long as each has 4 GB."
+        ),
+    ] = None,
+    memory_gb: Annotated[
+        float | None,
+        typer.Option(
+            help="Bound of each process. One that reaches 95 % of it is ended and its scan tried "
+            "twice more. By default an equal share of 80 % of this machine's memory."
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Address of a Dask scheduler, as tcp://10.0.0.5:8786, instead."),
+    ] = None,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Run the methods on a BIDS folder of people and visits.
+
+    Each scan becomes maps, a table and a page under OUT_DIR; each person gets a page
+    (sub-*.html). A scan that fails stops no other, and says why. What is done is not done again
+    while inputs, options and version are the same: after an interruption, run the same command.
+
+    Ends with 0 when all is well, 1 when scans failed (they are listed), 2 when it cannot start.
+    """
+    from pvsbook import jobs
+    from pvsbook.cohort import app as people
+    from pvsbook.cohort import inputs
+
+    options = people.read_settings(settings)
+    dataset = inputs.find(
+        bids_dir,
+        participants=participants or (),
+        sessions=sessions or (),
+        methods=[m.strip() for m in methods.split(",") if m.strip()],
+    )
+    if level == "group":
+        from pvsbook.cohort import group
+
+        result = group.summarise(dataset, out_dir, settings=options)
+        for path in (*result.files, result.report):
+            _out().print(str(path), markup=False, soft_wrap=True)
+        return
+    with jobs.workers(workers, scheduler=scheduler, memory_gb=memory_gb) as client:
+        steps = people.run_people(dataset, out_dir, settings=options, client=client)
+        total = sum(1 for _ in people.entries(dataset, options))
+        records = _watch(steps, total)
+    _say_people(records, out_dir)
+
+
+def _watch(steps: Iterator[Record], total: int) -> list[Record]:
+    """Show a bar on a terminal; be quiet in a pipe.  Keep what is told at the end."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Left
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Left())
+    kept = []
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        line = bar.add_task("scans", total=total)
+        failed = 0
+        for record in steps:
+            failed += record.status == "failed"
+            words = f"scans ({failed} failed)" if failed else "scans"
+            bar.update(line, advance=1, description=words)
+            kept.append(replace(record, result={}, inputs={}, outputs={}, log=""))
+    return kept
+
+
+def _say_people(records: list[Record], out_dir: Path) -> None:
+    """Count, then name what failed or was skipped; exit with 1 where something failed."""
+    console = _out()
+    done = [r for r in records if r.status == "done"]
+    earlier = sum(not r.again for r in done)
+    failed = [r for r in records if r.status == "failed"]
+    skipped = [r for r in records if r.status == "skipped"]
+    before = f" ({earlier} by an earlier run)" if earlier else ""
+    console.print(f"{len(done)} done{before}, {len(failed)} failed, {len(skipped)} skipped")
+    for record in (*failed, *skipped):
+        console.print(
+            f"  {record.status} {record.name}: {record.reason}", markup=False, soft_wrap=True
+        )
+    console.print(f"Pages: {out_dir}/sub-*.html; log: {out_dir}/logs/run.log", soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
+    if not done:
+        raise InputError(f"{out_dir}: no scan has what a method needs; see the lines above")
 
 
 def _seconds(text: str | None) -> list[float] | None:

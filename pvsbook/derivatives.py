@@ -17,9 +17,36 @@ from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook._version import __version__
 
-__all__ = ["BIDS_VERSION", "Writer", "prefix_from"]
+__all__ = ["BIDS_VERSION", "Writer", "describe", "plain", "prefix_from"]
 
 BIDS_VERSION = "1.10.0"
+README = """\
+Results of pvsbook: perivascular spaces, ALPS and QSM, as BIDS-Derivatives.
+
+Each folder sub-*/[ses-*/] holds maps, one-row tables with a JSON dictionary of their columns, and
+an HTML page a scan; sub-*.html leads to the pages of one person, group.html to those of all.
+
+BIDS has no name yet for some of this, so .bidsignore keeps it from the validator:
+- *_pvs, *_alps, *_qsm: the tables
+- *_vesselness: filter response; *_dwimap: maps of the diffusion tensor (a BIDS proposal)
+- *_fieldmap: fields computed for QSM; to BIDS a fieldmap is an acquisition with its magnitude
+- *.html, group_*, logs/: pages, tables of all people, and what happened when
+
+For teaching and research; not a medical device.
+"""
+IGNORED = """\
+*.html
+*_alps.*
+*_dwimap.*
+*_fieldmap.*
+*_pvs.*
+*_qsm.*
+*_vesselness.*
+group_*
+logs/
+"""
+# What the validator requires of a map; every map here is zero outside the brain.
+REQUIRED_META: Mapping[str, Mapping[str, Any]] = {"Chimap": {"SkullStripped": True}}
 ENTITIES_KEPT = ("sub", "ses", "acq", "run")
 
 Columns = Mapping[str, Mapping[str, str]]
@@ -97,7 +124,8 @@ class Writer:
         """Write a map and its JSON sidecar; return the path of the map."""
         self._describe()
         path = images.save(image, self.path(suffix, ".nii.gz", **entities))
-        self.json({**(meta or {}), **self._sources()}, suffix, **entities)
+        required = REQUIRED_META.get(suffix, {})
+        self.json({**required, **(meta or {}), **self._sources()}, suffix, **entities)
         return path
 
     def table(
@@ -128,7 +156,7 @@ class Writer:
     def json(self, content: Mapping[str, Any], suffix: str, **entities: str) -> Path:
         """Write a JSON object; numpy numbers and arrays are turned into plain ones."""
         self._describe()
-        text = json.dumps(content, indent=2, default=_plain, ensure_ascii=False) + "\n"
+        text = json.dumps(content, indent=2, default=plain, ensure_ascii=False) + "\n"
         return images.write_bytes(text.encode(), self.path(suffix, ".json", **entities))
 
     def text(self, content: str, suffix: str, extension: str, **entities: str) -> Path:
@@ -140,21 +168,44 @@ class Writer:
         return {"Sources": list(self.sources)} if self.sources else {}
 
     def _describe(self) -> None:
-        """Write ``dataset_description.json`` once a writer."""
-        if self._described:
-            return
-        content = {
-            "Name": "pvsbook derivatives",
-            "BIDSVersion": BIDS_VERSION,
-            "DatasetType": "derivative",
-            "GeneratedBy": [{"Name": "pvsbook", "Version": __version__}],
-        }
-        text = json.dumps(content, indent=2) + "\n"
-        images.write_bytes(text.encode(), Path(self.folder, "dataset_description.json"))
-        self._described.append(True)
+        """Write the files at the top of the data set once a writer."""
+        if not self._described:
+            describe(self.folder)
+            self._described.append(True)
 
 
-def _plain(value: Any) -> Any:
+def describe(folder: images.PathLike) -> None:
+    """Write what a BIDS-Derivatives data set has at its top, where it is not there already.
+
+    That is ``dataset_description.json``, ``README`` and ``.bidsignore``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     describe(out)
+    ...     sorted(path.name for path in Path(out).iterdir())
+    ['.bidsignore', 'README', 'dataset_description.json']
+    """
+    content = {
+        "Name": "pvsbook derivatives",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "pvsbook", "Version": __version__}],
+    }
+    files = {
+        "dataset_description.json": json.dumps(content, indent=2) + "\n",
+        "README": README,
+        ".bidsignore": IGNORED,
+    }
+    for name, text in files.items():
+        path = Path(folder, name)
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            images.write_bytes(text.encode(), path)
+
+
+def plain(value: Any) -> Any:
+    """Turn a numpy number or array into a plain one; for ``json.dumps(..., default=plain)``."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):

@@ -149,7 +149,12 @@ def parameters(path: images.PathLike) -> dict[str, Any]:
                     continue
                 with contextlib.suppress(ValueError):  # no plain literal
                     value = ast.literal_eval(node.value)
-                    found |= {t.id: value for t in node.targets if isinstance(t, ast.Name)}
+                    for target in node.targets:
+                        if isinstance(target, ast.Tuple):  # N_A, N_B = 3, 5
+                            names = [t.id for t in target.elts if isinstance(t, ast.Name)]
+                            found |= dict(zip(names, value, strict=True))
+                        elif isinstance(target, ast.Name):
+                            found[target.id] = value
             return found
     raise InputError(f"{path}: no cell is tagged 'parameters'; this notebook cannot be rerun")
 

@@ -66,6 +66,33 @@ class Warp:
         shift = [ndimage.map_coordinates(self.shift_mm[..., k], voxel, order=1) for k in range(3)]
         return np.stack(shift, -1).reshape(points.shape)
 
+    def carry(self, mni_image: nib.Nifti1Image, *, order: int = 0) -> nib.Nifti1Image:
+        """Move an MNI image to where the affine transform of the scan finds it.
+
+        Parameters
+        ----------
+        mni_image : Nifti1Image
+            3D labels or map in MNI space.
+        order : {0, 1}
+            0 (nearest) for labels, 1 (linear) for probabilities.
+
+        Returns
+        -------
+        Nifti1Image
+            On the same grid; `Registration.to_native` takes it to the scan.
+        """
+        grid = np.moveaxis(np.indices(self.shift_mm.shape[:3]), 0, -1)
+        there = apply_affine(self.affine, grid)
+        source = there
+        for _ in range(8):  # p + shift(p) = there, by fixed-point iteration
+            source = there - self.at(source)
+        back = Warp(self.affine, (source - there).astype(np.float32))
+        voxels = np.moveaxis(np.indices(mni_image.shape), 0, -1).reshape(-1, 3)
+        points = apply_affine(mni_image.affine, voxels)
+        places = apply_affine(np.linalg.inv(mni_image.affine), points + back.at(points)).T
+        moved = ndimage.map_coordinates(np.asanyarray(mni_image.dataobj), places, order=order)
+        return nib.Nifti1Image(moved.reshape(mni_image.shape), mni_image.affine)
+
 
 @dataclass(frozen=True)
 class Registration:

@@ -9,7 +9,7 @@ import lazy_loader as _lazy
 
 __getattr__, __dir__, _names = _lazy.attach(
     __name__,
-    submodules=["alps", "pvs", "qsm", "style"],
+    submodules=["alps", "people", "pvs", "qsm", "stats", "style"],
     submod_attrs={"style": ["COLORS", "show_slices", "use_style", "viewer"]},
 )
 

@@ -43,19 +43,6 @@ def _three_orders(src, p, m, q, n, w, k, size, dst, o0, o1, o2):
 
 
 @njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
-def _two_orders(src, p, m, q, n, w, k, size, dst, o0, o1):
-    a0, a1 = w[0, k], w[1, k]
-    b0, b1 = w[0, k + 1], w[1, k + 1]
-    for z in range(size):
-        s = src[p + z] + src[m + z]
-        d = src[p + z] - src[m + z]
-        t = src[q + z] + src[n + z]
-        e = src[q + z] - src[n + z]
-        dst[o0 + z] += a0 * s + b0 * t
-        dst[o1 + z] += a1 * d + b1 * e
-
-
-@njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
 def _even_order(src, p, m, q, n, a, b, size, dst, out):
     for z in range(size):
         dst[out + z] += a * (src[p + z] + src[m + z]) + b * (src[q + z] + src[n + z])
@@ -239,7 +226,12 @@ def filter_slab(image, first, last, taps, sign, kind, weights, index, response, 
                     n = (_reflect(y - k - 1, ny) - y0) * nz + lo
                     _three_orders(*(buffer, u(p), u(m), u(q), u(n), wy, k, size, rows, zz, yz, yy))
                     p, m, q, n = p + plane, m + plane, q + plane, n + plane
-                    _two_orders(*(buffer, u(p), u(m), u(q), u(n), wy, k, size, rows, xz, xy))
+                    _even_order(
+                        *(buffer, u(p), u(m), u(q), u(n), wy[0, k], wy[0, k + 1], size, rows, xz)
+                    )
+                    _odd_order(
+                        *(buffer, u(p), u(m), u(q), u(n), wy[1, k], wy[1, k + 1], size, rows, xy)
+                    )
                     p, m, q, n = p + plane, m + plane, q + plane, n + plane
                     _even_order(
                         *(buffer, u(p), u(m), u(q), u(n), wy[0, k], wy[0, k + 1], size, rows, xx)

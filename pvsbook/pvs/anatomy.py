@@ -15,13 +15,17 @@ from skimage.filters import threshold_otsu
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas import perivascular, register_to_mni, templates
-from pvsbook.atlas.registration import Registration
+from pvsbook.atlas.registration import Registration, refine_nonlinear
 
 Floats = NDArray[np.float32]
 Contrast = Literal["t2", "t1"]
+Model = Literal["affine", "syn"]
 
 __all__ = ["Anatomy", "Levels", "brain_mask", "locate", "measure_levels"]
 
+LARGEST_BRAIN_ML = 2200.0  # with ventricles and sulci; a mask that holds more holds scalp
+_SCALP_MM = 10.0  # of scalp and skull over the brain
+_ROUNDS_MM = (8.0, 4.0)  # how far beyond the template's brain the search for the brain looks
 MARGIN_MM = 12.0  # kept around the regions
 _NO_REGION = (
     "image: its field of view holds neither centrum semiovale, basal ganglia nor midbrain; check "
@@ -52,6 +56,8 @@ class Anatomy:
         Volume of the whole mask that the registration used.
     registration
         How the priors came here.
+    from_template
+        Whether the brain was told from scalp by the template's brain, not by a mask of this scan.
     """
 
     image: nib.Nifti1Image
@@ -64,6 +70,7 @@ class Anatomy:
     coverage: dict[int, float]
     mask_ml: float
     registration: Registration
+    from_template: bool = False
 
     @property
     def voxel_size_mm(self) -> NDArray[np.float64]:
@@ -168,7 +175,7 @@ def locate(
     *,
     contrast: Contrast = "t2",
     mask: nib.Nifti1Image | None = None,
-    registration: Registration | None = None,
+    registration: Registration | Model = "affine",
 ) -> Anatomy:
     """Bring regions and tissue priors from MNI to a scan.
 
@@ -181,34 +188,35 @@ def locate(
     mask
         Brain mask on the grid of the scan; `brain_mask` finds one by default.
     registration
-        Where the scan lies in MNI space, if that is known already.
+        ``"affine"``; ``"syn"`` for an affine one followed by SyN (see
+        `pvsbook.atlas.registration.refine_nonlinear`), where ventricles are wide or the brain is
+        far from the template's shape; or where the scan lies in MNI space, if known already.
 
     Raises
     ------
     InputError
-        The field of view holds none of the regions, or the mask does not fit.
+        An unknown registration, a field of view that holds none of the regions, or a mask that
+        does not fit.
     """
-    if mask is None:
-        mask = brain_mask(image)
-    else:
-        images.same_grid(mask, image, name="mask")
-        if not np.any(mask.dataobj):
-            raise InputError("mask: is empty; give a mask of the brain")
-    if registration is None:
-        registration = register_to_mni(image, contrast=contrast, mask=mask)
-    atlas = perivascular.regions()
-    box = _box_around(atlas, registration, image)
+    mask, where, whole_head = _place(image, mask, contrast, registration)
+    warp = where.warp
+
+    def carried(mni_image: nib.Nifti1Image, order: int) -> nib.Nifti1Image:
+        return mni_image if warp is None else warp.carry(mni_image, order=order)
+
+    atlas = carried(perivascular.regions(), 0)
+    box = _box_around(atlas, where, image)
     cut = image.slicer[box]
-    labels = np.asarray(registration.to_native(atlas, cut).dataobj).astype(np.uint8)
+    labels = np.asarray(where.to_native(atlas, cut).dataobj).astype(np.uint8)
     voxel_ml = abs(np.linalg.det(image.affine[:3, :3])) / 1000
     expected_ml = np.bincount(np.asarray(atlas.dataobj).ravel(), minlength=7) / 1000
-    expected_ml = expected_ml / np.linalg.det(registration.native_to_mni[:3, :3])
+    expected_ml = expected_ml / np.linalg.det(where.native_to_mni[:3, :3])
     seen_ml = np.bincount(labels.ravel(), minlength=7) * voxel_ml
     coverage = {k: float(min(1.0, seen_ml[k] / expected_ml[k])) for k in perivascular.REGIONS}
     if max(coverage.values()) < 0.05:
         raise InputError(_NO_REGION)
     wm, gm, ventricles = (
-        images.array(registration.to_native(templates.mni(kind), cut, order=1))
+        images.array(where.to_native(carried(templates.mni(kind), 1), cut, order=1))
         for kind in ("wm", "gm", "ventricles")
     )
     brain = np.asarray(mask.dataobj)[box] != 0
@@ -221,9 +229,77 @@ def locate(
         ventricles=ventricles,
         brain=brain,
         coverage=coverage,
-        mask_ml=float(np.count_nonzero(mask.dataobj) * voxel_ml),
-        registration=registration,
+        mask_ml=_volume_ml(mask),
+        registration=where,
+        from_template=whole_head,
     )
+
+
+def _place(
+    image: nib.Nifti1Image,
+    mask: nib.Nifti1Image | None,
+    contrast: Contrast,
+    registration: Registration | Model,
+) -> tuple[nib.Nifti1Image, Registration, bool]:
+    """Give the brain, where it lies in MNI space, and whether the template told it from scalp."""
+    if registration not in ("affine", "syn") and not isinstance(registration, Registration):
+        raise InputError(f"registration: {registration!r}; choose 'affine' or 'syn'")
+    whole_head = False
+    if mask is None:
+        mask = brain_mask(image)
+        whole_head = _volume_ml(mask) > LARGEST_BRAIN_ML
+    else:
+        images.same_grid(mask, image, name="mask")
+        if not np.any(mask.dataobj):
+            raise InputError("mask: is empty; give a mask of the brain")
+    if isinstance(registration, Registration):
+        if whole_head:
+            mask = _template_brain(mask, registration, 0.0)
+        return mask, registration, whole_head
+    if whole_head:
+        mask, where = _strip(image, mask, contrast)
+    else:
+        where = register_to_mni(image, contrast=contrast, mask=mask)
+    if registration == "syn":
+        where = refine_nonlinear(where, image, mask=mask)
+    return mask, where, whole_head
+
+
+def _volume_ml(mask: nib.Nifti1Image) -> float:
+    voxel_ml = abs(np.linalg.det(mask.affine[:3, :3])) / 1000
+    return float(np.count_nonzero(mask.dataobj) * voxel_ml)
+
+
+def _strip(
+    image: nib.Nifti1Image, head: nib.Nifti1Image, contrast: Contrast
+) -> tuple[nib.Nifti1Image, Registration]:
+    """Tell the brain of a whole head by the template's, and say where it lies.
+
+    The first registration sees the head without its outer centimetre, the later ones what lies
+    near the template's brain: with the scalp in sight, the template would grow to fill the head.
+    """
+    depth = edt.edt(np.asarray(head.dataobj) != 0, anisotropy=tuple(images.voxel_size_mm(head)))
+    near = images.make(_largest(depth > _SCALP_MM).astype(np.uint8), head.affine)
+    values = images.array(image)
+    ceiling = 2 * np.median(values[np.asarray(near.dataobj) != 0])  # fat outshines the brain
+    even = images.make(np.minimum(values, ceiling), image.affine)
+    registration = register_to_mni(even, contrast=contrast, mask=near)
+    for margin_mm in _ROUNDS_MM:
+        near = _template_brain(head, registration, margin_mm)
+        registration = register_to_mni(even, contrast=contrast, mask=near)
+    return _template_brain(head, registration, 0.0), registration
+
+
+def _template_brain(
+    head: nib.Nifti1Image, registration: Registration, margin_mm: float
+) -> nib.Nifti1Image:
+    """Part of a head that lies in the template's brain, or within a margin of it."""
+    brain = templates.mni("brain")
+    if margin_mm:
+        away = edt.edt(images.array(brain) < 0.5)
+        brain = images.make((away <= margin_mm).astype(np.float32), brain.affine)
+    inside = images.array(registration.to_native(brain, head, order=1)) > 0.5
+    return images.make((inside & (np.asarray(head.dataobj) != 0)).astype(np.uint8), head.affine)
 
 
 def _box_around(

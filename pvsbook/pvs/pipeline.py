@@ -17,7 +17,7 @@ from pvsbook.atlas import perivascular
 from pvsbook.atlas.registration import Registration
 from pvsbook.derivatives import Writer
 from pvsbook.pvs import morphometry
-from pvsbook.pvs.anatomy import Anatomy, Contrast, locate
+from pvsbook.pvs.anatomy import LARGEST_BRAIN_ML, Anatomy, Contrast, Model, locate
 from pvsbook.pvs.segmentation import CLASSES, Rules, Segmentation, segment
 
 __all__ = ["COLUMNS", "PvsResult", "measure"]
@@ -25,7 +25,7 @@ __all__ = ["COLUMNS", "PvsResult", "measure"]
 THICK_SLICE_MM = 3.0
 MIN_COVERAGE = 0.5  # of a region; below it, the region is not counted
 FULL_COVERAGE = 0.95
-LARGEST_BRAIN_ML = 2200.0  # with ventricles and sulci
+MANY_MIRRORED = 0.25  # of the objects counted
 MIN_CONTRAST_TO_NOISE, FAILED_CONTRAST_TO_NOISE = 8.0, 4.0
 MIN_OVERLAP, FAILED_OVERLAP = 0.9, 0.7
 
@@ -78,21 +78,27 @@ class PvsResult:
         """Return counts, volumes and quality figures as one flat row (see `COLUMNS`)."""
         row: dict[str, Any] = {}
         found = self.objects[self.objects["class"] == "pvs"]
+        near = self.segmentation.near_misses
         voxel_ml = float(np.prod(self.anatomy.voxel_size_mm)) / 1000
         for label, name in perivascular.REGIONS.items():
             here = found[found["region"] == name]
             seen = self.anatomy.coverage[label] >= MIN_COVERAGE
             tissue_ml = float((self.anatomy.regions == label).sum()) * voxel_ml
             row[f"n_{name}"] = len(here) if seen else np.nan
+            row[f"n_{name}_se"] = (
+                _count_error(here, near[near["region"] == name]) if seen else np.nan
+            )
             row[f"volume_{name}_mm3"] = float(here["volume_mm3"].sum()) if seen else np.nan
+            row[f"volume_{name}_se_mm3"] = _volume_error(here) if seen else np.nan
             row[f"tissue_{name}_ml"] = tissue_ml
             row[f"fraction_{name}"] = (
                 row[f"volume_{name}_mm3"] / (1000 * tissue_ml) if tissue_ml else np.nan
             )
             row[f"coverage_{name}"] = self.anatomy.coverage[label]
         row["n_pvs"] = len(found)
+        row["n_pvs_se"] = _count_error(found, near)
         row["volume_mm3"] = float(found["volume_mm3"].sum())
-        row["volume_se_mm3"] = float(np.sqrt((found["volume_se_mm3"] ** 2).sum()))
+        row["volume_se_mm3"] = _volume_error(found)
         for shape in ("length_mm", "width_mm", "tortuosity", "ventricle_angle_deg"):
             row[f"median_{shape}"] = float(found[shape].median())
         row["volume_voxels_mm3"] = float(found["volume_voxels_mm3"].sum())
@@ -102,6 +108,7 @@ class PvsResult:
         levels, match = self.segmentation.levels, self.anatomy.registration
         row |= {
             "expected_false": self.segmentation.expected_false,
+            "n_mirrored": self.segmentation.n_mirrored,
             "threshold": self.segmentation.threshold,
             "searched_ml": self.segmentation.searched_ml,
             "contrast": self.contrast,
@@ -110,6 +117,7 @@ class PvsResult:
             "contrast_to_noise": levels.contrast_to_noise,
             "voxel_mm3": 1000 * voxel_ml,
             "thickest_voxel_side_mm": float(self.anatomy.voxel_size_mm.max()),
+            "registration": match.model if match.warp is None else f"{match.model}, SyN",
             "registration_correlation": match.correlation,
             "registration_overlap": match.overlap,
             "status": self.status,
@@ -145,19 +153,32 @@ class PvsResult:
         writer.table(self.objects, OBJECT_COLUMNS, "pvs", desc="objects")
 
 
+def _count_error(found: pd.DataFrame, near: pd.DataFrame) -> float:
+    """Give the standard deviation of a count under new noise, in which objects come and go."""
+    p = np.concatenate([found["repeat_probability"], near["repeat_probability"]])
+    return float(np.sqrt((p * (1 - p)).sum()))
+
+
+def _volume_error(found: pd.DataFrame) -> float:
+    """Give the same of a total volume, with the noise in each object besides."""
+    p = found["repeat_probability"]
+    flips = p * (1 - p) * found["volume_mm3"] ** 2
+    return float(np.sqrt((found["volume_se_mm3"] ** 2 + flips).sum()))
+
+
 def measure(
     image: images.ImageLike,
     *,
     contrast: Contrast = "t2",
     wmh_mask: images.ImageLike | None = None,
     brain_mask: images.ImageLike | None = None,
-    registration: Registration | None = None,
+    registration: Registration | Model = "affine",
     rules: Rules | None = None,
     rng: np.random.Generator | None = None,
 ) -> PvsResult:
     """Count and measure perivascular spaces in one scan.
 
-    Regions and tissue priors come from MNI by an affine registration; the objects are found as
+    Regions and tissue priors come from MNI by a registration; the objects are found as
     `pvsbook.pvs.segment` describes.  The unit of the intensities and the storage order do not
     matter.
 
@@ -174,7 +195,8 @@ def measure(
         Brain mask on the grid of the scan; found by itself by default.  Give it for whole-head
         scans where the registration figure looks wrong.
     registration
-        Where the scan lies in MNI space, if that is known already.
+        ``"affine"``; ``"syn"`` where ventricles are wide or the brain is far from the template's
+        shape (20 s more); or where the scan lies in MNI space, if that is known already.
     rules
         Rules other than the default.
     rng
@@ -265,6 +287,11 @@ def _judge(found: Segmentation, anatomy: Anatomy) -> tuple[str, tuple[str, ...]]
         (failed if contrast < FAILED_CONTRAST_TO_NOISE else warned).append(
             f"{text}: counts are too low"
         )
+    if anatomy.from_template:
+        warned.append(
+            "the scan holds the whole head, and the brain was told from scalp by the template: "
+            "look at the regions, or give a brain mask"
+        )
     if anatomy.mask_ml > LARGEST_BRAIN_ML:
         warned.append(
             f"the mask holds {anatomy.mask_ml:.0f} ml, more than a brain: scalp is inside, and "
@@ -281,7 +308,13 @@ def _judge(found: Segmentation, anatomy: Anatomy) -> tuple[str, tuple[str, ...]]
             warned.append(f"{name} is outside the field of view and was not counted")
         elif anatomy.coverage[label] < FULL_COVERAGE:
             warned.append(f"{name} is cut by the field of view")
-    if not (found.objects["class"] == "pvs").any():
+    counted = int((found.objects["class"] == "pvs").sum())
+    if found.n_mirrored > max(2, MANY_MIRRORED * counted):
+        warned.append(
+            f"{found.n_mirrored} threads of the wrong sign pass the rules that {counted} "
+            "perivascular spaces pass: texture, vessels or artefacts may be among them"
+        )
+    if not counted:
         warned.append("no perivascular space was found: look at the scan before you report zero")
     status = "fail" if failed else "warn" if warned else "pass"
     return status, (*failed, *warned)
@@ -291,6 +324,13 @@ def _columns() -> dict[str, dict[str, str]]:
     columns: dict[str, dict[str, str]] = {}
     for name in perivascular.REGIONS.values():
         columns[f"n_{name}"] = {"Description": f"Perivascular spaces in {name}; n/a if not seen"}
+        columns[f"n_{name}_se"] = {
+            "Description": f"Standard error that noise gives n_{name}; says nothing of bias"
+        }
+        columns[f"volume_{name}_se_mm3"] = {
+            "Description": f"Standard error that noise gives volume_{name}_mm3",
+            "Units": "mm^3",
+        }
         columns[f"volume_{name}_mm3"] = {
             "Description": f"Their volume in {name}, corrected for partial volume",
             "Units": "mm^3",
@@ -303,6 +343,7 @@ def _columns() -> dict[str, dict[str, str]]:
         columns[f"coverage_{name}"] = {"Description": f"Fraction of {name} in the field of view"}
     plain = {
         "n_pvs": ("Objects of class pvs", ""),
+        "n_pvs_se": ("Standard error that noise gives n_pvs; says nothing of bias", ""),
         "volume_mm3": ("Volume of class pvs, corrected for partial volume", "mm^3"),
         "volume_voxels_mm3": ("Volume of class pvs, voxels counted", "mm^3"),
         "volume_se_mm3": ("Standard error that noise gives volume_mm3", "mm^3"),
@@ -314,6 +355,11 @@ def _columns() -> dict[str, dict[str, str]]:
         "n_wmh_overlap": ("Objects inside the mask of white-matter hyperintensities", ""),
         "n_lacune_like": ("Objects too wide for a perivascular space, as bright as fluid", ""),
         "expected_false": ("False objects that noise alone makes, expected", ""),
+        "n_mirrored": (
+            "Objects of the wrong sign (dark on T2w) that pass the same rules: what texture, "
+            "vessels and artefacts may add to n_pvs",
+            "",
+        ),
         "threshold": ("Vesselness above which an object is seeded", ""),
         "searched_ml": ("Volume searched", "mL"),
         "contrast": ("t2: bright fluid, t1: dark fluid", ""),
@@ -322,6 +368,7 @@ def _columns() -> dict[str, dict[str, str]]:
         "contrast_to_noise": ("Fluid minus white matter, in standard deviations", ""),
         "voxel_mm3": ("Voxel volume", "mm^3"),
         "thickest_voxel_side_mm": ("Largest voxel side", "mm"),
+        "registration": ("Model of the registration to MNI space", ""),
         "registration_correlation": ("Correlation of the scan with the template", ""),
         "registration_overlap": ("Fraction of the brain that lies on the template", ""),
         "status": ("pass, warn or fail", ""),
@@ -345,6 +392,7 @@ def _object_columns() -> dict[str, dict[str, str]]:
         "volume_voxels_mm3": "Volume, voxels counted",
         "contrast": "Largest contrast, as a fraction of that of fluid",
         "response": "Largest vesselness",
+        "repeat_probability": "Probability that it is found again under new noise",
         "border": "Fraction of the surrounding voxels in cortex, sulci or ventricles",
         "wmh_fraction": "Fraction inside the mask of white-matter hyperintensities",
     }

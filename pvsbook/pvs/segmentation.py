@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
+from scipy.special import ndtr
 
 from pvsbook import images
 from pvsbook._errors import InputError
@@ -31,6 +32,9 @@ Mask = NDArray[np.bool_]
 __all__ = ["CLASSES", "Rules", "Segmentation", "segment"]
 
 _TRUST = 4.0  # contrast of the filter, in standard deviations of the noise
+_APART_MM = 10.0  # between simulated threads
+_RING_MM = 4.0  # tissue around an object that its background is measured in
+_MIN_RING = 30  # voxels of it; with fewer, the smooth background stands
 _CORTEX_HALF_MM = 1.2  # cortex and sulci are at least twice this thick
 _CORTEX_MM3 = 1500.0  # and hang together over more than this
 
@@ -45,6 +49,11 @@ class Rules:
     ----------
     expected_false
         False objects a scan that noise alone may make; lower it for fewer and larger objects.
+    min_contrast
+        The threshold is at least the response to a thread that stands out by this fraction of the
+        contrast of fluid.  On fine or quiet scans noise alone would allow far fainter ones, and
+        those are texture and strands of grey matter.  The default is where noise puts the
+        threshold of a 1 mm scan with a signal-to-noise ratio of 20.
     low_to_high
         Hysteresis: an object grows from its seed down to this fraction of the seed's threshold.
     min_length_mm, min_elongation, max_width_mm
@@ -67,6 +76,7 @@ class Rules:
     """
 
     expected_false: float = 1.0
+    min_contrast: float = 0.11
     low_to_high: float = 0.4
     min_length_mm: float = 2.5
     min_elongation: float = 1.6
@@ -97,6 +107,13 @@ class Segmentation:
         Response above which an object is seeded.
     expected_false
         Objects of noise alone expected at this threshold over the searched volume.
+    n_mirrored
+        Threads of the wrong sign (dark on T2w) that pass the same threshold and rules.  None of
+        them is a perivascular space: they tell how many objects texture, vessels and artefacts
+        may add to those of the right sign.
+    near_misses
+        Threads a little below the threshold: region, and the probability that new noise would
+        lift them over it (`repeat_probability`, which `objects` has too).
     searched_ml
         Volume that was searched.
     levels
@@ -108,6 +125,8 @@ class Segmentation:
     response: Floats
     threshold: float
     expected_false: float
+    n_mirrored: int
+    near_misses: pd.DataFrame
     searched_ml: float
     levels: Levels
 
@@ -127,7 +146,8 @@ def segment(
        their edges do not answer the filter.
     2. The vesselness filter runs with its contrast tied to the noise.
     3. The threshold is the response that pure noise of this scan's strength and smoothness
-       exceeds `Rules.expected_false` times in the searched volume, by simulation.
+       exceeds `Rules.expected_false` times in the searched volume, by simulation, or the response
+       to a thread of `Rules.min_contrast`, whichever is larger.
     4. Hysteresis and 26-connected components make objects; wide bright structures join them.
     5. The `Rules` give each a class.  Nothing is deleted in silence.
 
@@ -182,18 +202,35 @@ def segment(
         c=_TRUST * levels.noise_sd,
     )
     response = tubeness(filtered, mask=searched).response
-    threshold, expected = _calibrate(levels, searched, size, tubeness, rules, rng)
+    noise, answer = _noise_alone(levels, size, tubeness, rng)
+    share = float(searched.sum()) / noise.size
+    count_noise = partial(_count_noise, answer, noise, size=size, rules=rules)
+    fluid = abs(levels.fluid - levels.white_matter)
+    thread = _thread(max(scales_mm), noise.shape, size) * np.float32(rules.min_contrast * fluid)
+    faintest = _peaks(tubeness(thread).response, size).max()
+    threshold = max(faintest, _calibrate(answer, count_noise, rules.expected_false / share))
+    thread *= np.float32(np.sqrt(threshold / faintest))
+    # the square root of a small response is linear in contrast, and its noise even
+    spread = float(np.sqrt(_peaks(tubeness(thread + noise).response, size)).std())
+    describe = partial(
+        _describe, anatomy=anatomy, levels=levels, outside=near_outside, wmh=wmh, rules=rules
+    )
     tubes = _hysteresis(response, threshold, rules.low_to_high)
     blobs = _blobs(excess, searched, levels, size, rules)
     labels = _components(tubes | blobs)
-    objects = _describe(labels, excess, response, anatomy, levels, near_outside, wmh, rules)
-    objects.insert(0, "class", _classify(objects, rules))
+    objects = describe(labels, excess, response)
+    objects["repeat_probability"] = _lifted(objects["response"], threshold, spread)
+    mirrored = np.where(_grow(labels) > 0, 0, -filtered)
+    wrong = tubeness(mirrored, mask=searched).response
+    dark = _components(_hysteresis(wrong, threshold, rules.low_to_high))
     return Segmentation(
         objects=objects,
         labels=labels,
         response=response,
         threshold=threshold,
-        expected_false=expected,
+        expected_false=count_noise(threshold) * share,
+        n_mirrored=int((describe(dark, mirrored, wrong)["class"] == "pvs").sum()),
+        near_misses=_near_misses(response, labels, excess, anatomy, threshold, spread, rules),
         searched_ml=float(searched.sum() * np.prod(size) / 1000),
         levels=levels,
     )
@@ -249,32 +286,81 @@ def _even_noise(excess: Floats, anatomy: Anatomy, searched: Mask, levels: Levels
     return factor
 
 
-def _calibrate(
-    levels: Levels,
-    searched: Mask,
-    size: NDArray,
-    tubeness: Callable[..., Vesselness],
-    rules: Rules,
-    rng: np.random.Generator,
-) -> tuple[float, float]:
-    """Threshold on noise alone: simulate it in a block, and count objects that pass the rules."""
+def _noise_alone(
+    levels: Levels, size: NDArray, tubeness: Callable[..., Vesselness], rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """Simulate a block of noise like that of this scan, and the answer of the filter."""
     block = tuple(int(np.ceil(60 / s)) for s in size)
     noise = rng.standard_normal(block, dtype=np.float32)
-    sigma = [_sigma_for(r) for r in levels.smoothness]
-    noise = ndimage.gaussian_filter(noise, sigma)
+    noise = ndimage.gaussian_filter(noise, [_sigma_for(r) for r in levels.smoothness])
     noise *= np.float32(levels.noise_sd / noise.std())
-    response = tubeness(noise).response
-    share = searched.sum() / noise.size
-    wanted = rules.expected_false / share
+    return noise, tubeness(noise).response
+
+
+def _thread(width_mm: float, shape: tuple[int, ...], size: NDArray) -> Floats:
+    """Straight threads along the third axis, far apart, of unit height and a Gaussian profile."""
+    squares = []
+    for n, step in zip(shape[:2], size, strict=False):
+        away = (np.arange(n) * step) % _APART_MM - _APART_MM / 2
+        squares.append((np.round(away / step) * step) ** 2)
+    profile = np.exp(-0.5 * (squares[0][:, None] + squares[1]) / width_mm**2)
+    return np.repeat(profile[..., None].astype(np.float32), shape[2], axis=2)
+
+
+def _peaks(response: Floats, size: NDArray) -> Floats:
+    """Largest response of each piece of `_APART_MM` / 2 of the threads of `_thread`."""
+    whole = [int(_APART_MM / s) for s in size[:2]]
+    piece = int(_APART_MM / 2 / size[2])
+    n = [length // p for length, p in zip(response.shape, (*whole, piece), strict=True)]
+    cut = response[: n[0] * whole[0], : n[1] * whole[1], : n[2] * piece]
+    blocks = cut.reshape(n[0], whole[0], n[1], whole[1], n[2], piece)
+    return blocks.max(axis=(1, 3, 5))[:, :, 1:-1].ravel()
+
+
+def _lifted(response: ArrayLike, threshold: float, spread: float) -> NDArray[np.float64]:
+    """Probability that an object with this response passes the threshold under new noise."""
+    above = np.sqrt(np.maximum(np.asarray(response, np.float64), 0)) - np.sqrt(threshold)
+    return ndtr(above / (np.sqrt(2) * spread))
+
+
+def _near_misses(
+    response: Floats,
+    labels: NDArray[np.int32],
+    excess: Floats,
+    anatomy: Anatomy,
+    threshold: float,
+    spread: float,
+    rules: Rules,
+) -> pd.DataFrame:
+    """Threads of the shape of a perivascular space whose peak lies below the threshold."""
+    lowest = max(np.sqrt(threshold) - 3 * spread, 0.1 * np.sqrt(threshold)) ** 2
+    found = _components(np.where(labels > 0, 0, response) > rules.low_to_high * lowest)
+    peaks = _largest(response, found, int(found.max(initial=0)))
+    wanted = np.concatenate([[False], (peaks > lowest) & (peaks < threshold)])
+    found = _components(wanted[found])
+    shapes = measure_spread(found, np.maximum(excess, 0), anatomy.image.affine)
+    count = len(shapes)
+    long = shapes["length_mm"] >= rules.min_length_mm
+    tube = (long & (shapes["elongation"] >= rules.min_elongation)).to_numpy()
+    table = pd.DataFrame(
+        {
+            "region": _regions_of(found, anatomy.regions, count),
+            "repeat_probability": _lifted(_largest(response, found, count), threshold, spread),
+        }
+    )
+    return table[tube].reset_index(drop=True)
+
+
+def _calibrate(answer: Floats, count_noise: Callable[[float], int], wanted: float) -> float:
+    """Lowest threshold at which noise alone makes no more objects than wanted."""
     # From the top down: far below, noise runs together into one object and would seem rare.
-    candidates = np.quantile(response, 1 - np.geomspace(3e-7, 3e-2, 40))
-    threshold, count = float(candidates[0]), 0
+    candidates = np.quantile(answer, 1 - np.geomspace(3e-7, 3e-2, 40))
+    threshold = float(candidates[0])
     for lower in candidates:
-        more = _count_noise(response, noise, float(lower), size, rules)
-        if more > wanted:
+        if count_noise(float(lower)) > wanted:
             break
-        threshold, count = float(lower), more
-    return threshold, float(count * share)
+        threshold = float(lower)
+    return threshold
 
 
 def _count_noise(
@@ -323,12 +409,14 @@ def _describe(
     labels: NDArray[np.int32],
     excess: Floats,
     response: Floats,
+    *,
     anatomy: Anatomy,
     levels: Levels,
     outside: Mask,
     wmh: Mask | None,
     rules: Rules,
 ) -> pd.DataFrame:
+    """Class, shape, content and place of each object."""
     size = anatomy.voxel_size_mm
     voxel_mm3 = float(np.prod(size))
     fluid = abs(levels.fluid - levels.white_matter)
@@ -337,35 +425,65 @@ def _describe(
     voxels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     grown = _grow(labels)
     shell = (grown > 0) & (labels == 0)
-    content = np.bincount(grown.ravel(), np.maximum(excess, -fluid).ravel(), count + 1)[1:]
+    filled = np.bincount(grown.ravel(), minlength=count + 1)[1:]
+    around, n_around = _tissue_around(grown, excess, (anatomy.regions > 0) & ~outside, size)
+    total = np.bincount(grown.ravel(), np.maximum(excess, -fluid).ravel(), count + 1)[1:]
+    content = total - filled * around
     table["volume_voxels_mm3"] = voxels * voxel_mm3
     per_unit = voxel_mm3 / (fluid * rules.space_contrast)
     table["volume_mm3"] = np.maximum(content, 0) * per_unit
     table["width_mm"] = np.sqrt(
         4 / np.pi * table["volume_mm3"] / np.maximum(table["length_mm"], size.min())
     )
-    table["volume_se_mm3"] = _volume_error(
-        np.bincount(grown.ravel(), minlength=count + 1)[1:], levels
-    )
-    table["volume_se_mm3"] *= per_unit
+    table["volume_se_mm3"] = per_unit * _volume_error(filled, n_around, levels)
     table["contrast"] = _largest(excess, labels, count) / fluid
     table["response"] = _largest(response, labels, count)
-    around = np.bincount(grown[shell], minlength=count + 1)[1:]
+    rim = np.bincount(grown[shell], minlength=count + 1)[1:]
     touching = np.bincount(grown[shell & outside], minlength=count + 1)[1:]
-    table["border"] = touching / np.maximum(around, 1)
+    table["border"] = touching / np.maximum(rim, 1)
     lesion = np.zeros(count) if wmh is None else np.bincount(labels[wmh], minlength=count + 1)[1:]
     table["wmh_fraction"] = lesion / voxels
     ventricles = anatomy.ventricles > 0.5
     place = measure_ventricle_distance(table, ventricles, anatomy.image.affine)
     table = pd.concat([table, place], axis=1)
     table["region"] = _regions_of(labels, anatomy.regions, count)
+    table.insert(0, "class", _classify(table, rules))
     return table
 
 
-def _volume_error(voxels: NDArray, levels: Levels) -> NDArray[np.float64]:
-    """Return the standard error that noise gives a sum over so many voxels."""
-    together = np.prod([1 + 2 * r for r in levels.smoothness])
-    return levels.noise_sd * np.sqrt(voxels * together)
+def _tissue_around(
+    grown: NDArray[np.int32], excess: Floats, tissue: Mask, size: NDArray
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Median excess of the tissue around each object, and over how many voxels.
+
+    The smooth background of the scan mixes white matter with what lies some millimetres away;
+    over an object of a hundred voxels, one per cent of it is as much as a faint space.
+    """
+    count = int(grown.max(initial=0))
+    medians, voxels = np.zeros(count), np.zeros(count, np.int64)
+    margin = np.ceil(_RING_MM / size).astype(int)
+    for n, found in enumerate(ndimage.find_objects(grown)):
+        if found is None:
+            continue
+        box = tuple(
+            slice(max(0, s.start - m), s.stop + m) for s, m in zip(found, margin, strict=True)
+        )
+        near = edt.edt(grown[box] != n + 1, anisotropy=tuple(size)) <= _RING_MM
+        sample = excess[box][near & (grown[box] == 0) & tissue[box]]
+        voxels[n] = sample.size
+        if sample.size >= _MIN_RING:
+            medians[n] = np.median(sample)
+    return medians, voxels
+
+
+def _volume_error(filled: NDArray, around: NDArray, levels: Levels) -> NDArray[np.float64]:
+    """Return the standard error that noise gives a sum over so many voxels less its background.
+
+    The variance of a median is pi / 2 times that of a mean.
+    """
+    together = float(np.prod([1 + 2 * r for r in levels.smoothness]))
+    background = np.where(around >= _MIN_RING, np.pi / 2 * filled**2 / np.maximum(around, 1), 0)
+    return levels.noise_sd * np.sqrt(together * (filled + background))
 
 
 def _largest(values: Floats, labels: NDArray[np.int32], count: int) -> Floats:

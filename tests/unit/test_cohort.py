@@ -39,7 +39,7 @@ def check_derivative(folder: Path, suffix: str, sources: list[str]) -> pd.Series
     text = page.read_text()
     assert "What this does not show" in text
     assert "data:image/png;base64" in text
-    assert not list(folder.rglob(".*")), "a temporary file is left"
+    assert [p.name for p in folder.rglob(".*")] == [".bidsignore"], "a temporary file is left"
     return row
 
 

@@ -1,16 +1,21 @@
+import edt
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from pvsbook import InputError, images, pvs
 from pvsbook.atlas import register_to_mni
 from pvsbook.atlas.perivascular import REGIONS
+from pvsbook.atlas.registration import Registration
 from pvsbook.figures.pvs import plot_counts, plot_objects, summary
-from pvsbook.phantoms.brain import pose
-from pvsbook.phantoms.perivascular import make_phantom
+from pvsbook.phantoms.brain import brain_grid, make_brain, pose
+from pvsbook.phantoms.perivascular import SCANNERS, make_phantom
+from pvsbook.pvs import anatomy
 from pvsbook.pvs.anatomy import brain_mask, locate, measure_levels
 from pvsbook.pvs.segmentation import default_scales
 
@@ -240,6 +245,131 @@ def test_levels_refuse_what_is_not_a_scan(phantom, registration):
     top = int(nib.affines.apply_affine(np.linalg.inv(scan.affine), [0, 0, 55])[2])
     with pytest.raises(InputError, match="ventricles"):
         measure_levels(locate(scan.slicer[:, :, top:], registration=registration))
+
+
+@pytest.mark.parametrize(
+    ("preset", "change", "contrast"),
+    [
+        ("3T", {"axcodes": "LAS", "voxel_size_mm": (1.2, 1.2, 1.5)}, "t2"),
+        ("7T", {"axcodes": "PIL", "voxel_size_mm": 1.0, "ghosting": 0.03}, "t2"),
+        ("7T", {"axcodes": "RAS", "voxel_size_mm": 1.2, "gibbs": 0.3}, "t1"),
+    ],
+)
+def test_scanners_artefacts_and_storage_orders(preset, change, contrast):
+    tilt = Rotation.from_euler("xyz", (12, -5, 8), degrees=True).as_matrix()
+    phantom = make_phantom(
+        np.random.default_rng(2110),
+        contrasts=("T2w" if contrast == "t2" else "T1w",),
+        counts={"cso_left": 6, "bg_right": 2},
+        diameters_mm=(1.5, 3.0),
+        n_wmh=3,
+        oblique=tilt,
+        **{**SCANNERS[preset], **change},
+    )
+    (scan,) = phantom.scans.values()
+    result = pvs.measure(scan, contrast=contrast, registration=known_registration(contrast))
+    row = result.to_row()
+    assert len({k for k, _ in matched(phantom, result)}) >= 6
+    assert row["n_pvs"] - 8 <= 4 + row["n_mirrored"]
+    assert row["status"] in ("pass", "warn")
+    assert np.isfinite([row["n_pvs_se"], row["volume_se_mm3"], row["snr"]]).all()
+
+
+def known_registration(contrast):
+    """Where the phantom lies if nothing moved it."""
+    return Registration(np.eye(4), contrast, "affine", "known", 1.0, 1.0, 1.0, 1.0)
+
+
+def test_fine_scans_do_not_count_grey_strands():
+    # a quiet scan: noise alone would let threads of a fiftieth of fluid's contrast pass
+    phantom = make_phantom(
+        np.random.default_rng(2111), counts={"cso_left": 4}, diameters_mm=(1.5, 3), snr=80
+    )
+    scan, where = phantom.scans["T2w"], known_registration("t2")
+    plain = pvs.measure(scan, registration=where, rules=pvs.Rules(min_contrast=0.01))
+    found = pvs.measure(scan, registration=where)
+    assert plain.to_row()["n_pvs"] > found.to_row()["n_pvs"]
+    assert abs(found.to_row()["n_pvs"] - 4) <= 2
+    assert plain.segmentation.n_mirrored >= found.segmentation.n_mirrored
+    # where the threshold lets texture in, the scan upside down tells of it
+    assert plain.segmentation.n_mirrored >= 0.3 * (plain.to_row()["n_pvs"] - 4)
+
+
+def test_faint_spaces_keep_their_volume(phantom, registration):
+    scan = phantom.scan_again(np.random.default_rng(5), strength="weak")
+    result = pvs.measure(scan, registration=registration)
+    pairs = [
+        (k, n)
+        for k, n in matched(phantom, result)
+        if phantom.truth.diameter_mm[k] >= 1 and phantom.truth.region[k].startswith("cso")
+    ]
+    true = phantom.truth.volume_mm3[[k for k, _ in pairs]].sum()
+    found = result.objects.volume_mm3[[n for _, n in pairs]].sum()
+    assert found / (0.38 / 2) / true == pytest.approx(1, abs=0.1)
+
+
+def test_new_noise_moves_counts_and_volumes_as_stated(phantom, registration):
+    rows = []
+    for seed in range(3):
+        scan = phantom.scan_again(np.random.default_rng(seed), strength="weak")
+        rows.append(pvs.measure(scan, registration=registration).to_row())
+    table = pd.DataFrame(rows)
+    for name, se in (("n_pvs", "n_pvs_se"), ("volume_mm3", "volume_se_mm3")):
+        assert table[name].std() < 2.5 * table[se].mean()
+        assert (table[se] > 0).all()
+
+
+def test_nonlinear_registration_follows_bent_anatomy(monkeypatch):
+    with pytest.raises(InputError, match="choose 'affine'"):
+        locate(make_brain(4.0).image(make_brain(4.0).brain), registration="bspline")
+    where = known_registration("t1")  # what an affine transform cannot follow is left
+    monkeypatch.setattr(anatomy, "register_to_mni", lambda *args, **kwargs: where)
+    brain = make_brain(2.0)
+    scan = images.array(brain.image(100 * brain.wm + 70 * brain.gm + 30 * brain.csf))
+    grid = np.indices(brain.shape).astype(float)
+    x, _, z = (2 * np.pi * grid[k] / brain.shape[k] for k in range(3))
+    grid[1] += 3 * np.sin(x) * np.sin(z)  # voxels of 2 mm: 6 mm either way
+    bent = brain.image(ndimage.map_coordinates(scan, grid, order=1))
+    straight = locate(brain.image(scan), contrast="t1", registration=where)
+    truth = ndimage.map_coordinates(whole(straight.regions, straight), grid, order=0)
+    overlap = {}
+    for model in ("affine", "syn"):
+        found = locate(bent, contrast="t1", registration=model)
+        regions = whole(found.regions, found)
+        both = ((regions > 0) & (regions == truth)).sum()
+        overlap[model] = 2 * both / ((regions > 0).sum() + (truth > 0).sum())
+    assert found.registration.warp is not None
+    assert overlap["syn"] > overlap["affine"] + 0.03
+
+
+def whole(part, found):
+    """Array of the box on the grid of the scan."""
+    out = np.zeros(brain_grid(2.0).shape, part.dtype)
+    out[found.box] = part
+    return out
+
+
+def test_a_whole_head_is_stripped_by_the_template(monkeypatch):
+    where = known_registration("t2")
+    seen = []
+
+    def register(image, *, contrast, mask):
+        seen.append(np.count_nonzero(mask.dataobj))
+        return where
+
+    monkeypatch.setattr(anatomy, "register_to_mni", register)
+    brain = make_brain(2.0, margin_mm=30)
+    away = edt.edt(brain.brain < 0.5, anisotropy=(2.0, 2.0, 2.0))
+    values = 100 * brain.wm + 130 * brain.gm + 300 * brain.csf
+    values[(away > 0) & (away < 14)] = 400  # scalp and skull
+    values += np.random.default_rng(0).normal(5, 1, brain.shape)
+    found = locate(brain.image(values))
+    assert found.from_template
+    assert len(seen) == 3
+    inside = (brain.brain > 0.5)[found.box]
+    assert 2 * (found.brain & inside).sum() / (found.brain.sum() + inside.sum()) > 0.95
+    again = locate(brain.image(values), registration=where)
+    assert np.array_equal(again.brain, found.brain)
 
 
 def test_scales_follow_the_voxel():

@@ -226,10 +226,26 @@ def test_the_page_shows_directives_tables_and_pictures():
     assert "quiet" not in page
 
 
+def test_every_notebook_has_parameters_and_those_that_take_scans_can_be_told_so():
+    taken = set()
+    for path in sorted(Path(rerun.find_notebook("20")).parent.glob("*.ipynb")):
+        known = rerun.parameters(path)
+        method = rerun.takes_scan(nbformat.read(path, 4))
+        if method:
+            assert {"DATASET", "SUBJECT", "SESSION", "OUT", "PREFIX"} <= set(known), path.name
+            assert known["DATASET"] is None
+            taken.add(method)
+    assert taken == {"pvs", "alps", "qsm"}
+
+
 @pytest.mark.public
 @pytest.mark.parametrize(
     ("number", "dataset", "words"),
-    [("20", "dwi_philips_slab", "12 directions, 5 volumes b=0")],
+    [
+        ("10", "openms_mni_p07", "uncertain"),
+        ("20", "dwi_philips_slab", "12 directions, 5 volumes b=0"),
+        ("30", "gre_small_romeo", "last echo: 7041 before"),
+    ],
 )
 def test_the_book_runs_on_real_bytes(number, dataset, words, public_file, tmp_path, monkeypatch):
     method = rerun.takes_scan(nbformat.read(rerun.find_notebook(number), 4))

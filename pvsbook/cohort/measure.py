@@ -82,6 +82,7 @@ def measure_pvs(
     contrast: pvs_pipeline.Contrast = "t2",
     wmh_mask: images.PathLike | None = None,
     brain_mask: images.PathLike | None = None,
+    registration: pvs_pipeline.Model = "affine",
 ) -> Done:
     """Count and measure perivascular spaces in a scan, and write everything to a folder.
 
@@ -95,6 +96,8 @@ def measure_pvs(
         ``"t2"`` or ``"t1"``.
     wmh_mask, brain_mask
         Masks on the same grid.
+    registration
+        ``"affine"`` or ``"syn"``, as in `pvsbook.pvs.measure`.
 
     Returns
     -------
@@ -106,13 +109,18 @@ def measure_pvs(
         See `pvsbook.images.load` and `pvsbook.pvs.measure`.
     """
     result = pvs_pipeline.measure(
-        image, contrast=contrast, wmh_mask=wmh_mask, brain_mask=brain_mask
+        image,
+        contrast=contrast,
+        wmh_mask=wmh_mask,
+        brain_mask=brain_mask,
+        registration=registration,
     )
     row = result.to_row()
     summary = (
-        f"{row['n_pvs']} perivascular spaces with a volume of {row['volume_mm3']:.0f} mm3; about "
-        f"{row['expected_false']:.1f} of the objects found are expected from noise alone. "
-        f"{row['n_uncertain']} more are uncertain."
+        f"{row['n_pvs']} perivascular spaces (noise alone: +-{row['n_pvs_se']:.1f}) with a volume "
+        f"of {row['volume_mm3']:.0f} mm3 (+-{row['volume_se_mm3']:.0f}). Threads of the wrong "
+        f"sign that pass the same rules, an estimate of the false ones: {row['n_mirrored']}. "
+        f"{row['n_uncertain']} more objects are uncertain."
     )
     pictures = [
         (

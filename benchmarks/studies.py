@@ -1,0 +1,68 @@
+"""Coverage of the virtual studies, the type II and III demonstration, cost of a person.
+
+python benchmarks/studies.py coverage      # 200 virtual studies each, statistics level
+python benchmarks/studies.py types         # 1000 studies, type II v type III
+python benchmarks/studies.py curse         # what significance selects
+python benchmarks/studies.py cost          # scans of single people, made and measured
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from pvsbook.stats import power
+from pvsbook.studies import migraine, persons, repeat
+
+SEED = 20_260  # other seeds than the tests and the pages use
+pd.set_option("display.width", 200, "display.max_columns", 30)
+
+
+def coverage(n_studies: int) -> None:
+    declared = migraine.Model()
+    clean = replace(declared, false_7t=0.0, wmh_called_pvs=0.0)
+    settings = [("nmosd", "as declared", None), ("migraine", "as declared", None)]
+    settings += [("migraine", "no false spaces", clean), ("ms", "as declared", None)]
+    for study, name, model in settings:
+        start = time.process_time()
+        rows = repeat.repeat(study, n_studies=n_studies, seed=SEED, model=model)
+        seconds = (time.process_time() - start) / n_studies
+        print(f"\n{study}, {name}: {n_studies} virtual studies, {seconds:.2f} CPU s each")
+        print(repeat.recovery(rows).round(3).to_string(index=False), flush=True)
+
+
+def types(n_studies: int) -> None:
+    for changes in ((1.0, -1.0), (0.0, 0.0)):
+        rng = np.random.default_rng(SEED)
+        found = power.type_two_and_three(rng, changes=changes, n_studies=n_studies)
+        print(f"\n120 and 40 people, changes {changes}, SD of a change 3, {n_studies} studies")
+        print(found[["term", "estimate", "low", "high", "n"]].round(3).to_string(index=False))
+
+
+def curse(n_studies: int) -> None:
+    for d in (0.3, 0.5, 0.8, 1.2):
+        rng = np.random.default_rng(SEED)
+        found = power.winners_curse(d, 20, 5, rng=rng, n_studies=100 * n_studies)
+        print(f"\nd = {d}, 20 and 5 people")
+        print(found[["term", "estimate", "low", "high", "n"]].round(3).to_string(index=False))
+
+
+def cost(n_studies: int) -> None:
+    for study, numbers in (("nmosd", (1, 2, 60)), ("migraine", (1, 12, 23)), ("ms", (1, 2, 140))):
+        for number in numbers:
+            start = time.process_time()
+            persons.measure_person(study, seed=SEED, number=number)
+            print(f"{study} {number}: {time.process_time() - start:.1f} CPU s", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parts = {"coverage": coverage, "types": types, "curse": curse, "cost": cost}
+    parser.add_argument("part", choices=parts)
+    parser.add_argument("--n", type=int, default=200, help="virtual studies")
+    arguments = parser.parse_args()
+    parts[arguments.part](arguments.n)

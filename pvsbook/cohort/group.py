@@ -1,0 +1,372 @@
+"""All people together: a table a method that statistics can read, and one page."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from pvsbook import derivatives, images, jobs, report
+from pvsbook._errors import InputError
+from pvsbook.alps import index as alps_index
+from pvsbook.cohort import app
+from pvsbook.cohort.inputs import Dataset, Scan
+from pvsbook.cohort.longitudinal import CHANGE_ROW
+from pvsbook.figures import people
+from pvsbook.pvs import pipeline as pvs_pipeline
+from pvsbook.qsm import pipeline as qsm_pipeline
+
+__all__ = ["OUTLYING", "Group", "robust_z", "summarise"]
+
+OUTLYING = 3.5
+MIN_VALUES = 5
+COLUMNS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "pvs": pvs_pipeline.COLUMNS,
+    "alps": alps_index.COLUMNS,
+    "qsm": qsm_pipeline.COLUMNS,
+    app.CHANGE: CHANGE_ROW,
+}
+SHOWN: Mapping[str, Mapping[str, Any]] = {
+    "pvs": {
+        "n_pvs": "perivascular spaces",
+        "volume_mm3": "their volume (mm3)",
+        "contrast_to_noise": "contrast to noise",
+        "registration_correlation": "correlation with the template",
+    },
+    "alps": {
+        "alps_tract_mean": "ALPS index, mean of sides",
+        "alps_tract_left": "ALPS index, left",
+        "alps_tract_right": "ALPS index, right",
+        "registration_correlation": "correlation with the template",
+    },
+    "qsm": {
+        "chi_sd_ppb": "spread of susceptibility (ppb)",
+        "chi_p99_ppb": "99th percentile (ppb)",
+        "residual_p95_rad": "misfit of the field (rad)",
+        "field_se_median_ppb": "error of the field (ppb)",
+    },
+    app.CHANGE: {
+        "putamen_left_change_ppb": "putamen, left (ppb)",
+        "putamen_right_change_ppb": "putamen, right (ppb)",
+        "overlap": "overlap of the visits",
+        "tilt_difference_deg": "difference of tilt (degrees)",
+    },
+}
+OWN: Mapping[str, Mapping[str, Any]] = {
+    "participant_id": {"Description": "person"},
+    "session_id": {"Description": "visit; n/a where there is only one"},
+    "outcome": {
+        "Description": "what came of it",
+        "Levels": {
+            "done": "measured; look at status before the numbers are used",
+            "failed": "could not be measured; outcome_reason says why",
+            "skipped": "inputs are missing; outcome_reason says which",
+            "not run": "the participant level has not come to it",
+        },
+    },
+    "outcome_reason": {"Description": "why it failed or was skipped"},
+    "notes": {"Description": "what was chosen among several files, or read otherwise"},
+    "outliers": {
+        "Description": "columns whose value lies more than 3.5 robust standard deviations from "
+        "the median of all rows here, with that distance"
+    },
+}
+LIMITS = (
+    "An outlier is a value to look at, not one to drop: people differ, and so do sick ones.",
+    "Distances from the median assume one group; two scanners or patients among controls widen "
+    "it and hide outliers.",
+    "What failed or was skipped is not missing at random: who cannot lie still is often older or "
+    "sicker.",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """What all people gave.
+
+    Attributes
+    ----------
+    tables
+        One table a method, one row a person and visit.
+    files
+        Paths of the tables.
+    report
+        Path of the page.
+    """
+
+    tables: Mapping[str, pd.DataFrame]
+    files: tuple[Path, ...]
+    report: Path
+
+
+def robust_z(values: ArrayLike) -> NDArray[np.float64]:
+    """Return how many robust standard deviations each value lies from the median.
+
+    The deviation is 1.4826 times the median absolute deviation, so that up to half of the values
+    may be odd.  NaN where there are fewer than five values, or where more than half are equal.
+
+    References
+    ----------
+    Iglewicz and Hoaglin 1993, How to detect and handle outliers, who mark what is beyond 3.5.
+
+    Examples
+    --------
+    >>> robust_z([1, 2, 3, 4, 5, 60]).round(1)
+    array([-1.1, -0.7, -0.2,  0.2,  0.7, 25.4])
+    """
+    x = np.asarray(values, dtype=np.float64)
+    known = x[np.isfinite(x)]
+    if known.size < MIN_VALUES:
+        return np.full(x.shape, np.nan)
+    middle = np.median(known)
+    scale = 1.4826 * np.median(np.abs(known - middle))
+    return (x - middle) / scale if scale > 0 else np.full(x.shape, np.nan)
+
+
+def summarise(
+    dataset: Dataset,
+    out: images.PathLike,
+    *,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Group:
+    """Collect what the participant level left in a folder into tables and a page.
+
+    Parameters
+    ----------
+    dataset
+        From `pvsbook.cohort.inputs.find`: who should be there.
+    out
+        The folder that `pvsbook.cohort.app.run_people` filled.
+    settings
+        As given there.
+
+    Returns
+    -------
+    Group
+
+    Raises
+    ------
+    InputError
+        Nothing was measured there yet.
+    """
+    top = Path(out)
+    settings = app.read_settings(None) if settings is None else settings
+    rows: dict[str, list[dict[str, Any]]] = {}
+    links: dict[str, str] = {}
+    reasons: dict[str, list[str]] = {}
+    for scan, _ in app.entries(dataset, settings):
+        record = jobs.read_record(top, scan.name)
+        rows.setdefault(scan.method, []).append(_row(scan, record))
+        reasons.setdefault(scan.method, [])
+        if record is not None and record.status == "done":
+            reasons[scan.method] += record.result["reasons"]
+            links[scan.name] = record.result["report"]
+    if not any(row["outcome"] == "done" for held in rows.values() for row in held):
+        raise InputError(
+            f"{out}: nothing has been measured there; run the participant level first"
+        )
+    derivatives.describe(top)
+    tables, files, sections = {}, [], []
+    for method, held in rows.items():
+        table, z = _table(dataset, method, held)
+        tables[method] = table
+        files += _write(top, dataset, method, table)
+        sections.append(_section(method, table, z, links, reasons[method]))
+    page = report.group_page(
+        "All people",
+        summary=_summary(dataset, tables),
+        overview=_overview(tables),
+        sections=sections,
+        limits=LIMITS,
+    )
+    for section in sections:
+        for figure, _, _ in section["figures"]:
+            plt.close(figure)
+    where = images.write_bytes(page.encode(), top / "group.html")
+    return Group(tables, tuple(files), where)
+
+
+def _row(scan: Scan, record: jobs.Record | None) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "participant_id": scan.participant,
+        "session_id": scan.session or None,
+        "outcome": "not run" if record is None else record.status,
+        "outcome_reason": record.reason if record is not None and record.reason else None,
+        "notes": "; ".join(scan.notes) or None,
+    }
+    return row | (dict(record.result.get("row", {})) if record is not None else {})
+
+
+def _table(
+    dataset: Dataset, method: str, rows: Sequence[Mapping[str, Any]]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Make the table of a method; return it and the robust distance of what is shown."""
+    names = ["participant_id", "session_id", "outcome", "outcome_reason", "notes"]
+    measured = [c for c in COLUMNS[method] if any(c in row for row in rows)]
+    table = pd.DataFrame(list(rows), columns=[*names, *measured])
+    z = pd.DataFrame(
+        {c: robust_z(pd.to_numeric(table[c], errors="coerce")) for c in _shown(method, table)},
+        index=table.index,
+    )
+    far = z.to_numpy(dtype=float)
+    told = [
+        "; ".join(
+            f"{c} {v:+.1f}" for c, v in zip(z.columns, row, strict=True) if abs(v) > OUTLYING
+        )
+        for row in far
+    ]
+    table.insert(5, "outliers", [text or None for text in told])
+    known = dataset.participants.reindex(table["participant_id"]).reset_index(drop=True)
+    known.columns = [f"participant_{c}" if c in table else c for c in known.columns]
+    whole = pd.concat([table.iloc[:, :6], known, table.iloc[:, 6:]], axis=1)
+    return whole, z
+
+
+def _shown(method: str, table: pd.DataFrame) -> dict[str, str]:
+    return {c: label for c, label in SHOWN[method].items() if c in table}
+
+
+def _write(top: Path, dataset: Dataset, method: str, table: pd.DataFrame) -> list[Path]:
+    """Write a table as TSV, and beside it what its columns mean."""
+    meanings: dict[str, Mapping[str, Any]] = {}
+    for name in map(str, table.columns):
+        key = name if name in OWN else name.removeprefix("participant_")
+        meanings[name] = (
+            OWN.get(name)
+            or COLUMNS[method].get(name)
+            or dataset.columns.get(key)
+            or {"Description": "from participants.tsv"}
+        )
+    text = table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n")
+    path = images.write_bytes(text.encode(), top / f"group_{method}.tsv")
+    images.write_bytes(_json(meanings).encode(), path.with_suffix(".json"))
+    return [path]
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False, default=derivatives.plain) + "\n"
+
+
+def _summary(dataset: Dataset, tables: Mapping[str, pd.DataFrame]) -> str:
+    outcomes = Counter(itertools.chain.from_iterable(t["outcome"] for t in tables.values()))
+    told = ", ".join(f"{n} {outcome}" for outcome, n in outcomes.most_common())
+    return f"{len(dataset.people)} people; of their scans and methods {told}."
+
+
+def _overview(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """Count outcomes and quality of each method."""
+    rows = []
+    for method, table in tables.items():
+        quality = table.get("status", pd.Series(dtype=object))
+        rows.append(
+            [
+                {"text": app.TITLES[method], "href": f"#{method}"},
+                len(table),
+                *[int((quality == q).sum()) for q in ("pass", "warn", "fail")],
+                *[int((table["outcome"] == o).sum()) for o in ("failed", "skipped", "not run")],
+            ]
+        )
+    head = ["Method", "Visits", "Pass", "Warn", "Fail (quality)", "Failed", "Skipped", "Not run"]
+    return {"head": head, "rows": rows}
+
+
+def _section(
+    method: str,
+    table: pd.DataFrame,
+    z: pd.DataFrame,
+    links: Mapping[str, str],
+    found: Sequence[str],
+) -> dict[str, Any]:
+    done = table["outcome"] == "done"
+    shown = _shown(method, table)
+    texts, figures = [], []
+    if done.any():
+        far = z.abs() > OUTLYING
+        figure = people.distributions(table[done], shown, outlying=far[done])
+        words = [_words(table.loc[done, c], label) for c, label in shown.items()]
+        figures.append(
+            (
+                figure,
+                f"One dot a visit. {' '.join(words)} {int(far.to_numpy().sum())} outlying values.",
+                "Every visit as a dot (its height means nothing), the median as a line, half of "
+                "the visits within the bar; crosses lie beyond 3.5 robust standard deviations.",
+            )
+        )
+    else:
+        texts.append("Nothing was measured.")
+
+    def who(i: Any) -> list[Any]:
+        session = table.at[i, "session_id"]
+        visit = [
+            str(table.at[i, "participant_id"]),
+            *([session] if isinstance(session, str) else []),
+        ]
+        name, cell = "_".join([*visit, method]), " ".join(visit)
+        return [{"text": cell, "href": links[name]} if name in links else cell]
+
+    numbers = [
+        [label, *(_quantile(table.loc[done, c], q) for q in (0, 0.25, 0.5, 0.75, 1))]
+        for c, label in shown.items()
+    ]
+    # numbers differ from scan to scan; without them, like reasons can be counted
+    reasons = Counter(re.sub(r"[-+]?\d+(\.\d+)?", "…", text) for text in found)
+    outlying = [[*who(i), table.at[i, "outliers"]] for i in table.index[table["outliers"].notna()]]
+    not_done = [
+        [*who(i), table.at[i, "outcome"], table.at[i, "outcome_reason"] or ""]
+        for i in table.index[~done]
+    ]
+    noted = [[*who(i), table.at[i, "notes"]] for i in table.index[table["notes"].notna()]]
+    title = app.TITLES[method]
+    return {
+        "id": method,
+        "title": title,
+        "texts": texts,
+        "figures": figures,
+        "tables": [
+            {
+                "caption": f"{title}: distribution",
+                "head": ["Value", "Least", "Lower quarter", "Median", "Upper quarter", "Most"],
+                "rows": numbers if done.any() else [],
+            },
+            {
+                "caption": f"{title}: outliers",
+                "head": ["Visit", "Robust standard deviations from the median"],
+                "rows": outlying,
+            },
+            {
+                "caption": f"{title}: what quality checks found",
+                "head": ["Reason", "Visits"],
+                "rows": [[reason, n] for reason, n in reasons.most_common(12)],
+            },
+            {
+                "caption": f"{title}: failed, skipped, not run",
+                "head": ["Visit", "Outcome", "Reason"],
+                "rows": not_done,
+            },
+            {
+                "caption": f"{title}: read otherwise than asked",
+                "head": ["Visit", "Note"],
+                "rows": noted,
+            },
+        ],
+    }
+
+
+def _quantile(values: pd.Series, q: float) -> str:
+    known = pd.to_numeric(values, errors="coerce").dropna()
+    return f"{known.quantile(q):.3g}" if len(known) else "n/a"
+
+
+def _words(values: pd.Series, label: str) -> str:
+    low, middle, high = (_quantile(values, q) for q in (0, 0.5, 1))
+    return f"{label}: median {middle}, from {low} to {high}."

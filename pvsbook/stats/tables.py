@@ -1,0 +1,274 @@
+"""Guards for tables that come in, the columns of tables that go out, and multiplicity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pingouin
+
+from pvsbook._errors import InputError
+
+__all__ = ["COLUMNS", "Checked", "adjust", "check", "result"]
+
+COLUMNS = (
+    "term",
+    "measure",
+    "estimate",
+    "low",
+    "high",
+    "test",
+    "statistic",
+    "df",
+    "p",
+    "n",
+    "correction",
+)
+_METHODS = {"holm": "Holm", "fdr_bh": "FDR (Benjamini-Hochberg)", "bonferroni": "Bonferroni"}
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """A table that passed the guards, and what was left out of it.
+
+    Attributes
+    ----------
+    table
+        Complete rows, with a fresh index.
+    dropped
+        One row for each row or person left out: ``row`` (index in the table given), ``person``,
+        ``time``, ``reason``.
+    """
+
+    table: pd.DataFrame
+    dropped: pd.DataFrame
+
+
+def result(
+    term: str,
+    measure: str,
+    estimate: float,
+    low: float = np.nan,
+    high: float = np.nan,
+    *,
+    n: int,
+    test: str = "",
+    statistic: float = np.nan,
+    df: str = "",
+    p: float = np.nan,
+) -> dict[str, Any]:
+    """Make one row of a table of results, with the columns of `COLUMNS`.
+
+    Examples
+    --------
+    >>> list(result("group", "mean difference", 1.5, 0.2, 2.8, n=40)) == list(COLUMNS)
+    True
+    """
+    values = (term, measure, float(estimate), float(low), float(high), test, float(statistic), df)
+    return dict(zip(COLUMNS, (*values, float(p), int(n), "none"), strict=True))
+
+
+def check(
+    table: pd.DataFrame,
+    *,
+    value: str | Sequence[str],
+    person: str | None = None,
+    time: str | None = None,
+    group: str | None = None,
+    covariates: Sequence[str] = (),
+    complete: bool = False,
+    least: int = 3,
+) -> Checked:
+    """Check a table before statistics see it.
+
+    The libraries beneath average duplicate rows in silence, accept a person who is in two groups,
+    and drop incomplete people without a word.  Here these stop, or are listed.
+
+    Parameters
+    ----------
+    table
+        One row a person, or a person and time.
+    value
+        Columns that must hold numbers.
+    person, time, group
+        Names of the columns; `time` needs `person`.
+    covariates
+        Columns that must be complete: numbers or categories.
+    complete
+        Leave out people who lack one of the times; otherwise their other rows stay.
+    least
+        People that each group must have.
+
+    Raises
+    ------
+    InputError
+        Not a table, a column that is absent or holds text, infinite values, a person, group or
+        time that is missing, duplicate rows, a person in two groups, fewer than two groups, or
+        groups with fewer than `least` people.  The message names column, rows and fix.
+
+    Examples
+    --------
+    >>> scans = pd.DataFrame({"person": list("aabbcc"), "visit": [1, 2] * 3,
+    ...                       "chi_ppb": [40.0, 41, 38, np.nan, 44, 45]})
+    >>> checked = check(scans, value="chi_ppb", person="person", time="visit", complete=True)
+    >>> checked.dropped["reason"].tolist()
+    ['chi_ppb is missing', 'b lacks visit 2']
+    """
+    if not isinstance(table, pd.DataFrame):
+        raise InputError(f"table: a {type(table).__name__}; give a pandas DataFrame")
+    values = [value] if isinstance(value, str) else list(value)
+    keys = [c for c in (person, time, group) if c is not None]
+    wanted = list(dict.fromkeys([*keys, *values, *covariates]))
+    absent = [c for c in wanted if c not in table]
+    if absent:
+        raise InputError(
+            f"table: no column {', '.join(map(repr, absent))}; it has {', '.join(table.columns)}"
+        )
+    if time is not None and person is None:
+        raise InputError("person: name the column of people too, since time is given")
+    for column in values:
+        _numbers(table, column)
+    for column in keys:
+        if table[column].isna().any():
+            raise InputError(
+                f"{column}: missing in rows {_rows(table, table[column].isna())}; fill it in"
+            )
+    if person is not None:
+        _one_row_each(table, person, time, group)
+    dropped = []
+    keep = pd.Series(True, index=table.index)
+    for column in (*values, *covariates):
+        missing = table[column].isna() & keep
+        for index in table.index[missing]:
+            dropped.append(_left_out(table, index, person, time, f"{column} is missing"))
+        keep &= ~missing
+    kept = table.loc[keep, wanted]
+    if complete and person is not None and time is not None:
+        times = set(kept[time])
+        seen = kept.groupby(person, observed=True)[time].agg(set)
+        for name, mine in seen.items():
+            if mine != times:
+                lacking = ", ".join(str(t) for t in sorted(times - mine))
+                index = kept.index[kept[person] == name][0]
+                reason = f"{name} lacks {time} {lacking}"
+                dropped.append(_left_out(table, index, person, time, reason))
+        kept = kept[kept[person].map(seen) == times]
+    if group is not None:
+        _enough(kept, person, group, least)
+    elif len(kept) < least:
+        raise InputError(f"table: {len(kept)} complete rows; at least {least} are needed")
+    columns = ["row", "person", "time", "reason"]
+    return Checked(kept.reset_index(drop=True), pd.DataFrame(dropped, columns=columns))
+
+
+def _numbers(table: pd.DataFrame, column: str) -> None:
+    if table[column].dtype == bool:
+        return
+    found = pd.to_numeric(table[column], errors="coerce")
+    text = found.isna() & table[column].notna()
+    if text.any() or not pd.api.types.is_numeric_dtype(table[column]):
+        rows = _rows(table, text) if text.any() else f"all ({table[column].dtype})"
+        raise InputError(
+            f"{column}: not a number in rows {rows}; turn the column into numbers, with NaN where "
+            "a value is missing"
+        )
+    infinite = np.isinf(found.to_numpy(np.float64))
+    if infinite.any():
+        raise InputError(
+            f"{column}: infinite in rows {_rows(table, pd.Series(infinite, table.index))}; "
+            "correct them or set NaN"
+        )
+
+
+def _one_row_each(table: pd.DataFrame, person: str, time: str | None, group: str | None) -> None:
+    keys = [person] if time is None else [person, time]
+    again = table.duplicated(keys, keep=False)
+    if again.any():
+        raise InputError(
+            f"{' and '.join(keys)}: rows {_rows(table, again)} share them; keep one row "
+            f"{'a person' if time is None else 'a person and time'} "
+            "(average repeated scans before)"
+        )
+    if group is not None:
+        groups = table.groupby(person, observed=True)[group].nunique()
+        changing = table[person].isin(groups.index[groups > 1])
+        if changing.any():
+            raise InputError(
+                f"{group}: changes within a person in rows {_rows(table, changing)}; a person "
+                "belongs to one group"
+            )
+
+
+def _enough(table: pd.DataFrame, person: str | None, group: str, least: int) -> None:
+    people = table if person is None else table.drop_duplicates(person)
+    sizes = people[group].value_counts()
+    sizes = sizes[sizes > 0]
+    if len(sizes) < 2:
+        raise InputError(f"{group}: {len(sizes)} group in the complete rows; two are needed")
+    if (sizes < least).any():
+        small = ", ".join(f"{name!r} has {size}" for name, size in sizes[sizes < least].items())
+        raise InputError(f"{group}: {small}; at least {least} people are needed in each")
+
+
+def _rows(table: pd.DataFrame, chosen: pd.Series) -> str:
+    names = [str(i) for i in table.index[chosen.to_numpy()]]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _left_out(
+    table: pd.DataFrame, index: Any, person: str | None, time: str | None, reason: str
+) -> dict[str, Any]:
+    return {
+        "row": index,
+        "person": None if person is None else table.at[index, person],
+        "time": None if time is None else table.at[index, time],
+        "reason": reason,
+    }
+
+
+def adjust(
+    results: pd.DataFrame | Iterable[pd.DataFrame], *, method: str = "holm"
+) -> pd.DataFrame:
+    """Adjust the p-values of one family of tests; the family is what you pass.
+
+    Parameters
+    ----------
+    results
+        A table of results, or several: all structures and all contrasts of one question.  A
+        library's own correction covers one call only.
+    method
+        ``"holm"`` keeps the chance of one false finding in the family below alpha,
+        ``"fdr_bh"`` keeps the share of false findings among the findings below it.
+
+    Returns
+    -------
+    pandas.DataFrame
+        All rows, with ``p_adjusted``, and in ``correction`` the method and the size of the
+        family.  Rows without a test are left as they are.
+
+    Raises
+    ------
+    InputError
+        An unknown method, or no p-value at all.
+
+    Examples
+    --------
+    >>> rows = pd.DataFrame([result(t, "d", 0, n=20, p=p) for t, p in (("a", .01), ("b", .04))])
+    >>> adjust(rows)["p_adjusted"].tolist()
+    [0.02, 0.04]
+    """
+    if method not in _METHODS:
+        raise InputError(f"method: {method!r}; one of {', '.join(_METHODS)}")
+    every = results if isinstance(results, pd.DataFrame) else pd.concat(list(results))
+    every = every.reset_index(drop=True)
+    tested = every["p"].notna()
+    if not tested.any():
+        raise InputError("results: no row has a p-value; there is nothing to adjust")
+    every["p_adjusted"] = np.nan
+    p = every.loc[tested, "p"].to_numpy(np.float64)
+    every.loc[tested, "p_adjusted"] = pingouin.multicomp(p, method=method)[1]
+    every.loc[tested, "correction"] = f"{_METHODS[method]} over {int(tested.sum())}"
+    return every

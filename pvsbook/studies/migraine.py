@@ -1,0 +1,256 @@
+"""Perivascular spaces in migraine at 7 T: a virtual study.
+
+After a conference abstract (RSNA 2022), of which only the press coverage was seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from numpy.random import Generator
+from scipy import stats
+
+from pvsbook import pvs
+from pvsbook.phantoms.brain import pose
+from pvsbook.phantoms.perivascular import make_phantom
+from pvsbook.stats import association, groups
+from pvsbook.stats.tables import adjust
+from pvsbook.studies.model import ASSUMED, parameter, visible
+
+__all__ = [
+    "Model",
+    "clinical",
+    "draw",
+    "exact",
+    "measure",
+    "observe",
+    "omnibus",
+    "pairwise",
+    "primary",
+    "rates",
+    "scan",
+    "truths",
+    "with_hyperintensities",
+]
+
+_PRESS = "press coverage of the RSNA 2022 abstract"
+_BENCH = "measured: benchmarks/pvs_accuracy.py, weak contrast, 0.75 to 3 mm wide"
+REGIONS = ("cso", "bg", "midbrain")
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the virtual study declares; `pvsbook.studies.describe` lists it with its sources."""
+
+    n_chronic: int = parameter(10, _PRESS)
+    n_episodic: int = parameter(10, f"{_PRESS}: without aura")
+    n_controls: int = parameter(5, _PRESS)
+    age_low_years: float = parameter(25.0, _PRESS, "years")
+    age_high_years: float = parameter(60.0, _PRESS, "years")
+    cso_controls: float = parameter(15.0, f"{ASSUMED}; counts were not seen", "spaces")
+    cso_ratio: float = parameter(1.8, f"{ASSUMED}: migraine over controls; only 'higher' was seen")
+    bg_controls: float = parameter(8.0, ASSUMED, "spaces")
+    bg_ratio: float = parameter(1.0, f"{ASSUMED}; not seen for migraine at 7 T")
+    midbrain_controls: float = parameter(2.0, ASSUMED, "spaces")
+    midbrain_ratio: float = parameter(1.0, f"{ASSUMED}; not seen for migraine at 7 T")
+    size: float = parameter(6.0, f"{ASSUMED}: size of the negative binomial")
+    ratio_per_decade: float = parameter(1.15, f"{ASSUMED}: more spaces with age")
+    wmh_mean: float = parameter(3.0, f"{ASSUMED}: deep lesions; no group difference ({_PRESS})")
+    wmh_r: float = parameter(0.5, f"{ASSUMED}; that they go together is from {_PRESS}")
+    bleed_mean: float = parameter(0.1, f"{ASSUMED}; one case was shown")
+    thin_share: float = parameter(0.4, f"{ASSUMED}: spaces thinner than 0.75 mm")
+    seen_wide_7t: float = parameter(1.0, f"{_BENCH}, 0.5 mm voxels (one head)")
+    seen_wide_3t: float = parameter(0.926, f"{_BENCH}, 1 mm voxels (three heads)")
+    seen_thin_7t: float = parameter(0.5, f"{ASSUMED}; thinner than the benchmark's")
+    seen_thin_3t: float = parameter(0.1, f"{ASSUMED}; thinner than the benchmark's")
+    false_7t: float = parameter(6.0, f"{_BENCH}, 0.5 mm voxels (one head)", "a scan")
+    false_3t: float = parameter(0.33, f"{_BENCH}, 1 mm voxels (three heads)", "a scan")
+    wmh_called_pvs: float = parameter(0.15, f"{ASSUMED}: share of deep lesions, without a mask")
+
+
+def draw(rng: Generator, model: Model | None = None) -> pd.DataFrame:
+    """Draw people and what is true of them; columns named ``true_...`` are never measured.
+
+    Examples
+    --------
+    >>> draw(np.random.default_rng(0))["group"].value_counts().to_dict()
+    {'chronic': 10, 'episodic': 10, 'controls': 5}
+    """
+    m = Model() if model is None else model
+    sizes = [m.n_chronic, m.n_episodic, m.n_controls]
+    group, n = np.repeat(["chronic", "episodic", "controls"], sizes), sum(sizes)
+    age = rng.uniform(m.age_low_years, m.age_high_years, n)
+    of_age = m.ratio_per_decade ** ((age - (m.age_low_years + m.age_high_years) / 2) / 10)
+    ill = group != "controls"
+    z = rng.normal(size=n)
+    people = pd.DataFrame({"person": np.arange(n), "group": group, "age_years": age})
+    people["sex"] = np.where(rng.random(n) < 0.75, "F", "M")
+    for region, rank in zip(REGIONS, (z, rng.normal(size=n), rng.normal(size=n)), strict=True):
+        mean = getattr(m, f"{region}_controls") * of_age
+        mean = mean * np.where(ill, getattr(m, f"{region}_ratio"), 1.0)
+        share = stats.norm.cdf(rank)
+        count = stats.nbinom.ppf(share, m.size, m.size / (m.size + mean)).astype(int)
+        people[f"true_{region}"] = count
+    z_wmh = m.wmh_r * z + np.sqrt(1 - m.wmh_r**2) * rng.normal(size=n)
+    people["true_wmh"] = stats.nbinom.ppf(stats.norm.cdf(z_wmh), 1.5, 1.5 / (1.5 + m.wmh_mean))
+    people["true_wmh"] = people["true_wmh"].astype(int)
+    people["true_bleeds"] = rng.poisson(m.bleed_mean, n)
+    days = np.select(
+        [group == "chronic", group == "episodic"],
+        [rng.integers(15, 31, n), rng.integers(1, 15, n)],
+        0,
+    )
+    people["headache_days"] = np.where(ill, days, np.nan)
+    people["years_ill"] = np.where(ill, rng.uniform(1, 0.6 * age), np.nan)
+    return people
+
+
+def observe(
+    rng: Generator, people: pd.DataFrame, model: Model | None = None, *, field: str = "7t"
+) -> pd.DataFrame:
+    """Measure people as a scanner of 7 or 3 tesla would, at the level of statistics.
+
+    Wide and thin spaces are seen with the chances that the model declares; false ones are added,
+    some of them hyperintensities taken for spaces (``cso_from_wmh``, which a study does not
+    know).
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> "cso" in observe(rng, draw(rng), field="3t")
+    True
+    """
+    m = Model() if model is None else model
+    n = len(people)
+    wide, thin, false = (getattr(m, f"{k}_{field}") for k in ("seen_wide", "seen_thin", "false"))
+    table = visible(people)
+    spread = {"cso": 0.6, "bg": 0.3, "midbrain": 0.1}  # of the false ones over the regions
+    for region in REGIONS:
+        narrow = rng.binomial(people[f"true_{region}"], m.thin_share)
+        seen = rng.binomial(narrow, thin) + rng.binomial(people[f"true_{region}"] - narrow, wide)
+        table[region] = seen + rng.poisson(false * spread[region], n)
+    mistaken = rng.binomial(people["true_wmh"], m.wmh_called_pvs)
+    table["cso"] += mistaken
+    table["cso_from_wmh"] = mistaken
+    table["deep_wmh"] = people["true_wmh"]
+    table["fazekas_deep"] = np.digitize(table["deep_wmh"], [1, 5, 11])
+    table["microbleeds"] = people["true_bleeds"]
+    table["migraine"] = np.where(table["group"] == "controls", "controls", "migraine")
+    return table
+
+
+def truths(model: Model | None = None) -> dict[str, float]:
+    """Return the declared effect, by the name that `primary` gives its estimate."""
+    m = Model() if model is None else model
+    return {"log rate ratio": float(np.log(m.cso_ratio))}
+
+
+def primary(table: pd.DataFrame) -> pd.DataFrame:
+    """Estimate the primary effect: log rate ratio in the centrum semiovale, given age."""
+    rows = rates(table).iloc[[0]].assign(term="log rate ratio")
+    rows[["estimate", "low", "high"]] = np.log(rows[["estimate", "low", "high"]].astype(float))
+    return rows.reset_index(drop=True)
+
+
+def rates(table: pd.DataFrame, *, value: str = "cso") -> pd.DataFrame:
+    """Compare migraine with controls by negative binomial regression, given age."""
+    decade = table.assign(age_decades=table["age_years"] / 10)
+    return groups.negative_binomial(
+        decade, value=value, group="migraine", reference="controls", covariates=["age_decades"]
+    )
+
+
+def omnibus(table: pd.DataFrame, *, rng: Generator) -> pd.DataFrame:
+    """Compare the three groups in each region, and deep lesions, by ranks; Holm over the four."""
+    rows = [
+        groups.kruskal_wallis(table, value=value, group="group", rng=rng).assign(term=value)
+        for value in (*REGIONS, "deep_wmh")
+    ]
+    return adjust(rows)
+
+
+def pairwise(table: pd.DataFrame) -> pd.DataFrame:
+    """Compare the groups two by two in the centrum semiovale, with Holm's correction."""
+    pairs = [("chronic", "controls"), ("episodic", "controls"), ("chronic", "episodic")]
+    return groups.mann_whitney(table, value="cso", group="group", pairs=pairs)
+
+
+def exact(table: pd.DataFrame, *, rng: Generator) -> pd.DataFrame:
+    """Compare migraine with controls by permuting all labels."""
+    order = ("migraine", "controls")
+    return groups.permutation(table, value="cso", group="migraine", order=order, rng=rng)
+
+
+def with_hyperintensities(table: pd.DataFrame) -> pd.DataFrame:
+    """Correlate deep lesions with spaces: patients, all, and without what was a lesion."""
+    table = table.assign(cso_without=table["cso"] - table["cso_from_wmh"])
+    patients = table[table["group"] != "controls"]
+    parts = (
+        ("patients", patients, "cso"),
+        ("all", table, "cso"),
+        ("patients, mistaken lesions taken out", patients, "cso_without"),
+    )
+    rows = [
+        association.correlate(part, "deep_wmh", y, method="spearman").assign(term=name)
+        for name, part, y in parts
+    ]
+    return pd.concat(rows, ignore_index=True)
+
+
+def clinical(table: pd.DataFrame) -> pd.DataFrame:
+    """Correlate spaces of patients with headache days and years ill, given age; FDR."""
+    patients = table[table["group"] != "controls"]
+    rows = [
+        association.correlate(patients, "cso", y, method="spearman", covariates=["age_years"])
+        for y in ("headache_days", "years_ill")
+    ]
+    return adjust(rows, method="fdr_bh")
+
+
+def scan(rng: Generator, person: pd.Series, *, voxel_size_mm: float = 0.8) -> nib.Nifti1Image:
+    """Make the T2-weighted scan of a person, with spaces and lesions in places of their own.
+
+    Half of the spaces lie in each hemisphere, 0.4 to 2 mm wide and as weak as most that are seen
+    in people.
+
+    Parameters
+    ----------
+    rng
+        Places, sizes, pose and noise.
+    person
+        A row of `draw`.
+    voxel_size_mm
+        0.8 stands for 7 T here and 1.2 for 3 T; at 0.5 mm a person costs ten times as much.
+    """
+    counts = {}
+    for region in REGIONS:
+        total = int(person[f"true_{region}"])
+        counts[f"{region}_left"] = int(rng.binomial(total, 0.5))
+        counts[f"{region}_right"] = total - counts[f"{region}_left"]
+    phantom = make_phantom(
+        rng,
+        voxel_size_mm=voxel_size_mm,
+        strength="weak",
+        counts=counts,
+        diameters_mm=(0.4, 2.0),
+        lengths_mm=(4.0, 10.0),
+        n_wmh=int(person["true_wmh"]),
+        mni_to_world=pose(tuple(rng.normal(0, 4, 3)), tuple(rng.normal(0, 3, 3))),
+    )
+    return phantom.scans["T2w"]
+
+
+def measure(image: nib.Nifti1Image) -> dict[str, float]:
+    """Count the spaces of a scan, without a mask of lesions; none of the truth reaches it.
+
+    Returns
+    -------
+    dict
+        ``cso``, ``bg``, ``midbrain`` (spaces, both sides) and ``wmh_overlap``.
+    """
+    row = pvs.measure(image).to_row()
+    found = {r: float(row[f"n_{r}_left"] + row[f"n_{r}_right"]) for r in REGIONS}
+    return found | {"wmh_overlap": float(row["n_wmh_overlap"])}

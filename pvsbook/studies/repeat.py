@@ -1,0 +1,96 @@
+"""Repeat a virtual study, and see whether its intervals hold what was declared."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from pvsbook._errors import InputError
+
+__all__ = ["STUDIES", "load", "recovery", "repeat", "run_once"]
+
+STUDIES = ("nmosd", "migraine", "ms")
+
+
+def load(study: str) -> ModuleType:
+    """Return the module of a study by its name."""
+    if study not in STUDIES:
+        raise InputError(f"study: {study!r}; one of {', '.join(STUDIES)}")
+    return importlib.import_module(f"pvsbook.studies.{study}")
+
+
+def run_once(study: str, *, seed: int, number: int = 0, model: Any = None) -> pd.DataFrame:
+    """Draw, measure and analyse one virtual study.
+
+    Examples
+    --------
+    >>> run_once("nmosd", seed=1)["term"].tolist()
+    ['ALPS difference', 'log odds ratio']
+    """
+    module = load(study)
+    rng = np.random.default_rng([seed, number])
+    return module.primary(module.observe(rng, module.draw(rng, model), model))
+
+
+def repeat(study: str, *, n_studies: int, seed: int, model: Any = None) -> pd.DataFrame:
+    """Repeat a virtual study with new people.
+
+    A study whose model cannot be fitted, or whose odds ratio is infinite, keeps its rows with
+    missing limits: it counts as one that does not cover.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Primary effects of all studies, with ``study`` and ``truth``.
+    """
+    declared = load(study).truths(model)
+    parts = []
+    for number in range(n_studies):
+        try:
+            found = run_once(study, seed=seed, number=number, model=model)
+        except InputError:
+            found = pd.DataFrame({"term": list(declared)}).reindex(
+                columns=["term", "estimate", "low", "high", "p"]
+            )
+        parts.append(found.assign(study=number))
+    every = pd.concat(parts, ignore_index=True)
+    return every.assign(truth=every["term"].map(declared))
+
+
+def recovery(repeats: pd.DataFrame) -> pd.DataFrame:
+    """Summarise repeated studies: mean estimate, its bias, coverage of the 95 % interval, power.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a primary effect; coverage with Wilson's limits; ``failed`` counts studies without
+        an interval, which do not cover.
+    """
+    rows = []
+    for term, part in repeats.groupby("term", sort=False):
+        estimate = part["estimate"].replace([np.inf, -np.inf], np.nan).dropna().astype(float)
+        truth = float(part["truth"].iloc[0])
+        cover = ((part["low"] <= truth) & (truth <= part["high"])).to_numpy()
+        limits = stats.binomtest(int(cover.sum()), len(part)).proportion_ci(method="wilson")
+        error = estimate.std(ddof=1) / np.sqrt(len(estimate))
+        rows.append(
+            {
+                "term": term,
+                "declared": truth,
+                "recovered": estimate.mean(),
+                "low": estimate.mean() - 1.96 * error,
+                "high": estimate.mean() + 1.96 * error,
+                "coverage": cover.mean(),
+                "coverage_low": limits.low,
+                "coverage_high": limits.high,
+                "significant": float((part["p"] < 0.05).mean()),
+                "studies": len(part),
+                "failed": int(part["low"].isna().sum()),
+            }
+        )
+    return pd.DataFrame(rows)

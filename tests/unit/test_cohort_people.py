@@ -1,0 +1,370 @@
+"""`pvsbook run`: a BIDS folder of simulated people, some of them broken."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import stubs
+
+from pvsbook import InputError, cli, jobs
+from pvsbook.cohort import app, group, inputs
+from pvsbook.phantoms.people import write_people
+
+PEOPLE = [f"{k:02d}" for k in range(1, 11)]
+BROKEN, SILENT, ODD = "03", "05", "07"  # cut file; no echo time; part-pha
+
+
+def call(*arguments: object) -> int:
+    """Run the command inside this process; return its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["pvsbook", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def bids(tmp_path_factory) -> Path:
+    """Ten people with a gradient echo; one file is cut, one sidecar lacks a field."""
+    top = tmp_path_factory.mktemp("many") / "bids"
+    write_people(top, PEOPLE, rng=np.random.default_rng(3), methods=["qsm"])
+    cut = top / f"sub-{BROKEN}" / "anat" / f"sub-{BROKEN}_echo-2_part-phase_MEGRE.nii.gz"
+    cut.write_bytes(cut.read_bytes()[:2000])
+    silent = top / f"sub-{SILENT}" / "anat" / f"sub-{SILENT}_echo-3_part-phase_MEGRE.json"
+    (top / "echo-3_MEGRE.json").unlink()
+    for person in PEOPLE:
+        beside = silent.with_name(silent.name.replace(SILENT, person))
+        beside = beside.parents[2] / f"sub-{person}" / "anat" / beside.name
+        if person != SILENT:
+            beside.write_text(json.dumps({"EchoTime": 0.018}))
+    for path in (top / f"sub-{ODD}" / "anat").iterdir():
+        path.rename(path.with_name(path.name.replace("part-phase", "part-pha")))
+    return top
+
+
+@pytest.fixture(scope="module")
+def done(bids, tmp_path_factory) -> Path:
+    """The folder after the participant and the group level."""
+    out = tmp_path_factory.mktemp("many") / "out"
+    assert call("run", bids, out, "participant", "--methods", "qsm,pvs", "--workers", 0) == 1
+    assert call("run", bids, out, "group", "--methods", "qsm,pvs") == 0
+    return out
+
+
+def test_a_broken_person_among_ten(done, bids, capsys):
+    assert call("run", bids, done, "participant", "--methods", "qsm,pvs", "--workers", 0) == 1
+    out = capsys.readouterr().out
+    assert "8 done (8 by an earlier run), 1 failed, 11 skipped" in out
+    assert f"failed sub-{BROKEN}_qsm: " in out
+    assert "cannot be read as NIfTI" in out
+    assert str(bids) not in out, "a folder of this machine, which no report should show"
+    assert (
+        f"skipped sub-{SILENT}_qsm: sub-{SILENT}_echo-3_part-phase_MEGRE.nii.gz: no EchoTime"
+        in out
+    )
+    assert "skipped sub-01_pvs: no T2w and no T1w in anat/" in out
+    log = (done / "logs" / "run.log").read_text()
+    assert f"sub-{BROKEN}_qsm failed" in log
+    assert "sub-01_qsm was done" in log
+
+
+def test_group_tables_can_be_read_and_joined(done):
+    table = pd.read_csv(done / "group_qsm.tsv", sep="\t")
+    assert list(table["participant_id"]) == [f"sub-{p}" for p in PEOPLE]
+    assert dict(table["outcome"].value_counts()) == {"done": 8, "failed": 1, "skipped": 1}
+    measured = table[table["outcome"] == "done"]
+    assert measured[["age", "chi_sd_ppb", "status"]].notna().all().all()
+    assert table.loc[table["outcome"] != "done", "outcome_reason"].notna().all()
+    assert "part-pha" in table.set_index("participant_id").loc[f"sub-{ODD}", "notes"]
+    columns = json.loads((done / "group_qsm.json").read_text())
+    assert list(columns) == list(table.columns)
+    assert all("Description" in words for words in columns.values())
+    assert columns["age"]["Units"] == "year"
+    assert set(pd.read_csv(done / "group_pvs.tsv", sep="\t")["outcome"]) == {"skipped"}
+
+
+class Page(HTMLParser):
+    """Collects what accessibility and self-containment hang on."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def all(self, tag: str) -> list[dict]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def test_pages_are_accessible_lead_on_and_ask_for_nothing_outside(done):
+    pages = [done / "group.html", *done.glob("sub-*.html")]
+    assert len(pages) == 1 + len(PEOPLE)
+    for path in pages:
+        page = Page(path)
+        assert page.all("html")[0]["lang"] == "en"
+        assert len(page.all("h1")) == 1
+        assert len(page.all("caption")) == len(page.all("table"))
+        assert all(th["scope"] in ("col", "row") for th in page.all("th"))
+        assert all(len(img["alt"]) > 40 for img in page.all("img"))
+        assert all(img["src"].startswith("data:") for img in page.all("img"))
+        assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe"}
+        labels = [div["aria-label"] for div in page.all("div") if "aria-label" in div]
+        assert len(set(labels)) == len(labels)
+        ids = {a["id"] for _, a in page.tags if "id" in a}
+        for link in page.all("a"):
+            target = link["href"]
+            assert target[1:] in ids if target[0] == "#" else (done / target).is_file()
+    text = (done / "group.html").read_text()
+    assert "cannot be read as NIfTI" in text
+    assert "What this does not show" in text
+
+
+def validate(folder: Path) -> list[dict]:
+    """Run the BIDS validator; return its errors."""
+    command = Path(sys.executable).with_name("bids-validator-deno")
+    if not command.is_file():
+        pytest.skip("needs bids-validator-deno")
+    ran = subprocess.run(
+        [command, folder, "--format", "json"], capture_output=True, text=True, check=False
+    )
+    issues = json.loads(ran.stdout)["issues"]["issues"]
+    return [issue for issue in issues if issue["severity"] == "error"]
+
+
+@pytest.fixture(scope="module")
+def visits(tmp_path_factory) -> tuple[Path, Path]:
+    """One person with all scans at one visit, and a gradient echo at a second."""
+    top = tmp_path_factory.mktemp("visits") / "bids"
+    write_people(top, ["a"], rng=np.random.default_rng(4), sessions=["1", "2"])
+    (top / "sub-a" / "ses-2" / "anat" / "sub-a_ses-2_T2w.nii.gz").unlink()
+    shutil.rmtree(top / "sub-a" / "ses-2" / "dwi")
+    out = top.parent / "out"
+    assert call("run", top, out, "participant", "--workers", 0) == 0
+    assert call("run", top, out, "group") == 0
+    return top, out
+
+
+def test_all_methods_and_change_between_visits(visits):
+    _, out = visits
+    for method, n_done in (("pvs", 1), ("alps", 1), ("qsm", 2), ("qsmchange", 1)):
+        table = pd.read_csv(out / f"group_{method}.tsv", sep="\t")
+        assert (table["outcome"] == "done").sum() == n_done, method
+    change = pd.read_csv(out / "group_qsmchange.tsv", sep="\t").iloc[0]
+    assert (change["session_id"], change["first_session"]) == ("ses-2", "ses-1")
+    assert change["overlap"] > 0.9
+    assert abs(change["putamen_left_change_ppb"]) < 5 * change["putamen_left_error_ppb"]
+    regions = next(out.rglob("*desc-changeregions_qsm.tsv"))
+    assert pd.read_csv(regions, sep="\t")["change_ppb"].notna().any()
+
+
+def test_the_derivatives_pass_the_validator(visits, done):
+    for folder in (visits[1], done):
+        assert validate(folder) == []
+    wrong = visits[1] / "sub-a" / "ses-1" / "anat" / "sub-a_ses-1_nonsense.nii.gz"
+    wrong.write_bytes(b"")
+    try:
+        assert validate(visits[1]), "the validator sees nothing"
+    finally:
+        wrong.unlink()
+
+
+def test_no_file_is_hidden_but_the_state(visits):
+    hidden = {p.relative_to(visits[1]).parts[0] for p in visits[1].rglob(".*")}
+    assert hidden <= {".bidsignore", ".pvsbook"}
+    assert not list((visits[1] / ".pvsbook" / "work").iterdir())
+
+
+def test_a_changed_sidecar_or_setting_runs_just_that_again(visits, tmp_path, capsys):
+    top, out = visits
+    before = stubs.tree(out)
+    options = ["--methods", "qsm", "--workers", 0]
+    assert call("run", top, out, "participant", *options) == 0
+    assert "3 done (3 by an earlier run)" in capsys.readouterr().out
+    settings = tmp_path / "settings.yml"
+    settings.write_text("qsm: {inversion: tkd}\nqsmchange: {inversion: tv}\n")
+    assert call("run", top, out, "participant", *options, "--settings", settings) == 0
+    assert "3 done (1 by an earlier run)" in capsys.readouterr().out
+    assert call("run", top, out, "participant", *options) == 0
+    # a default that is written out, as tv here, is no change; all is as it was
+    assert stubs.tree(out) == before
+
+
+def test_labels_choose(visits, tmp_path):
+    top, _ = visits
+    assert [s.name for s in inputs.find(top, sessions=["ses-2"], methods=["qsm"]).scans] == [
+        "sub-a_ses-2_qsm"
+    ]
+    assert inputs.find(top, participants=["a"]).people == ["sub-a"]
+    for options, message in (
+        ({"participants": ["b"]}, "sub-b not in"),
+        ({"sessions": ["9"]}, "ses-9 not in .* it has ses-1, ses-2"),
+        ({"methods": ["mri"]}, "mri; choose from pvs,alps,qsm"),
+        ({"participants": ["../x"]}, "letters and digits only"),
+    ):
+        with pytest.raises(InputError, match=message):
+            inputs.find(top, **options)
+
+
+def touch(top: Path, *names: str) -> None:
+    for name in names:
+        path = top / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}" if name.endswith(".json") else "0 1000 1000")
+
+
+def scans_of(top: Path) -> dict[str, inputs.Scan]:
+    return {s.method: s for s in inputs.find(top).scans}
+
+
+def test_what_is_chosen_and_what_is_missing(tmp_path):
+    """Rules of the search, on files that are only names."""
+    one = tmp_path / "one"
+    touch(one, "sub-1/anat/sub-1_T1w.nii.gz", "sub-1/anat/sub-1_FLAIR.nii.gz")
+    touch(one, "sub-1/dwi/sub-1_dir-AP_dwi.nii.gz", "sub-1/anat/sub-1_part-mag_T2starw.nii.gz")
+    found = scans_of(one)
+    assert found["pvs"].parameters == {"contrast": "t1"}
+    assert "fewer spaces are seen" in found["pvs"].notes[0]
+    assert found["alps"].lacks == ("sub-1_dir-AP_dwi.nii.gz: no .bval and no .bvec",)
+    assert "no phase (part-phase)" in found["qsm"].lacks[0]
+
+    touch(one, "dwi.bval", "dwi.bvec", "sub-1/dwi/sub-1_dir-PA_dwi.nii.gz")
+    (one / "sub-1/dwi/sub-1_dir-PA_dwi.bval").write_text("0 1000 1000 1000")
+    touch(one, "sub-1/anat/sub-1_run-2_T2w.nii.gz", "sub-1/anat/sub-1_run-1_T2w.nii.gz")
+    touch(one, "sub-1/anat/sub-1_part-phase_T2starw.nii.gz")
+    found = scans_of(one)
+    assert Path(found["alps"].inputs["dwi"][0]).name == "sub-1_dir-PA_dwi.nii.gz"
+    assert Path(found["alps"].inputs["bvec"][0]) == one / "dwi.bvec"
+    assert Path(found["alps"].inputs["bval"][0]).name == "sub-1_dir-PA_dwi.bval"
+    assert "taken of 2" in found["alps"].notes[0]
+    assert found["pvs"].notes == ("sub-1_run-1_T2w.nii.gz taken of 2, the first by name",)
+    assert "no EchoTime and no MagneticFieldStrength" in found["qsm"].lacks[0]
+
+    (one / "T2starw.json").write_text('{"EchoTime": 0.1, "MagneticFieldStrength": 3}')
+    touch(one, "sub-1/anat/sub-1_T2starw.json")
+    (one / "sub-1/anat/sub-1_part-phase_T2starw.json").write_text('{"EchoTime": 0.02}')
+    assert scans_of(one)["qsm"].parameters == {"echo_times_s": [0.02], "field_strength_t": 3}
+    (one / "sub-1/anat/sub-1_part-phase_T2starw.json").write_text("{")
+    assert "sub-1_part-phase_T2starw.json: is not JSON" in scans_of(one)["qsm"].lacks[0]
+    for path in (one / "sub-1/anat").glob("*T2starw*"):
+        path.unlink()
+    touch(one, "sub-1/anat/sub-1_echo-1_part-mag_MEGRE.nii.gz")
+    touch(one, "sub-1/anat/sub-1_echo-2_part-phase_MEGRE.nii.gz")
+    assert "echoes 1 of mag, but 2 of phase" in scans_of(one)["qsm"].lacks[0]
+
+
+def test_folders_that_are_no_bids_data_set(tmp_path):
+    (tmp_path / "empty").mkdir()
+    touch(tmp_path, "a.b/sub-1/anat/sub-1_T2w.nii.gz", "json/sub-1/anat/sub-1_T2w.json")
+    touch(tmp_path, "table/sub-1/anat/sub-1_T2w.nii.gz", "table/participants.tsv")
+    for name, message in (
+        ("gone", "does not exist"),
+        ("empty", "has no sub-"),
+        ("a.b", "no folder with a dot"),
+        ("json", "holds no image"),
+        ("table", "participant_id"),
+    ):
+        with pytest.raises(InputError, match=message):
+            inputs.find(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("qsm: [", "cannot be read"),
+        ("[1]", "must hold options by method"),
+        ("mri: {}", "'mri' is no method"),
+        ("qsm: {wings: 2}", "qsm has no option wings; it has .*inversion"),
+        ("pvs: {brain_mask: a.nii}", "pvs has no option brain_mask"),
+    ],
+)
+def test_bad_settings(tmp_path, text, message):
+    path = tmp_path / "s.yml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        app.read_settings(path)
+
+
+def test_bad_usage_is_exit_code_2(bids, tmp_path, capsys):
+    assert call("run", tmp_path / "no", tmp_path / "o", "participant") == 2
+    assert "does not exist" in capsys.readouterr().err
+    assert call("run", bids, bids, "participant", "--workers", 0) == 2
+    assert "is the data set itself" in capsys.readouterr().err
+    assert call("run", bids, tmp_path / "o", "group") == 2
+    assert "run the participant level first" in capsys.readouterr().err
+    assert (
+        call("run", bids, tmp_path / "o", "participant", "--methods", "alps", "--workers", 0) == 2
+    )
+    assert "no scan has what a method needs" in capsys.readouterr().err
+    assert call("run", "--version") == 0
+
+
+def test_robust_distance_marks_the_odd_one():
+    rng = np.random.default_rng(2)
+    values = rng.normal(10, 2, 2001)
+    z = group.robust_z(values)
+    np.testing.assert_allclose(z.std(), 1, atol=0.08)  # as standard deviations, for a normal
+    assert group.robust_z([*values[:50], 40.0])[-1] > group.OUTLYING
+    assert np.isnan(group.robust_z([1, 2, 3, 4])).all()
+    assert np.isnan(group.robust_z([1, 1, 1, 1, 1, 9])).all()
+    assert np.isfinite(group.robust_z([1, 2, 3, 4, 5, np.nan])[:5]).all()
+
+
+def test_outliers_are_named_in_the_table(done, bids, tmp_path):
+    """A value far out, put into a record, is named in table and page."""
+    out = tmp_path / "out"
+    shutil.copytree(done, out)
+    record = jobs.read_record(out, "sub-01_qsm")
+    row = {**record.result["row"], "chi_sd_ppb": 500.0}
+    stored = jobs.Record(**{**vars(record), "result": {**record.result, "row": row}})
+    jobs.write_record(out, stored)
+    result = group.summarise(inputs.find(bids, methods=["qsm"]), out)
+    table = result.tables["qsm"].set_index("participant_id")
+    assert table.loc["sub-01", "outliers"].startswith("chi_sd_ppb +")
+    assert "chi_sd_ppb +" in result.report.read_text()
+
+
+@pytest.mark.public
+def test_real_scans(public_file, tmp_path):
+    """The diffusion slab, a person with two visits, and a crop of a gradient echo."""
+    top = tmp_path / "bids"
+    slab = "701_DTI_Biobank_2mm_MB3S2_EPI"
+    for end in ("nii.gz", "bval", "bvec"):
+        source = public_file("dwi_philips_slab", f"{slab}.{end}")
+        touch(top, f"sub-slab/dwi/sub-slab_dwi.{end}")
+        shutil.copyfile(source, top / f"sub-slab/dwi/sub-slab_dwi.{end}")
+    for visit in (1, 2):
+        for weighting, name in (("FLAIR", "FLAIR"), ("T1W", "T1w"), ("T2W", "T2w")):
+            source = public_file("openms_longitudinal_p01", f"study{visit}_{weighting}.nii.gz")
+            target = f"sub-ms/ses-{visit}/anat/sub-ms_ses-{visit}_{name}.nii.gz"
+            touch(top, target)
+            shutil.copyfile(source, top / target)
+    meta = json.dumps({"EchoTime": [0.004, 0.008, 0.012], "MagneticFieldStrength": 7})
+    for part, name in (("mag", "Mag.nii"), ("phase", "Phase.nii")):
+        target = top / f"sub-crop/anat/sub-crop_part-{part}_T2starw.nii"
+        touch(top, str(target.relative_to(top)))
+        shutil.copyfile(public_file("gre_small_romeo", name), target)
+        target.with_suffix(".json").write_text(meta)
+    out = tmp_path / "out"
+    code = call("run", top, out, "participant", "--workers", 0)
+    assert code == 0
+    assert call("run", top, out, "group") == 0
+    alps = pd.read_csv(out / "group_alps.tsv", sep="\t").set_index("participant_id")
+    assert alps.loc["sub-slab", "registration_model"] == "scaling"
+    assert alps.loc["sub-slab", "status"] == "warn"
+    pvs = pd.read_csv(out / "group_pvs.tsv", sep="\t").set_index(["participant_id", "session_id"])
+    assert list(pvs.loc["sub-ms", "outcome"]) == ["done", "done"]
+    assert set(pvs.loc["sub-ms", "status"]) <= {"warn", "fail"}, "slices are thick"
+    qsm = pd.read_csv(out / "group_qsm.tsv", sep="\t").set_index("participant_id")
+    assert qsm.loc["sub-crop", "status"] == "fail"
+    assert np.isnan(qsm.loc["sub-crop", "chi_sd_ppb"]), "a crop holds no susceptibility"
+    assert validate(out) == []

@@ -1,0 +1,292 @@
+"""The resumable map: what counts as done, what is done again, and what a kill leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import stubs
+
+from pvsbook import InputError, jobs
+
+ROOT = Path(__file__).resolve().parents[2]
+ENV = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'unit'}"}
+
+
+def run(function, tasks, folder, **options) -> dict[str, jobs.Record]:
+    return {r.name: r for r in jobs.run(function, tasks, folder, **options)}
+
+
+@pytest.fixture
+def scans(tmp_path) -> list[Path]:
+    """Three input files, old enough for their stamps to be believed."""
+    paths = [tmp_path / "in" / f"{k}.nii" for k in range(3)]
+    paths[0].parent.mkdir()
+    for path in paths:
+        path.write_text(path.stem)
+    return paths
+
+
+@pytest.fixture
+def believe_stamps(monkeypatch):
+    """Believe the stamp of a file that was written just now."""
+    monkeypatch.setattr(jobs, "RACY_NS", -1)
+
+
+def with_inputs(scans: list[Path], calls: Path, **more) -> list[jobs.Task]:
+    return [
+        jobs.Task(f"t{k}", {"scan": [str(p)]}, {"n": str(k), "calls": str(calls), **more})
+        for k, p in enumerate(scans)
+    ]
+
+
+@pytest.mark.parametrize("racy_ns", [-1, 2_000_000_000])
+def test_only_what_changed_is_done_again(tmp_path, scans, monkeypatch, racy_ns):
+    """Whether a file's hash comes from its stamp or is computed anew."""
+    monkeypatch.setattr(jobs, "RACY_NS", racy_ns)
+    calls, out = tmp_path / "calls", tmp_path / "out"
+
+    def again(tasks=None) -> list[str]:
+        calls.write_text("")
+        records = run(stubs.work, tasks or with_inputs(scans, calls), out)
+        assert {r.status for r in records.values()} == {"done"}
+        called = calls.read_text().split()
+        assert called == [name[1:] for name, r in records.items() if r.again]
+        return called
+
+    assert again() == ["0", "1", "2"]
+    assert again() == []
+    before = scans[1].stat()
+    scans[1].write_text("X")  # same size, and its time set back: ctime tells
+    os.utime(scans[1], ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert again() == ["1"]
+    (out / "sub-2" / "b.txt").write_bytes(b"short")
+    assert again() == ["2"]
+    (out / "sub-0" / "a.txt").unlink()
+    assert again() == ["0"]
+    scans[0].touch()
+    assert again() == [], "a new time is no new content"
+    tasks = with_inputs(scans, calls)
+    tasks[2] = jobs.Task("t2", tasks[2].inputs, {**tasks[2].parameters, "k": 1})
+    assert again(tasks) == ["2"]
+    monkeypatch.setattr(jobs, "__version__", "99")
+    assert again(tasks) == ["0", "1", "2"]
+    (out / jobs.STATE / "records" / "t1.json").write_text("{ cut")
+    assert again(tasks) == ["1"]
+
+
+def test_a_moved_data_set_stays_done(tmp_path, scans, believe_stamps):
+    calls, out = tmp_path / "calls", tmp_path / "out"
+    run(stubs.work, with_inputs(scans, calls), out)
+    moved = [p.rename(tmp_path / p.name) for p in scans]
+    again = run(stubs.work, with_inputs(moved, calls), out)
+    assert not any(r.again for r in again.values())
+
+
+def test_failures_have_reasons_and_stop_nobody(tmp_path):
+    kinds = ["", "input", "bug", ""]
+    tasks = [jobs.Task(f"t{k}", {}, {"kind": kind}) for k, kind in enumerate(kinds)]
+    tasks.append(jobs.Task("gone", {"scan": [str(tmp_path / "no.nii")]}))
+    tasks.append(jobs.Record("skip", "skipped", reason="no T2w"))
+    for _ in range(2):  # a failure is tried again
+        found = run(stubs.trouble, tasks, tmp_path / "out")
+        assert [found[f"t{k}"].status for k in range(4)] == ["done", "failed", "failed", "done"]
+        assert found["t1"].reason == "scan.nii: is empty; export it again"
+        assert found["t1"].log == ""
+        assert found["t2"].reason == "ZeroDivisionError: division by zero"
+        assert "Traceback" in found["t2"].log
+        assert "no.nii: cannot be read" in found["gone"].reason
+        assert found["t2"].again
+    stored = jobs.read_record(tmp_path / "out", "t2")
+    assert stored.reason == found["t2"].reason
+    assert stored.log == ""
+    assert jobs.read_record(tmp_path / "out", "skip").reason == "no T2w"
+    assert jobs.read_record(tmp_path / "out", "nobody") is None
+
+
+def test_a_failure_takes_earlier_results_away(tmp_path, scans):
+    out, calls = tmp_path / "out", tmp_path / "calls"
+    run(stubs.work, with_inputs(scans[:1], calls), out)
+    assert (out / "sub-0" / "a.txt").is_file()
+    scans[0].unlink()
+    run(stubs.work, with_inputs(scans[:1], calls), out)
+    assert not (out / "sub-0" / "a.txt").exists()
+
+
+def test_an_input_that_changes_meanwhile_fails(tmp_path, scans):
+    task = jobs.Task("t", {"scan": [str(scans[0])]}, {"kind": "change"})
+    record = run(stubs.trouble, [task], tmp_path / "out")["t"]
+    assert record.status == "failed"
+    assert "changed while it was being read" in record.reason
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    first = jobs.run(stubs.work, stubs.tasks(2), tmp_path)
+    next(first)
+    with pytest.raises(InputError, match="another run is writing there"):
+        run(stubs.work, stubs.tasks(2), tmp_path)
+    first.close()
+    assert len(run(stubs.work, stubs.tasks(2), tmp_path)) == 2
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        run(stubs.work, stubs.tasks(2), tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n": -1}, "--workers: -1"),
+        ({"n": 10_000}, r"leaves 0\.\d+ GB each"),
+        ({"n": 2, "scheduler": "tcp://x"}, "cluster has its own workers"),
+        ({"scheduler": "tcp://127.0.0.1:9"}, "no Dask scheduler answers"),
+        ({"scheduler": "nonsense://"}, "no Dask scheduler answers"),
+    ],
+)
+def test_bad_workers(options, message, monkeypatch):
+    monkeypatch.setattr(jobs, "SCHEDULER_TIMEOUT_S", 1)
+    n = options.pop("n", None)
+    with pytest.raises(InputError, match=message), jobs.workers(n, **options):
+        pass
+
+
+@pytest.fixture(scope="module")
+def client():
+    """Two worker processes for the tests of this module."""
+    with jobs.workers(2, memory_gb=1) as client:
+        yield client
+
+
+def test_many_tasks_in_a_small_window(tmp_path, client):
+    """300 tasks; the scheduler never holds more than the window, and results equal in-process."""
+    most, done = 0, 0
+    for record in jobs.run(stubs.work, stubs.tasks(300), tmp_path / "a", client=client):
+        done += record.status == "done"
+        if done % 50 == 0:
+            held = client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
+            most = max(most, held)
+    assert done == 300
+    assert 0 < most <= jobs.BACKLOG * 2 + 2
+    run(stubs.work, stubs.tasks(300), tmp_path / "b")
+    assert stubs.tree(tmp_path / "a") == stubs.tree(tmp_path / "b")
+
+
+def test_each_worker_has_one_thread(tmp_path, client):
+    record = run(
+        stubs.trouble, [jobs.Task("t", {}, {"kind": "threads"})], tmp_path, client=client
+    )["t"]
+    assert record.result == {"numba": 1, "pools": 1}
+    assert record.peak_mb > 10
+
+
+def test_a_task_that_kills_its_worker_is_recorded_and_the_rest_goes_on(tmp_path, client):
+    kinds = ["", "kill", *[""] * 8]
+    tasks = [jobs.Task(f"t{k}", {}, {"kind": kind}) for k, kind in enumerate(kinds)]
+    found = run(stubs.trouble, tasks, tmp_path, client=client)
+    assert found["t1"].status == "failed"
+    assert "died 3 times" in found["t1"].reason
+    assert [r.status for n, r in found.items() if n != "t1"] == ["done"] * 9
+    assert jobs.read_record(tmp_path, "t1").status == "failed"
+
+
+def runner(out: Path, n: int, processes: int = 2) -> subprocess.Popen[str]:
+    """Start a runner in a process group of its own; wait until its workers are there."""
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import stubs; stubs.main()",
+            str(out),
+            str(n),
+            str(processes),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENV,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "started\n", process.communicate()[1]
+    return process
+
+
+def test_killed_runner_and_workers_leave_no_half_work(tmp_path):
+    """Kill the runner twice and a worker once, at random moments; then let it finish."""
+    n, out, rng = 24, tmp_path / "out", np.random.default_rng(5)
+    run(stubs.work, stubs.tasks(n, seconds=0.05), tmp_path / "undisturbed")
+    for _ in range(2):
+        process = runner(out, n)
+        time.sleep(rng.uniform(0.05, 0.6))
+        process.kill()
+        process.communicate()
+        for record in (out / jobs.STATE / "records").glob("t*.json"):
+            stored = json.loads(record.read_text())
+            if stored["status"] == "done":
+                for path, (size, _) in stored["outputs"].items():
+                    assert (out / path).stat().st_size == size
+    process = runner(out, n)
+    time.sleep(rng.uniform(0.05, 0.3))
+    victims = [
+        p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())
+    ]
+    victims[0].kill()
+    lines, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert len(lines.splitlines()) == n
+    assert "False" in lines, "nothing of the killed runs was taken over"
+    assert stubs.tree(out) == stubs.tree(tmp_path / "undisturbed")
+
+
+def test_interrupt_stops_cleanly(tmp_path):
+    """Ctrl-C reaches the runner and its workers at once, as from a terminal."""
+    process = runner(tmp_path / "out", 200)
+    assert process.stdout.readline() == "t0000 True\n"
+    os.killpg(process.pid, signal.SIGINT)
+    lines, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in errors, errors
+    assert len(lines.splitlines()) < 199
+
+
+def test_scheduler_address_with_two_worker_processes(tmp_path):
+    """A scheduler and two workers that the user started, on this machine's own address."""
+    commands, processes = tmp_path / "address.json", []
+
+    def start(*words: str) -> None:
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "distributed.cli." + words[0], *words[1:]],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=ENV,
+                cwd=tmp_path,
+            )
+        )
+
+    file = ["--scheduler-file", str(commands)]
+    try:
+        start("dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", *file)
+        for _ in range(2):
+            start("dask_worker", "--nthreads", "1", "--no-dashboard", "--no-nanny", *file)
+        for _ in range(300):
+            if commands.is_file() and commands.read_text().endswith("}"):
+                break
+            time.sleep(0.1)
+        address = json.loads(commands.read_text())["address"]
+        with jobs.workers(scheduler=address) as client:
+            client.wait_for_workers(2, timeout=30)
+            found = run(stubs.work, stubs.tasks(20), tmp_path / "out", client=client)
+        assert [r.status for r in found.values()] == ["done"] * 20
+        run(stubs.work, stubs.tasks(20), tmp_path / "here")
+        assert stubs.tree(tmp_path / "out") == stubs.tree(tmp_path / "here")
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            process.wait(timeout=20)

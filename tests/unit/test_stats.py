@@ -1,0 +1,385 @@
+"""Statistics against outside values: published digits, R output, statsmodels, closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.api as sm
+import statsmodels.formula.api as smf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.anova import anova_lm
+
+from pvsbook import InputError
+from pvsbook.stats import (
+    agreement,
+    association,
+    classify,
+    groups,
+    longitudinal,
+    power,
+    tables,
+)
+from pvsbook.stats.longitudinal import _sum_coded
+
+DESIGN = {"value": "value", "group": "group", "time": "visit", "person": "person", "order": (1, 2)}
+PAIR = ("first", "second")
+
+
+def two_visits(seed: int = 0, n=(40, 15), changes=(1.0, 0.0)) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    return power.two_visits(rng, n, changes=changes, change_sd=2.0)
+
+
+# --- published and outside values --------------------------------------------------------------
+
+
+def test_nmosd_counts_give_the_published_figures():
+    found = groups.compare_counts((10, 4), (34, 46)).set_index("test")
+    wald = found.loc["chi-squared"]
+    assert round(wald["estimate"], 2) == 4.38
+    assert (round(wald["low"], 2), round(wald["high"], 1)) == (1.24, 15.5)
+    assert found["p"].dropna().round(3).tolist() == [0.016, 0.035, 0.020]
+    limits = [groups.proportion(e, n).loc[0, ["low", "high"]] for e, n in ((10, 34), (4, 46))]
+    assert [[round(100 * v) for v in pair] for pair in limits] == [[17, 46], [3, 20]]
+
+
+def test_welch_from_the_published_summaries():
+    found = groups.welch_from_summary((1.47, 1.45), (0.10, 0.17), (39, 21))
+    assert round(found.loc[0, "p"], 2) == 0.62
+    assert round(found.loc[1, "estimate"], 2) == 0.16
+
+
+def test_power_of_ten_ten_five():
+    for n1, d in ((20, 1.47), (10, 1.67)):  # rounded up: a hundredth less is not enough
+        assert power.power(d - 0.01, n1, 5) < 0.80 <= power.power(d, n1, 5)
+        assert d - 0.01 < power.detectable(n1, 5) < d
+    assert round(power.power(0.8, 20, 5), 2) == 0.34
+    assert round(power.power(0.8, 10, 5), 2) == 0.27
+
+
+# car::Anova on mtcars, wt ~ factor(cyl) * factor(am), as printed at
+# https://riptutorial.com/r/example/12989/basic-usage-of-anova--
+MTCARS = """6 1 2.620;6 1 2.875;4 1 2.320;6 0 3.215;8 0 3.440;6 0 3.460;8 0 3.570;4 0 3.190
+4 0 3.150;6 0 3.440;6 0 3.440;8 0 4.070;8 0 3.730;8 0 3.780;8 0 5.250;8 0 5.424;8 0 5.345
+4 1 2.200;4 1 1.615;4 1 1.835;4 0 2.465;8 0 3.520;8 0 3.435;8 0 3.840;8 0 3.845;4 1 1.935
+4 1 2.140;4 1 1.513;8 1 3.170;6 1 2.770;8 1 3.570;4 1 2.780"""
+
+
+def test_r_type_two_of_unbalanced_cars():
+    rows = [row.split() for line in MTCARS.splitlines() for row in line.split(";")]
+    cars = pd.DataFrame(rows, columns=["cyl", "am", "wt"]).astype({"wt": float})
+    fit = smf.ols("wt ~ C(cyl) * C(am)", cars).fit()
+    two, three = anova_lm(fit, typ=2), anova_lm(fit, typ=3)
+    assert two["F"].dropna().round(4).tolist() == [11.5266, 10.4758, 0.1065]
+    # R's type III with treatment contrasts, a well-known trap: not the test of equal means
+    assert three["F"].dropna().round(4).tolist() == [82.4254, 6.3988, 5.5463, 0.1065]
+    coded = anova_lm(smf.ols("wt ~ C(cyl, Sum) * C(am, Sum)", cars).fit(), typ=3)
+    assert coded["F"].round(4).tolist()[1:3] != three["F"].round(4).tolist()[1:3]
+
+
+# O'Brien and Kaiser's data from R's carData (treatment, gender, 3 phases x 5 hours), and the
+# type 3 table of afex::aov_ez on them as printed at
+# https://www.rdocumentation.org/packages/afex/versions/1.4-1/topics/aov_car
+OBRIEN = """control,M,1,2,4,2,1,3,2,5,3,2,2,3,2,4,4
+control,M,4,4,5,3,4,2,2,3,5,3,4,5,6,4,1
+control,M,5,6,5,7,7,4,5,7,5,4,7,6,9,7,6
+control,F,5,4,7,5,4,2,2,3,5,3,4,4,5,3,4
+control,F,3,4,6,4,3,6,7,8,6,3,4,3,6,4,3
+A,M,7,8,7,9,9,9,9,10,8,9,9,10,11,9,6
+A,M,5,5,6,4,5,7,7,8,10,8,8,9,11,9,8
+A,F,2,3,5,3,2,2,4,8,6,5,6,6,7,5,6
+A,F,3,3,4,6,4,4,5,6,4,1,5,4,7,5,4
+B,M,4,4,5,3,4,6,7,6,8,8,8,8,9,7,8
+B,M,3,3,4,2,3,5,4,7,5,4,5,6,8,6,5
+B,M,6,7,8,6,3,9,10,11,9,6,8,7,10,8,7
+B,F,5,5,6,8,6,4,6,6,8,6,7,7,8,10,8
+B,F,2,2,3,1,2,5,6,7,5,2,6,7,8,6,3
+B,F,2,2,3,4,4,6,6,7,9,7,7,7,8,6,7
+B,F,4,5,7,5,4,7,7,8,6,7,7,8,10,8,7"""
+
+
+def _obrien() -> pd.DataFrame:
+    rows = [line.split(",") for line in OBRIEN.splitlines()]
+    values = np.array([[float(v) for v in row[2:]] for row in rows]).reshape(-1, 3, 5)
+    table = pd.DataFrame([row[:2] for row in rows], columns=["treatment", "gender"])
+    table["mean"] = values.mean(axis=(1, 2))
+    for k, phase in enumerate(("pre", "post", "fup")):
+        table[phase] = values[:, k].mean(axis=1)
+    return table
+
+
+def test_r_type_three_of_an_unbalanced_mixed_design():
+    table = _obrien()
+    fit = smf.ols("mean ~ C(treatment, Sum) * C(gender, Sum)", table).fit()
+    found = anova_lm(fit, typ=3)
+    assert found["F"].round(2).tolist()[1:4] == [3.94, 3.66, 2.86]
+    assert found["df"].tolist()[1:] == [2, 1, 2, 10]
+    assert round(15 * fit.scale, 2) == 22.81  # fifteen measures behind each mean
+
+
+def test_r_paired_and_welch_t_of_the_sleep_data():
+    # example(sleep) of R's datasets package: extra hours of sleep with two drugs
+    first = np.array([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0])
+    second = np.array([1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4])
+    found = longitudinal.paired_effects(first, second, rng=np.random.default_rng(0))
+    change = second - first
+    assert np.isclose(found.loc[1, "estimate"], change.mean() / change.std(ddof=1))
+    spread = np.sqrt((first.var(ddof=1) + second.var(ddof=1)) / 2)
+    assert np.isclose(found.loc[0, "estimate"], change.mean() / spread)
+    assert np.isclose(found.loc[0, "p"], stats.ttest_rel(second, first).pvalue)
+    for row in found.itertuples():
+        assert row.low < row.estimate < row.high
+
+
+# --- identities ----------------------------------------------------------------------------------
+
+
+def test_mixed_anova_equals_statsmodels_to_ten_digits():
+    table = two_visits()
+    found = longitudinal.mixed_anova(table, **DESIGN).set_index(["test", "term"])["statistic"]
+    wide = longitudinal.change_scores(table, **DESIGN).table
+    change = (wide["first"] - wide["second"]).to_numpy()
+    # type II in a 2 x 2 design by statsmodels: group on the means, weighted mean of the changes
+    residual = smf.ols("change ~ C(group)", wide).fit()
+    between = anova_lm(smf.ols("mean ~ C(group)", wide).fit(), typ=2)
+    expected = {
+        ("F, type II", "interaction"): anova_lm(residual, typ=2)["F"].iloc[0],
+        ("F, type II", "group"): between["F"].iloc[0],
+        ("F, type II", "time"): len(wide) * change.mean() ** 2 / residual.scale,
+    }
+    design = np.column_stack([np.ones(len(wide)), np.where(wide["group"] == PAIR[0], 1, -1)])
+    coded = sm.OLS(wide["change"].to_numpy(), design).fit()
+    expected["F, type III", "time"] = coded.tvalues[0] ** 2
+    expected["F, type III", "interaction"] = coded.tvalues[1] ** 2
+    for key, value in expected.items():
+        assert found[key] == pytest.approx(value, rel=1e-10), key
+
+
+def test_interaction_is_the_t_test_of_changes_and_group_that_of_means():
+    table = two_visits(3)
+    found = longitudinal.mixed_anova(table, **DESIGN).set_index(["test", "term"])["statistic"]
+    changes = longitudinal.change_test(table, **DESIGN, groups=PAIR).set_index("test")
+    assert found["F, type II", "interaction"] == pytest.approx(
+        changes.loc["t, equal variances", "statistic"] ** 2, rel=1e-10
+    )
+    wide = longitudinal.change_scores(table, **DESIGN).table
+    parts = [wide.loc[wide["group"] == g, "mean"] for g in PAIR]
+    t = stats.ttest_ind(*parts).statistic
+    assert found["F, type III", "group"] == pytest.approx(t**2, rel=1e-10)
+
+
+def test_mixed_model_equals_type_three_on_complete_data():
+    table = two_visits(4, n=(30, 12))
+    model = longitudinal.mixed_model(table, **DESIGN, groups=PAIR).set_index("term")
+    anova = longitudinal.mixed_anova(table, **DESIGN).set_index(["test", "term"])["statistic"]
+    for mine, theirs in (("time", "time"), ("difference of changes", "interaction")):
+        f = anova["F, type III", theirs]
+        assert model.loc[mine, "statistic"] ** 2 == pytest.approx(f, rel=1e-4)
+    changes = longitudinal.change_test(table, **DESIGN, groups=PAIR)
+    difference = model.loc["difference of changes", "estimate"]
+    assert difference == pytest.approx(changes["estimate"].iloc[-1], rel=1e-6)
+
+
+def test_mixed_model_keeps_people_with_one_visit():
+    table = two_visits(5)
+    some = table.drop(index=table.index[(table["visit"] == 2) & (table["person"] < 8)])
+    assert (longitudinal.mixed_model(some, **DESIGN, groups=PAIR)["n"] == 55).all()
+    checked = longitudinal.change_scores(some, **DESIGN)
+    assert len(checked.table) == 47
+    assert checked.dropped["reason"].str.contains("lacks visit 2").sum() == 8
+
+
+def test_type_two_rejects_what_type_three_keeps():
+    found = power.type_two_and_three(np.random.default_rng(11), n_studies=40)
+    share = found.set_index("term")["estimate"]
+    assert share["time, type II"] > 0.3 > 0.15 > share["time, type III"]
+    assert share["interaction, type II"] == share["interaction, type III"]
+
+
+def test_ancova_without_covariates_is_the_t_test():
+    rng = np.random.default_rng(1)
+    people = pd.DataFrame({"g": ["p"] * 12 + ["c"] * 9, "y": rng.normal(size=21)})
+    found = groups.ancova(people, value="y", group="g", reference="c").loc[0]
+    t = stats.ttest_ind(people["y"][:12], people["y"][12:])
+    assert (found["statistic"], found["p"]) == pytest.approx((t.statistic, t.pvalue), rel=1e-10)
+    assert (found["low"], found["high"]) == pytest.approx(tuple(t.confidence_interval()))
+
+
+def test_partial_correlation_is_that_of_residuals():
+    rng = np.random.default_rng(2)
+    t = pd.DataFrame(rng.normal(size=(50, 3)), columns=["x", "y", "age"])
+    t["x"] += t["age"]
+    found = association.correlate(t, "x", "y", covariates=["age"]).loc[0]
+    rest = [smf.ols(f"{c} ~ age", t).fit().resid for c in ("x", "y")]
+    assert found["estimate"] == pytest.approx(np.corrcoef(*rest)[0, 1], rel=1e-10)
+    model = association.linear(t, value="y", predictors=["x", "age"]).loc[0]
+    assert found["statistic"] == pytest.approx(model["statistic"], rel=1e-8)
+    assert found["low"] < found["estimate"] < found["high"]
+
+
+def test_negative_binomial_rate_ratio_without_covariates_is_that_of_means():
+    rng = np.random.default_rng(3)
+    n = rng.negative_binomial(4, 0.2, 60)
+    people = pd.DataFrame({"g": ["p"] * 30 + ["c"] * 30, "n": n})
+    found = groups.negative_binomial(people, value="n", group="g", reference="c").loc[0]
+    assert found["estimate"] == pytest.approx(n[:30].mean() / n[30:].mean(), rel=1e-3)
+    assert found["low"] < found["estimate"] < found["high"]
+
+
+def test_regression_to_the_mean_shows_without_change():
+    rng = np.random.default_rng(4)
+    true = rng.normal(0, 1, 4000)
+    first, second = true + rng.normal(0, 1, 4000), true + rng.normal(0, 1, 4000)
+    found = longitudinal.regression_to_mean(first, second)["estimate"]
+    top = stats.norm.pdf(stats.norm.ppf(0.8)) / 0.2 * np.sqrt(2)  # mean of the top fifth
+    assert found[1] == pytest.approx(-0.5 * top, abs=0.1)
+    assert found[2] == pytest.approx(found[1], abs=0.1)
+
+
+def test_lords_paradox_is_in_the_table():
+    rng = np.random.default_rng(5)
+    level = np.r_[rng.normal(10, 3, 200), rng.normal(0, 3, 200)]
+    table = pd.DataFrame(
+        {
+            "person": np.tile(np.arange(400), 2),
+            "group": np.tile(np.repeat(PAIR, 200), 2),
+            "visit": np.repeat([1, 2], 400),
+            "value": np.r_[level, level] + rng.normal(0, 2, 800),
+        }
+    )
+    found = longitudinal.change_regression(table, **DESIGN, groups=PAIR).set_index("measure")
+    assert found.loc["change score", "p"] > 0.01
+    assert found.loc["adjusted for the first value", "low"] > 1
+
+
+def test_winners_curse_and_change_power():
+    found = power.winners_curse(0.5, 10, 5, rng=np.random.default_rng(6), n_studies=20_000)
+    assert found.loc[0, "low"] < power.power(0.5, 10, 5) < found.loc[0, "high"]
+    assert found.loc[1, "low"] > 1
+    assert power.change_power(2, 120, 40, within_sd=1, true_change_sd=0) == pytest.approx(
+        power.power(2 / np.sqrt(2), 120, 40)
+    )
+    assert power.half_width(0.5, 20, 5) > power.half_width(0.5, 200, 50)
+
+
+def test_repeatability_of_known_noise():
+    rng = np.random.default_rng(7)
+    true = rng.normal(0, 2, 5000)
+    found = agreement.repeatability(true + rng.normal(0, 1, 5000), true + rng.normal(1, 1, 5000))
+    within = found.loc[1]
+    assert found.loc[0, "estimate"] == pytest.approx(1, abs=0.08)
+    assert within["low"] < 1 < within["high"]
+    assert found.loc[2, "estimate"] == pytest.approx(1.96 * np.sqrt(2) * within["estimate"])
+    assert found.loc[3, "estimate"] == pytest.approx(0.2, abs=0.02)
+
+
+# --- the classifier ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    rng = np.random.default_rng(8)
+    people = pd.DataFrame({"g": ["p"] * 40 + ["c"] * 40})
+    for k in range(6):  # five of six are noise
+        people[f"x{k}"] = rng.normal(size=80) + (k == 0) * (people["g"] == "p")
+    names = [f"x{k}" for k in range(6)]
+    return people, names, classify.logistic(
+        people, group="g", positive="p", predictors=names, rng=rng, n_repeats=3, n_bootstrap=60
+    )  # fmt: skip
+
+
+def test_classifier_optimism_and_r_squared(classifier):
+    people, names, found = classifier
+    value = found.performance.set_index("measure")["estimate"]
+    assert value["AUC, apparent"] > value["AUC, optimism taken off"]
+    assert value["AUC, apparent"] > value["AUC, cross-validated"]
+    assert value["calibration slope, held out"] < 1
+    fit = sm.Logit((people["g"] == "p").astype(float), sm.add_constant(people[names])).fit(disp=0)
+    assert value["R2, McFadden"] == pytest.approx(fit.prsquared, rel=1e-6)
+    assert value["R2, Nagelkerke"] > value["R2, Cox and Snell"] > 0
+    assert found.coefficients["n"].eq(80).all()
+    assert found.predictions["probability"].between(0, 1).all()
+
+
+def test_separated_groups_are_refused():
+    people = pd.DataFrame({"g": ["p"] * 20 + ["c"] * 20, "x": np.arange(40.0)})
+    with pytest.raises(InputError, match="separate the groups"):
+        classify.logistic(people, group="g", positive="p", predictors=["x"], rng=None)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="two groups are needed"):
+        classify.logistic(people, group="g", positive="x", predictors=["x"], rng=None)  # type: ignore[arg-type]
+
+
+# --- properties ----------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 20), st.integers(0, 20))
+def test_swapping_groups_inverts_the_odds_ratio(n1, n2, e1, e2):
+    e1, e2 = min(e1, n1), min(e2, n2)
+    if e1 + e2 in (0, n1 + n2):
+        with pytest.raises(InputError, match="cannot differ"):
+            groups.compare_counts((e1, e2), (n1, n2))
+        return
+    a = groups.compare_counts((e1, e2), (n1, n2))
+    b = groups.compare_counts((e2, e1), (n2, n1))
+    assert a["p"].dropna().to_numpy() == pytest.approx(b["p"].dropna().to_numpy())
+    assert a["estimate"].iloc[-1] == pytest.approx(-b["estimate"].iloc[-1])
+    if 0 < e1 < n1 and 0 < e2 < n2:
+        assert a["estimate"][0] * b["estimate"][0] == pytest.approx(1)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 10_000))
+def test_every_result_has_the_same_columns_and_its_estimate_inside(seed):
+    rng = np.random.default_rng(seed)
+    people = pd.DataFrame({"g": list("pppppcccccaaaaa"), "n": rng.integers(0, 30, 15)})
+    people["age"] = rng.normal(50, 10, 15)
+    two = people[people["g"] != "a"]
+    for found in (
+        groups.welch(two, value="n", group="g", order=("p", "c")),
+        groups.ancova(people, value="n", group="g", reference="c", covariates=["age"]),
+        groups.mann_whitney(people, value="n", group="g"),
+        groups.permutation(two, value="n", group="g", order=("p", "c"), rng=rng),
+        association.correlate(people, "n", "age", method="spearman"),
+    ):
+        assert list(found.columns[: len(tables.COLUMNS)]) == list(tables.COLUMNS)
+        inside = found["low"].isna() | (
+            (found["low"] <= found["estimate"] + 1e-9)
+            & (found["estimate"] <= found["high"] + 1e-9)
+        )
+        assert inside.all()
+
+
+def test_permutation_is_exact_or_says_that_it_was_drawn():
+    people = pd.DataFrame({"g": ["p"] * 20 + ["c"] * 5, "n": np.arange(25.0)})
+    rng = np.random.default_rng(0)
+    kind = {"value": "n", "group": "g", "order": ("p", "c"), "rng": rng}
+    found = groups.permutation(people, **kind)
+    assert found["test"][0] == "permutation, exact (53130 ways)"
+    assert found["p"][0] == pytest.approx(2 / 53130)
+    assert groups.permutation(people, **kind, most=1000)["test"][0] == "permutation, 9999 drawn"
+
+
+def test_kruskal_equals_scipy_and_survives_ties():
+    people = pd.DataFrame({"g": list("aaabbbccc"), "n": [0, 0, 1, 0, 0, 0, 1, 2, 3]})
+    found = groups.kruskal_wallis(people, value="n", group="g", rng=np.random.default_rng(0))
+    parts = [people.loc[people["g"] == g, "n"] for g in "abc"]
+    assert found.loc[0, "p"] == pytest.approx(stats.kruskal(*parts).pvalue)
+    assert 0 <= found.loc[0, "low"] <= found.loc[0, "high"] <= 1
+
+
+def test_mann_whitney_leaves_limits_out_where_there_are_none():
+    people = pd.DataFrame({"g": list("aaabbb"), "n": [1.0, 2, 3, 4, 5, 6]})
+    found = groups.mann_whitney(people, value="n", group="g").loc[0]
+    assert (found["estimate"], found["p"]) == (0.0, pytest.approx(0.1))
+    assert np.isnan(found["low"])
+    assert found["correction"] == "Holm over 1"
+
+
+def test_sum_coding_gives_equal_weight():
+    wide = pd.DataFrame({"g": ["a"] * 30 + ["b"] * 5, "v": [1.0] * 30 + [-1.0] * 5})
+    wide["v"] += np.random.default_rng(0).normal(0, 0.1, 35)
+    assert _sum_coded("v", "g", wide)["F"].iloc[0] < 1 < _sum_coded("v", "g", wide)["F"].iloc[1]

@@ -1,0 +1,183 @@
+"""Bad tables stop with one sentence that names column, rows and fix."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pvsbook import InputError
+from pvsbook.stats import agreement, association, groups, longitudinal, power, tables
+
+GOOD = pd.DataFrame(
+    {
+        "person": np.repeat(np.arange(8), 2),
+        "visit": [1, 2] * 8,
+        "group": np.repeat(["MS", "control"], 8),
+        "chi": np.arange(16.0) ** 1.1,
+    }
+)
+KEYS = {"value": "chi", "person": "person", "time": "visit", "group": "group"}
+
+
+def broken(**columns) -> pd.DataFrame:
+    return GOOD.assign(**columns)
+
+
+def at(column: str, row: int, value) -> pd.DataFrame:
+    table = GOOD.astype({column: object}) if isinstance(value, str) else GOOD.copy()
+    table.loc[row, column] = value
+    return table
+
+
+def test_a_good_table_passes_unchanged():
+    found = tables.check(GOOD, **KEYS)
+    assert len(found.table) == 16
+    assert found.dropped.empty
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ([1, 2, 3], "a list; give a pandas DataFrame"),
+        (GOOD.drop(columns="chi"), "no column 'chi'; it has person, visit, group"),
+        (at("chi", 3, "n/a"), "chi: not a number in rows 3"),
+        (at("chi", 3, np.inf), "chi: infinite in rows 3"),
+        (at("group", 5, None), "group: missing in rows 5"),
+        (pd.concat([GOOD, GOOD.iloc[[2]]], ignore_index=True), "person and visit: rows 2, 16"),
+        (at("group", 1, "control"), "group: changes within a person in rows 0, 1"),
+        (broken(group="MS"), "group: 1 group in the complete rows; two are needed"),
+        (GOOD[GOOD["person"] < 6], "'control' has 2; at least 3"),
+        (broken(chi=list("abcdefghijklmnop")), "rows 0, 1, 2, 3, 4 and 11 more"),
+    ],
+)
+def test_bad_tables_are_named(table, says):
+    with pytest.raises(InputError) as caught:
+        tables.check(table, **KEYS)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_time_needs_person_and_short_tables_stop():
+    with pytest.raises(InputError, match="name the column of people"):
+        tables.check(GOOD, value="chi", time="visit")
+    with pytest.raises(InputError, match="2 complete rows; at least 3"):
+        tables.check(GOOD.head(2), value="chi")
+
+
+def test_the_order_of_rows_does_not_matter():
+    design = {"group": "group", "time": "visit", "person": "person", "order": (1, 2)}
+    mixed = GOOD.sample(frac=1, random_state=1)
+    a, b = (longitudinal.mixed_anova(t, value="chi", **design)["statistic"] for t in (GOOD, mixed))
+    assert a.to_numpy() == pytest.approx(b.to_numpy(), rel=1e-9)
+
+
+def test_who_was_dropped_and_why():
+    found = tables.check(at("chi", 4, np.nan), **KEYS, complete=True)
+    assert found.dropped[["row", "person", "reason"]].to_numpy().tolist() == [
+        [4, 2, "chi is missing"],
+        [5, 2, "2 lacks visit 1"],
+    ]
+    assert len(found.table) == 14
+
+
+def test_adjust_counts_its_family_and_leaves_estimates_alone():
+    rows = [tables.result(t, "d", 1, n=9, p=p) for t, p in zip("abc", (0.01, 0.02, np.nan))]  # noqa: B905
+    parts = [pd.DataFrame(rows[:1]), pd.DataFrame(rows[1:])]
+    found = tables.adjust(parts)
+    assert found["p_adjusted"][:2].tolist() == [0.02, 0.02]
+    assert found["correction"].tolist() == ["Holm over 2", "Holm over 2", "none"]
+    assert tables.adjust(parts, method="fdr_bh")["p_adjusted"][:2].tolist() == [0.02, 0.02]
+    with pytest.raises(InputError, match="no row has a p-value"):
+        tables.adjust(pd.DataFrame(rows[2:]))
+    with pytest.raises(InputError, match="method: 'none'"):
+        tables.adjust(parts, method="none")
+
+
+RNG = np.random.default_rng(0)
+FLAT = pd.DataFrame({"g": list("aaabbb"), "n": [1.0] * 6, "m": np.arange(6.0)})
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: groups.proportion(5, 3), "5 of 3"),
+        (lambda: groups.compare_counts((1, 2, 3), (4, 5, 6)), "two groups are compared"),
+        (lambda: groups.welch_from_summary((1, 2), (0, 1), (5, 5)), "sd must be positive"),
+        (lambda: groups.welch(FLAT, value="n", group="g", order="az"), "no 'z' in the table"),
+        (lambda: groups.welch(FLAT, value="n", group="h", order="ab"), "no column 'h'"),
+        (
+            lambda: groups.ancova(
+                FLAT.assign(k=FLAT["m"]), value="n", group="g", reference="a",
+                covariates=["m", "k"],
+            ),
+            "repeat each other",
+        ),
+        (
+            lambda: groups.negative_binomial(
+                FLAT.assign(n=0.5), value="n", group="g", reference="a"
+            ),
+            "not counts",
+        ),
+        (
+            lambda: groups.negative_binomial(
+                FLAT.assign(n=[0, 0, 0, 0, 0, 0]), value="n", group="g", reference="a"
+            ),
+            "did not converge",
+        ),
+        (lambda: association.correlate(FLAT, "n", "m"), "the same value in every row"),
+        (lambda: association.correlate(FLAT, "n", "m", method="kendall"), "'kendall'"),
+        (lambda: association.correlation_from_summary(1.2, 20), "-1 < r < 1"),
+        (
+            lambda: association.ordinal(
+                pd.concat([FLAT] * 3).reset_index(), value="n", predictors=["m"]
+            ),
+            "1 scores",
+        ),
+        (lambda: longitudinal.paired_effects([1, 2], [2, 3], rng=RNG), "five or more pairs"),
+        (lambda: longitudinal.paired_effects(range(6), range(1, 7), rng=RNG), "is infinite"),
+        (lambda: longitudinal.regression_to_mean([1], [2]), "ten pairs"),
+        (
+            lambda: longitudinal.change_scores(
+                GOOD, value="chi", group="group", time="visit", person="person", order=(1, 3)
+            ),
+            "visit: no 3 in the table",
+        ),
+        (
+            lambda: longitudinal.change_scores(
+                GOOD, value="chi", group="group", time="visit", person="person", order=(1,)
+            ),
+            "name two visits",
+        ),
+        (
+            lambda: longitudinal.change_test(
+                GOOD, value="chi", group="group", time="visit", person="person", order=(1, 2),
+                groups=("MS", "none"),
+            ),
+            "name two that 'group' holds",
+        ),
+        (
+            lambda: longitudinal.mixed_model(
+                GOOD, value="chi", group="group", time="visit", person="person", order=(1, 2),
+                groups=("MS",),
+            ),
+            "name two of each",
+        ),
+        (
+            lambda: longitudinal.mixed_model(
+                GOOD, value="chi", group="group", time="visit", person="person", order=(1, 2),
+                groups=("MS", "none"),
+            ),
+            "not all of",
+        ),
+        (lambda: agreement.repeatability([1], [2]), "five or more pairs"),
+        (lambda: power.power(0.5, 1, 5), "each group needs two people"),
+        (lambda: power.change_power(1, 5, 5, within_sd=0), "no spread"),
+        (lambda: power.winners_curse(0, 5, 5, rng=RNG), "needs a true difference"),
+        (lambda: power.winners_curse(0.1, 5, 5, rng=RNG, n_studies=2), "make more"),
+    ],
+)  # fmt: skip
+def test_bad_arguments_are_named(call, says):
+    with pytest.raises(InputError) as caught:
+        call()
+    assert says in str(caught.value)

@@ -1,0 +1,308 @@
+"""The three virtual studies: declared, drawn, measured without the truth, recovered."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from pvsbook import InputError
+from pvsbook.figures import stats as draw
+from pvsbook.stats import groups
+from pvsbook.studies import migraine, model, ms, nmosd, persons, published, repeat
+
+MODULES = {"nmosd": nmosd, "migraine": migraine, "ms": ms}
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, pd.DataFrame]:
+    found = {}
+    for name, module in MODULES.items():
+        rng = np.random.default_rng(21)
+        found[name] = module.observe(rng, module.draw(rng))
+    return found
+
+
+@pytest.fixture(scope="module")
+def many_nmosd() -> pd.DataFrame:
+    rng = np.random.default_rng(22)
+    declared = nmosd.Model(n_patients=4000, n_controls=4000)
+    return nmosd.draw(rng, declared)
+
+
+# --- declarations --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_parameter_has_a_source(name):
+    table = model.describe(MODULES[name].Model())
+    assert len(table) == len(fields(MODULES[name].Model))
+    for source in table["source"]:
+        assert source.startswith(("assumed", "measured: benchmarks/")) or any(
+            word in source for word in ("abstract", "adults", "doi:", "controls of the same")
+        ), source
+
+
+def test_the_printed_study_sizes():
+    assert [len(m.draw(np.random.default_rng(0))) for m in MODULES.values()] == [80, 25, 160]
+
+
+def test_no_truth_reaches_a_table(tables):
+    for table in tables.values():
+        assert not any(c.startswith("true_") for c in table)
+
+
+def test_the_same_seed_gives_the_same_study():
+    a, b = (repeat.run_once("migraine", seed=4, number=2) for _ in range(2))
+    pd.testing.assert_frame_equal(a, b)
+    assert repeat.run_once("migraine", seed=5, number=2)["estimate"][0] != a["estimate"][0]
+
+
+# --- what was declared is in the people ----------------------------------------------------------
+
+
+def test_nmosd_people_follow_the_declaration(many_nmosd):
+    declared, people = nmosd.Model(), many_nmosd
+    ill = people["group"] == "NMOSD"
+    severe = people["true_pvs"] > declared.severe_above
+    assert severe[ill].mean() == pytest.approx(10 / 34, abs=0.025)
+    assert severe[~ill].mean() == pytest.approx(4 / 46, abs=0.02)
+    difference = people.loc[ill, "true_alps"].mean() - people.loc[~ill, "true_alps"].mean()
+    assert difference == pytest.approx(nmosd.truths()["ALPS difference"], abs=0.015)
+    healthy = people[~ill]
+    assert healthy["true_alps"].mean() == pytest.approx(1.37, abs=0.012)
+    assert healthy["true_alps"].std() == pytest.approx(0.21, abs=0.01)
+    assert healthy["true_alps"].corr(healthy["age_years"]) == pytest.approx(-0.45, abs=0.04)
+    for name in ("deep_grey_z", "cognition_z"):
+        r = people.loc[ill, "true_pvs"].corr(people.loc[ill, name], method="spearman")
+        assert r == pytest.approx(-0.40, abs=0.05)
+
+
+def test_migraine_and_ms_people_follow_the_declaration():
+    rng = np.random.default_rng(23)
+    some = migraine.draw(rng, migraine.Model(n_chronic=3000, n_episodic=3000, n_controls=3000))
+    means = some.groupby("group")["true_cso"].mean()
+    assert means["chronic"] / means["controls"] == pytest.approx(1.8, rel=0.05)
+    assert some["age_years"].between(25, 60).all()
+    people = ms.draw(rng, ms.Model(n_patients=4000, n_controls=4000))
+    means = people.groupby("group").mean(numeric_only=True)
+    gap = means.loc["MS"] - means.loc["controls"]
+    assert gap["true_thalamus_1_ppb"] == pytest.approx(-6.4, abs=0.9)
+    rise = means["true_caudate_2_ppb"] - means["true_caudate_1_ppb"]
+    assert rise.to_numpy() == pytest.approx(2.0, abs=0.15)
+
+
+def test_atrophy_concentrates_iron_without_new_iron():
+    rng = np.random.default_rng(24)
+    kept = ms.Model(iron_kept=1.0, n_patients=2000, n_controls=2000)
+    people = ms.draw(rng, kept)
+    rise = (people["true_caudate_2_ppb"] - people["true_caudate_1_ppb"]).groupby(people["group"])
+    assert rise.mean()["MS"] > rise.mean()["controls"] > kept.caudate_change_ppb
+
+
+# --- analyses ------------------------------------------------------------------------------------
+
+
+def test_nmosd_analyses(tables):
+    table = tables["nmosd"]
+    by_cohort = nmosd.alps_by_cohort(table)
+    assert by_cohort["term"].tolist() == ["pooled", "exploratory", "validation"]
+    assert by_cohort["correction"].eq("Holm over 3").all()
+    assert nmosd.indices(table)["n"].eq(80).all()
+    changed = nmosd.adjustments(table).set_index("term")["estimate"].abs()
+    assert changed["+ mode"] < changed["age, sex, scanner"]  # it takes the effect with it
+    assert len(nmosd.correlations(table)) == 3
+    assert nmosd.agreement(table).loc[0, "low"] > 0.8
+    found = nmosd.disability(table)
+    assert found["linear"]["measure"].tolist()[-2:] == ["R2", "adjusted R2"]
+    assert len(found["ordinal"]) == 3
+
+
+def test_nmosd_classifier_is_worse_on_others(tables):
+    few = nmosd.classification(tables["nmosd"], rng=np.random.default_rng(0)).performance
+    value = few.set_index("measure")["estimate"]
+    assert value["AUC, cross-validated"] <= value["AUC, apparent"]
+
+
+def test_migraine_analyses(tables):
+    table, rng = tables["migraine"], np.random.default_rng(0)
+    assert migraine.omnibus(table, rng=rng)["correction"].eq("Holm over 4").all()
+    assert migraine.pairwise(table)["n"].tolist() == [15, 15, 20]
+    assert migraine.exact(table, rng=rng)["test"][0] == "permutation, exact (53130 ways)"
+    assert migraine.with_hyperintensities(table)["n"].tolist() == [20, 25, 20]
+    assert migraine.clinical(table)["n"].eq(20).all()
+    assert migraine.rates(table)["measure"].eq("rate ratio").all()
+
+
+def test_seven_tesla_sees_more_of_the_same_people():
+    people = migraine.draw(np.random.default_rng(1))
+    seen = [
+        migraine.observe(np.random.default_rng(2), people, field=f)["cso"] for f in ("3t", "7t")
+    ]
+    assert seen[0].mean() < seen[1].mean()
+
+
+def test_ms_analyses(tables):
+    table = tables["ms"]
+    found = ms.anova(table)
+    assert found["correction"].eq("Holm over 12").all()
+    assert len(found) == 24
+    tests = ms.change_tests(table)
+    assert tests["correction"].eq("Holm over 12").all()
+    assert (ms.change_tests(table, method="fdr_bh")["p_adjusted"] <= tests["p_adjusted"]).all()
+    assert len(ms.mixed_models(table, structures=("thalamus",))) == 6
+
+
+def test_dropout_not_at_random_biases_what_random_dropout_does_not():
+    rng = np.random.default_rng(25)
+    declared = ms.Model(n_patients=750, n_controls=250, within_sd_ppb=1.0)
+    table = ms.observe(rng, ms.draw(rng, declared), declared)
+    found = {}
+    for why in ("nothing", "first", "change"):
+        some = ms.drop_out(rng, table, share=0.3, depends_on=why)
+        assert (some["visit"] == 2).sum() == 4 * (250 + 525)
+        rows = ms.mixed_models(some, structures=("caudate",)).set_index("term")
+        found[why] = rows.loc["caudate, difference of changes", "estimate"]
+    assert abs(found["nothing"]) < 0.6
+    assert abs(found["first"]) < 0.6
+    assert found["change"] < -0.6
+    with pytest.raises(InputError, match="'nothing', 'first' or 'change'"):
+        ms.drop_out(rng, table, share=0.3, depends_on="age")
+
+
+def test_multiverse_and_mixtures():
+    people = ms.draw(np.random.default_rng(26))
+    found = ms.multiverse(people, seed=1, structure="thalamus", question="group")
+    assert len(found.drop_duplicates(["reference", "background", "covariates", "outliers"])) == 24
+    white = found[found["reference"] == "white matter"]["estimate"].mean()
+    assert white < found[found["reference"] == "whole brain"]["estimate"].mean()
+    with pytest.raises(InputError, match="'group' or 'change'"):
+        ms.multiverse(people, seed=1, structure="thalamus", question="all")
+    assert ms.observe(np.random.default_rng(0), people, reference="CSF")["chi_ppb"].notna().all()
+    with pytest.raises(InputError, match="reference, background"):
+        ms.observe(np.random.default_rng(0), people, reference="bone")
+    mixed = ms.mixtures(-6.4)
+    assert mixed["chi_ppb"].to_numpy() == pytest.approx(-6.4)
+    assert mixed["r2_prime_hz"].nunique() > 3  # the second measurement tells them apart
+
+
+# --- recovery ------------------------------------------------------------------------------------
+
+
+def test_recovery_of_a_clean_migraine_study():
+    clean = migraine.Model(
+        n_chronic=40, n_episodic=40, n_controls=40, false_7t=0.0, wmh_called_pvs=0.0
+    )
+    found = repeat.recovery(repeat.repeat("migraine", n_studies=30, seed=31, model=clean)).loc[0]
+    assert found["low"] - 0.05 < found["declared"] < found["high"] + 0.05
+    assert found["coverage_high"] > 0.9
+
+
+def test_false_spaces_pull_the_ratio_towards_one():
+    many = migraine.Model(n_chronic=200, n_episodic=200, n_controls=200)
+    clean = replace(many, false_7t=0.0, wmh_called_pvs=0.0)
+    a, b = (repeat.run_once("migraine", seed=1, model=m)["estimate"][0] for m in (many, clean))
+    assert a < b
+
+
+def test_a_study_without_an_estimate_counts_as_one_that_misses():
+    rows = repeat.repeat("nmosd", n_studies=4, seed=1)
+    rows.loc[rows["study"] == 0, ["estimate", "low", "high", "p"]] = np.nan
+    found = repeat.recovery(rows).set_index("term").loc["ALPS difference"]
+    assert found["failed"] == 1
+    assert found["coverage"] <= 0.75
+    with pytest.raises(InputError, match="study: 'stroke'"):
+        repeat.load("stroke")
+
+
+# --- published counts ----------------------------------------------------------------------------
+
+
+def test_yuan_is_recomputed_to_the_printed_digits():
+    found = published.recompute_yuan()
+    for row in found.itertuples():
+        digits = len(row.p_printed.split(".")[1])
+        assert f"{row.p:.{digits}f}" == row.p_printed
+    printed = found["percent_first"].round(2).tolist()[:2]
+    assert printed == [64.94, 55.75]
+    assert found["percent_second"].round(2).tolist()[:2] == [42.11, 29.82]
+
+
+def test_the_impossible_percentage_is_found():
+    assert published.possible_counts("42.11", 57) == [24]
+    assert published.possible_counts("69.49", 59) == [41]
+    assert published.possible_counts("69.94", 59) == []
+    assert published.possible_counts("50", 2) == [1]
+    with pytest.raises(InputError, match="give text such as"):
+        published.possible_counts("many", 59)
+
+
+def test_printed_nmosd_percentages_allow_one_count_each():
+    counts = published.NMOSD_SEVERE
+    assert published.possible_counts("29.4", counts.n["NMOSD"]) == [counts.events["NMOSD"]]
+    assert published.possible_counts("8.7", counts.n["controls"]) == [counts.events["controls"]]
+
+
+def test_the_summaries_of_the_non_replication():
+    s = published.ALPS_WITHOUT_LESIONS
+    found = groups.welch_from_summary(s["mean"], s["sd"], s["n"])
+    assert round(found.loc[0, "p"], 2) == 0.62 != s["p_printed"]
+
+
+# --- image level ---------------------------------------------------------------------------------
+
+
+def test_one_person_from_scan_to_row(tmp_path):
+    task = {"study": "migraine", "seed": 3, "number": 22, "voxel_size_mm": 1.2}
+    row = persons.job({}, task, str(tmp_path))
+    stored = json.loads((tmp_path / "migraine-0022.json").read_text())
+    assert stored["row"]["cso"] == row["cso"]
+    assert not any(k.startswith("true_") for k in row)
+    truth = migraine.draw(np.random.default_rng(3)).loc[22, "true_cso"]
+    assert 0 < row["cso"] <= 1.5 * truth
+    with pytest.raises(InputError, match="people 0 to 24"):
+        persons.measure_person("migraine", seed=3, number=25)
+
+
+def test_scans_differ_between_people_and_visits():
+    rng = np.random.default_rng(5)
+    person = ms.draw(rng).iloc[0]
+    first, second = ms.scan(rng, person, voxel_size_mm=5.0)
+    assert first.magnitude.shape[-1] == 5
+    assert first.phase_rad.shape != second.phase_rad.shape or not np.array_equal(
+        first.phase_rad, second.phase_rad
+    )
+    people = nmosd.draw(rng)
+    scans = nmosd.scan(rng, people.iloc[0], voxel_size_mm=4.0)
+    assert scans["dwi"].image.shape[3] == 35
+    assert np.allclose(scans["T2w"].header.get_zooms(), 2.0)
+
+
+def test_tissue_has_the_index_of_the_person():
+    for index in (1.1, 1.37, 1.7):
+        tissue = nmosd._tissue(index, 0.0)
+        assert nmosd.true_index(tissue) == pytest.approx(index, abs=1e-6)
+    assert nmosd._tissue(0.9, 0.0).perivascular == 0.0
+
+
+# --- figures -------------------------------------------------------------------------------------
+
+
+def test_figures_draw_every_row(tables):
+    found = nmosd.alps_by_cohort(tables["nmosd"])
+    figure, axes = plt.subplots(2, 2)
+    draw.draw_forest(found, axes[0, 0], truth=-0.168)
+    assert len(axes[0, 0].get_yticklabels()) == 3
+    draw.draw_forest(nmosd.severe(tables["nmosd"]), axes[0, 1], label="test", null=1, log=True)
+    rows = repeat.repeat("nmosd", n_studies=3, seed=2)
+    rows = rows[rows["term"] == "ALPS difference"].reset_index(drop=True)
+    draw.draw_repeats(rows, axes[1, 0], truth=-0.168)
+    people = ms.draw(np.random.default_rng(0))
+    many = ms.multiverse(people, seed=1, structure="thalamus", question="change")
+    draw.draw_specifications(many, (axes[1, 0], axes[1, 1]), choices=["reference", "background"])
+    assert len(axes[1, 1].get_yticklabels()) == 5
+    plt.close(figure)
