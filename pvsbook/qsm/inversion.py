@@ -542,7 +542,7 @@ def tv(
         n += 1
         spectrum = fft.rfftn(pull)
         _scale_and_add(spectrum, inverse, toward)
-        new = fft.irfftn(spectrum, s=big)
+        new = fft.irfftn(spectrum, s=big, overwrite_x=guessed is None)
         change = _shrink(new, chi, dual, strength, inverse_size, pull)
         chi = new
     out = np.ascontiguousarray(chi[box])
