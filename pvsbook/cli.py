@@ -364,6 +364,9 @@ def qsm(
         str, typer.Option(help="What is zero: 'whole brain', 'none', or a mask.")
     ] = "whole brain",
     brain_mask: Annotated[Path | None, typer.Option(help="Brain, on the same grid.")] = None,
+    white_matter: Annotated[
+        Path | None, typer.Option(help="White matter, for the table of references.")
+    ] = None,
 ) -> None:
     """Map susceptibility from gradient-echo magnitude and phase."""
     from pvsbook import cohort
@@ -381,6 +384,7 @@ def qsm(
             inversion=inversion,
             reference=reference,
             brain_mask=brain_mask,
+            white_matter=white_matter,
         )
     )
 

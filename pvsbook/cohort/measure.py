@@ -245,6 +245,7 @@ def measure_qsm(
     inversion: str = "tv",
     reference: str | images.PathLike = "whole brain",
     brain_mask: images.PathLike | None = None,
+    white_matter: images.PathLike | None = None,
 ) -> Done:
     """Map susceptibility from a gradient echo, and write everything to a folder.
 
@@ -262,8 +263,8 @@ def measure_qsm(
         As in `pvsbook.qsm.reconstruct`.
     reference
         ``"whole brain"``, ``"none"``, or a mask of the region that is to be zero.
-    brain_mask
-        Mask on the same grid.
+    brain_mask, white_matter
+        Masks on the same grid; white matter only adds a row to the table of references.
 
     Returns
     -------
@@ -285,6 +286,7 @@ def measure_qsm(
         gre,
         mask=None if brain_mask is None else _mask_of(brain_mask, gre),
         reference=str(reference) if reference in REFERENCES else _mask_of(reference, gre),
+        white_matter=None if white_matter is None else _mask_of(white_matter, gre),
         background=background,
         inversion=inversion,
         phase_sign=phase_sign,

@@ -10,6 +10,7 @@ from typing import Any
 
 import cc3d
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
@@ -20,7 +21,13 @@ from pvsbook.qsm.background import LocalField, lbv, pdf, resharp, smv, vsharp
 from pvsbook.qsm.field import GAMMA_MHZ_T, TWO_PI, FieldMap, check_readout, fit_field, hz_to_ppm
 from pvsbook.qsm.inversion import closed_form_l2, ndi, tikhonov, tkd, tv
 from pvsbook.qsm.mask import brain_mask
-from pvsbook.qsm.reference import MIN_VOXELS, Referenced, refer
+from pvsbook.qsm.reference import (
+    MIN_VOXELS,
+    REFERENCE_COLUMNS,
+    Referenced,
+    list_references,
+    refer,
+)
 from pvsbook.qsm.unwrap import without_jumps
 
 __all__ = ["COLUMNS", "Flag", "QsmResult", "invert_field", "phase_sign_agrees", "reconstruct"]
@@ -85,6 +92,8 @@ class QsmResult:
     ----------
     susceptibility
         In ppm, with its reference.
+    references
+        What other references would subtract, from `pvsbook.qsm.reference.list_references`.
     mask
         Brain, less voxels across which the unwrapped echo difference jumps by more than pi.
     field
@@ -102,6 +111,7 @@ class QsmResult:
     """
 
     susceptibility: Referenced
+    references: pd.DataFrame
     mask: NDArray[np.bool_]
     field: FieldMap
     local_field: LocalField
@@ -193,6 +203,10 @@ class QsmResult:
         put(self.field.residual_rad, "fieldmap", "rad", desc="residual")
         put(self.mask, "mask", "", desc="brain")
         put(self.local_field.mask, "mask", "", desc="chi")
+        values = ["reference_value_ppb", "standard_error_ppb", "mean_ppb"]
+        unsupported = "inversion" in self.unsupported_steps
+        table = self.references.assign(**dict.fromkeys(values if unsupported else [], np.nan))
+        writer.table(table, REFERENCE_COLUMNS, "qsm", desc="references")
         return writer.table(self.to_row(), COLUMNS, "qsm")
 
 
@@ -201,6 +215,7 @@ def reconstruct(
     *,
     mask: ArrayLike | None = None,
     reference: str | ArrayLike = "whole brain",
+    white_matter: ArrayLike | None = None,
     background: str = "lbv",
     inversion: str = "tv",
     background_options: Mapping[str, Any] = NO_OPTIONS,
@@ -226,6 +241,8 @@ def reconstruct(
         Brain, shape (x, y, z).  Where None, `pvsbook.qsm.mask.brain_mask` makes it.
     reference
         As in `pvsbook.qsm.reference.refer`.
+    white_matter
+        Mask for the table of references, shape (x, y, z); it changes no map.
     background
         ``"lbv"``, ``"smv"``, ``"vsharp"``, ``"resharp"`` or ``"pdf"`` (see
         `pvsbook.qsm.background`).  LBV trusts the mask's rim: take V-SHARP where the rim is noisy
@@ -300,8 +317,14 @@ def reconstruct(
         )
     local = _local_field(gre, field.field_hz, known, background, background_options)
     chi = _chi(gre, local, inversion, inversion_options)
+    given = {"white matter": white_matter}
+    if not isinstance(reference, str):
+        given["custom region"] = reference
     return QsmResult(
         susceptibility=refer(chi, local.mask, reference),
+        references=list_references(
+            chi, local.mask, gre, given={k: v for k, v in given.items() if v is not None}
+        ),
         mask=known,
         field=field,
         local_field=local,

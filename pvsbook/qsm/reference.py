@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
+import cc3d
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 
+from pvsbook import images
 from pvsbook._errors import InputError
+from pvsbook.qsm.background import distance_inside
+from pvsbook.qsm.r2s import fit_r2s
 
-__all__ = ["MIN_VOXELS", "REFERENCE_COLUMNS", "Referenced", "compare_references", "refer"]
+__all__ = [
+    "MIN_VOXELS",
+    "REFERENCE_COLUMNS",
+    "Referenced",
+    "compare_references",
+    "find_csf",
+    "list_references",
+    "refer",
+]
 
 MIN_VOXELS = 20
+CSF_R2S_HZ = 5.0
 
 REFERENCE_COLUMNS = {
     "reference": {"Description": "region whose mean susceptibility counts as zero"},
@@ -28,6 +43,7 @@ REFERENCE_COLUMNS = {
     "n_voxels": {"Description": "voxels of the region in the mask"},
     "region": {"Description": "region measured"},
     "mean_ppb": {"Description": "its mean susceptibility, by this reference", "Units": "ppb"},
+    "note": {"Description": "how the region was come by, or why it is missing"},
 }
 
 
@@ -140,8 +156,8 @@ def compare_references(
     Returns
     -------
     pandas.DataFrame
-        One row for each reference and region, columns as `REFERENCE_COLUMNS`.  Differences
-        between regions are the same by every reference; only their common zero moves.
+        One row for each reference and region, columns as `REFERENCE_COLUMNS` without the note.
+        Differences between regions are the same by every reference; only their common zero moves.
 
     Raises
     ------
@@ -182,4 +198,143 @@ def compare_references(
                     "mean_ppb": 1e3 * (values.mean() - zero.value_ppm) if values.size else np.nan,
                 }
             )
-    return pd.DataFrame(rows, columns=list(REFERENCE_COLUMNS))
+    return pd.DataFrame(rows)
+
+
+def find_csf(
+    magnitude: ArrayLike,
+    echo_times_s: ArrayLike,
+    mask: ArrayLike,
+    voxel_size_mm: ArrayLike,
+    *,
+    r2s_below_hz: float = CSF_R2S_HZ,
+    within_mm: float = 30.0,
+    depth_mm: float = 10.0,
+    n_pieces: int = 3,
+) -> NDArray[np.bool_]:
+    """Mark ventricular CSF by its slow decay, near the middle of the brain.
+
+    Parameters
+    ----------
+    magnitude
+        Shape (x, y, z, echo), at least two echoes.
+    echo_times_s
+        Shape (echo,).
+    mask
+        Brain, shape (x, y, z).
+    voxel_size_mm
+        Three numbers.
+    r2s_below_hz
+        R2* of what counts as CSF.  Tissue decays at 15 Hz and more at 3 T; raise it only where
+        the echoes are too short or too noisy to tell, and look at what is found.
+    within_mm
+        Distance from the mask's centre of mass.
+    depth_mm
+        Distance from the mask's surface, which keeps the fluid around the brain out.
+    n_pieces
+        How many of the largest pieces (connected by faces) are kept, none below 20 voxels.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (x, y, z), bool; empty where nothing of that kind is found.  It knows neither
+        anatomy nor the ventricles' names: look at it before referring a study to it.
+
+    References
+    ----------
+    Liu et al. 2018 (MEDI+0), doi:10.1002/mrm.26946, whose rule and numbers these are; Dimov et
+    al. 2021, doi:10.1111/jon.12923, set it beside a mask of all CSF.
+
+    Examples
+    --------
+    >>> x, y, z = np.indices((48, 48, 48)) - 23.5
+    >>> r2s = np.where(x**2 + y**2 + z**2 < 25, 2.0, 20.0)
+    >>> times = np.array([0.005, 0.015, 0.025])
+    >>> found = find_csf(np.exp(-r2s[..., None] * times), times, r2s > 0, (1, 1, 1))
+    >>> bool((found == (r2s < 5)).all())
+    True
+    """
+    mag, inside = np.asarray(magnitude), np.asarray(mask, bool)
+    size, found = np.asarray(voxel_size_mm, np.float64), np.zeros(inside.shape, bool)
+    if not inside.any():
+        raise InputError("mask: is empty; give a mask that holds the brain")
+    centre = np.array(ndimage.center_of_mass(inside))
+    reach = (within_mm + depth_mm) / size
+    low = np.maximum(np.floor(centre - reach), 0).astype(int)
+    high = np.ceil(centre + reach).astype(int) + 1
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    offset = [(a - c) * s for a, c, s in zip(np.ogrid[box], centre, size, strict=True)]
+    near = sum(np.square(o) for o in offset) <= within_mm**2
+    deep = distance_inside(inside[box], size, rim_is_outside=False) > depth_mm
+    central = near[tuple(map(slice, deep.shape))] & deep
+    slow = central & (fit_r2s(mag[box], echo_times_s, central) < r2s_below_hz)
+    pieces = cc3d.dust(slow, threshold=MIN_VOXELS, connectivity=6)
+    found[box] = cc3d.largest_k(pieces, k=n_pieces, connectivity=6) > 0
+    return found
+
+
+def list_references(
+    chi_ppm: ArrayLike,
+    mask: ArrayLike,
+    gre: images.Gre,
+    *,
+    given: Mapping[str, ArrayLike] = MappingProxyType({}),
+) -> pd.DataFrame:
+    """Tabulate what every reference would subtract from one map, and how it was come by.
+
+    Parameters
+    ----------
+    chi_ppm
+        Shape (x, y, z).
+    mask
+        Where susceptibility is known.
+    gre
+        The scan: CSF is looked for in it (`find_csf`).
+    given
+        Name to mask, such as ``{"white matter": mask}``.  White matter is not looked for: by
+        magnitude and phase alone it cannot be told from grey matter with any certainty.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a reference, columns as `REFERENCE_COLUMNS`.  A reference that was not found is
+        NaN, and its ``note`` says why.
+
+    Raises
+    ------
+    InputError
+        As `refer`.
+
+    Examples
+    --------
+    >>> from pvsbook.phantoms.gradient_echo import make_gre
+    >>> head = make_gre(np.random.default_rng(0), voxel_size_mm=2)
+    >>> table = list_references(head.chi_ppm, head.brain, head.gre)
+    >>> print(table[["reference", "reference_value_ppb"]].round(0).to_string(index=False))
+       reference  reference_value_ppb
+            none                  0.0
+     whole brain                  1.0
+             CSF                 18.0
+    white matter                  NaN
+    """
+    inside = np.asarray(mask, bool)
+    notes = {"none": "the inversion's own zero", "whole brain": "the mask of the map"}
+    regions = {name: np.asarray(region, bool) for name, region in given.items()}
+    notes |= dict.fromkeys(regions, "mask given")
+    if "CSF" not in regions:
+        if gre.echo_times_s.size < 2:
+            notes["CSF"] = "not looked for: R2* needs two echoes"
+        else:
+            fluid = find_csf(gre.magnitude, gre.echo_times_s, inside, gre.voxel_size_mm)
+            notes["CSF"] = (
+                f"not found: no {MIN_VOXELS} voxels that hang together near the middle of the "
+                f"mask have R2* below {CSF_R2S_HZ:g} Hz"
+            )
+            if fluid.any():
+                regions["CSF"] = fluid
+                notes["CSF"] = f"found by R2* below {CSF_R2S_HZ:g} Hz; check where it lies"
+    notes.setdefault("white matter", "no mask of it was given")
+    table = compare_references(chi_ppm, inside, regions, {"whole brain": inside})
+    table = table.set_index("reference").reindex(list(notes)).reset_index()
+    table["n_voxels"] = table["n_voxels"].astype("Int64")
+    return table.drop(columns="region").assign(note=list(notes.values()))

@@ -14,7 +14,7 @@ from pvsbook.atlas import deep_grey
 from pvsbook.figures import qsm as figures_qsm
 from pvsbook.phantoms.brain import pose
 from pvsbook.phantoms.gradient_echo import make_gre
-from pvsbook.qsm import unwrap
+from pvsbook.qsm import reference, unwrap
 from pvsbook.qsm.field import hz_to_ppm
 
 mpl.use("Agg")
@@ -60,6 +60,36 @@ def test_nuclei_of_a_known_head(head, result):
     assert not result.flags
 
 
+def test_csf_is_found_without_the_truth(head, result):
+    table = result.references.set_index("reference")
+    fluid = reference.find_csf(
+        head.gre.magnitude, head.gre.echo_times_s, result.local_field.mask, head.gre.voxel_size_mm
+    )
+    assert 1e3 * head.chi_ppm[fluid].mean() == pytest.approx(19, abs=0.5)  # CSF in the phantom
+    assert table.loc["CSF", "n_voxels"] == fluid.sum() > 100
+    assert np.isnan(table.loc["white matter", "reference_value_ppb"])
+    assert "no mask" in table.loc["white matter", "note"]
+
+
+def test_a_reference_that_is_not_there_says_why(head, result):
+    chi, mask = result.susceptibility.chi_ppm, result.local_field.mask
+    fast = head.gre.magnitude * np.exp(-20 * head.gre.echo_times_s).astype(np.float32)
+    given = {"white matter": (head.chi_ppm < -0.02) & head.brain}
+    table = reference.list_references(chi, mask, replace(head.gre, magnitude=fast), given=given)
+    table = table.set_index("reference")
+    assert "not found" in table.loc["CSF", "note"]
+    assert np.isnan(table.loc["CSF", "reference_value_ppb"])
+    assert table.loc["white matter", "note"] == "mask given"
+    assert table.loc["white matter", "reference_value_ppb"] < -15
+    single = replace(
+        head.gre, magnitude=fast[..., :1], phase_rad=fast[..., :1], echo_times_s=np.array([0.01])
+    )
+    table = reference.list_references(chi, mask, single).set_index("reference")
+    assert "two echoes" in table.loc["CSF", "note"]
+    with pytest.raises(InputError, match="mask: is empty"):
+        reference.find_csf(fast, head.gre.echo_times_s, 0 * mask, (1, 1, 1))
+
+
 @pytest.mark.parametrize(
     ("axcodes", "rotation", "size"),
     [("LPS", (0, 0, 0), 3.0), ("RAS", (14, 6, 10), 3.0), ("SAL", (-10, 8, 0), (2.2, 2.6, 3.4))],
@@ -94,6 +124,9 @@ def test_row_and_files(tmp_path, result):
     assert side["Units"] == "ppm"
     assert side["Settings"]["inversion"] == "tv"
     assert side["Supported"] is True
+    other = pd.read_csv(tmp_path / "sub-01/anat/sub-01_desc-references_qsm.tsv", sep="\t")
+    assert other["reference"].tolist() == ["none", "whole brain", "CSF", "white matter"]
+    assert other["reference_value_ppb"].isna().tolist() == [False, False, False, True]
 
 
 def test_figure(result):
