@@ -31,7 +31,7 @@ TITLES = {
     "qsm": "Susceptibility (QSM)",
     CHANGE: "Change of susceptibility",
 }
-PERSONAL = ("wmh_mask", "brain_mask")  # files of one person, so no options for all
+PERSONAL = ("wmh_mask", "brain_mask", "white_matter")  # files of one person, so no options for all
 
 
 def measure_scan(
