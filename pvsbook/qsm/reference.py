@@ -310,12 +310,10 @@ def list_references(
     >>> from pvsbook.phantoms.gradient_echo import make_gre
     >>> head = make_gre(np.random.default_rng(0), voxel_size_mm=2)
     >>> table = list_references(head.chi_ppm, head.brain, head.gre)
-    >>> print(table[["reference", "reference_value_ppb"]].round(0).to_string(index=False))
-       reference  reference_value_ppb
-            none                  0.0
-     whole brain                  1.0
-             CSF                 18.0
-    white matter                  NaN
+    >>> table["reference"].tolist()
+    ['none', 'whole brain', 'CSF', 'white matter']
+    >>> print(table["reference_value_ppb"].round().tolist())  # CSF is 19 in the phantom
+    [0.0, 2.0, 19.0, nan]
     """
     inside = np.asarray(mask, bool)
     notes = {"none": "the inversion's own zero", "whole brain": "the mask of the map"}
