@@ -54,6 +54,7 @@ ADULTS = (1.37, 0.21)
 """Mean and standard deviation of the index in 80 adults of normal cognition; an index
 more than two of them away is warned about."""
 
+N_PARAMETERS = 7  # of a tensor and its signal at b = 0
 VARIANTS = ("nlls", "restore", "free_water", "radius_5_mm", "shift_sd")
 FLUID_MD_MM2_S = 1.1e-3
 FREE_MD_MM2_S = 2e-3
@@ -557,10 +558,10 @@ def _variants(
         mean = voxels[name].mean
         one = values[:, shell], bvals[shell], bvecs[shell]
         found["nlls"][name] = mean(sensitivity.fit_robust(*one))
-        sigma = sensitivity.noise_sigma(fits[name])
-        found["restore"][name] = mean(
-            sensitivity.fit_robust(*one, method="restore", sigma=max(sigma, 1e-6))
-        )
+        if len(shell) > N_PARAMETERS:  # else nothing is left over to tell an outlier by
+            sigma = max(sensitivity.noise_sigma(fits[name]), 1e-6)
+            robust = sensitivity.fit_robust(*one, method="restore", sigma=sigma)
+            found["restore"][name] = mean(robust)
         if two_shells:
             some = values[:, low], bvals[low], bvecs[low]
             found["free_water"][name] = mean(sensitivity.fit_free_water(*some)[0])

@@ -110,6 +110,16 @@ def test_variants_are_reported(scan):
     assert row["left_projection_fluid_distance_mm"] > 2
 
 
+def test_seven_volumes_leave_nothing_to_tell_an_outlier_by():
+    rng = np.random.default_rng(4)
+    bvals, bvecs = gradient_scheme(6, rng=rng, n_b0=1)
+    brain = make_brain(3.0, z_range_mni_mm=(10, 44))
+    few = make_diffusion(brain, rng=rng, snr=30, bvals_s_mm2=bvals, bvecs_ras=bvecs)
+    row = alps.measure(few.dwi, mask=few.mask, registration=HERE, n_bootstrap=20).to_row()
+    assert np.isnan(row["alps_tract_restore"])
+    assert row["alps_tract_nlls"] == pytest.approx(row["alps_tract_mean"], abs=0.1)
+
+
 def test_robust_fit_refuses():
     seen, bvals, bvecs, _ = signals()
     with pytest.raises(InputError, match="method is 'ols'"):
