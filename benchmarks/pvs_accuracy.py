@@ -6,7 +6,11 @@ peers get the package's regions, and the threshold and smallest size that score 
 choosing seeds, with the truth known.  An object counts only if it lies mostly on its target.
 
     python benchmarks/pvs_accuracy.py [--first 1000] [--seeds 3] [--grids 1mm anisotropic 0.5mm]
-                                      [--peers] [--out table.tsv]
+                                      [--peers | --channels | --repeats 40] [--out table.tsv]
+
+With ``--channels``, a second scan of the same brain (FLAIR or T1w, with noise of its own) joins
+the T2w, weighted as is best for spaces of known contrast.  With ``--repeats``, each brain is
+scanned that often with new noise, and the standard errors are held against the scatter.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import cc3d
@@ -24,13 +28,20 @@ from scipy import ndimage
 
 from pvsbook import images, pvs
 from pvsbook.atlas import register_to_mni
+from pvsbook.atlas.perivascular import REGIONS
 from pvsbook.phantoms.brain import pose
-from pvsbook.phantoms.perivascular import PvsPhantom, make_phantom
+from pvsbook.phantoms.perivascular import SIGNALS, WEAK, PvsPhantom, make_phantom
 from pvsbook.pvs.anatomy import Anatomy, brain_mask, locate
 from pvsbook.pvs.pipeline import PvsResult
 from pvsbook.pvs.segmentation import default_scales
 
-GRIDS = {"1mm": (1.0, 1.0, 1.0), "anisotropic": (0.8, 0.8, 1.6), "0.5mm": (0.5, 0.5, 0.5)}
+GRIDS = {
+    "1mm": (1.0, 1.0, 1.0),
+    "anisotropic": (0.8, 0.8, 1.6),
+    "0.8x0.8x2mm": (0.8, 0.8, 2.0),
+    "1x1x3mm": (1.0, 1.0, 3.0),
+    "0.5mm": (0.5, 0.5, 0.5),
+}
 TARGETS = {
     ("1mm", "csf"): "sensitivity >= .95 for d >= .75; F1 >= .93; false <= 5 (mask), <= 10 (none)",
     ("1mm", "weak"): "sensitivity >= .90 for d >= 1.5; F1 >= .75",
@@ -109,11 +120,23 @@ def shape(phantom: PvsPhantom, result: PvsResult, owner: np.ndarray, strength: s
     length = found["length_mm"].to_numpy() / true["length_mm"].to_numpy()
     return {
         "volume_ratio": found[white]["volume_mm3"].sum() / true[white]["volume_mm3"].sum() / scale,
+        "total_ratio": result.to_row()["volume_mm3"] / truth["volume_mm3"].sum() / scale,
         "voxel_ratio": found["volume_voxels_mm3"].sum() / true["volume_mm3"].sum(),
         "length_error": np.median(np.abs(length - 1)),
         "angle_deg": np.median(np.rad2deg(np.arccos(cosine))),
         "mirrored": result.segmentation.n_mirrored,
     }
+
+
+def look_alikes(phantom: PvsPhantom, result: PvsResult) -> dict[str, float]:
+    """Share of the lacunes (with their rims) and lesions that an object called PVS touches."""
+    codes = np.asarray(result.classes.dataobj)
+    row = {}
+    for name, kind in (("lacunes_called", "rim"), ("wmh_called", "wmh")):
+        labels = cc3d.connected_components(phantom.lesions[kind] > 0.1)
+        touched = np.unique(labels[codes == pvs.segmentation.CLASSES["pvs"]])
+        row[name] = np.count_nonzero(touched) / labels.max()
+    return row
 
 
 def skimage_frangi(image: np.ndarray, size: np.ndarray) -> np.ndarray:
@@ -205,7 +228,7 @@ def run(seed: int, grid: str, best: dict, tools: dict) -> list[dict]:
         judge = partial(match, phantom)
         owner, false = judge(result.anatomy, result.segmentation.labels, called)
         row = detection(phantom, owner, false) | shape(phantom, result, owner, strength)
-        rows.append({**key, "tool": "pvsbook", **row})
+        rows.append({**key, "tool": "pvsbook", **row, **look_alikes(phantom, result)})
         for name in tools:
             response, anatomy = responses[name, strength]
             labels = cut(response, anatomy, *best[name, strength])
@@ -222,12 +245,109 @@ def run(seed: int, grid: str, best: dict, tools: dict) -> list[dict]:
     return rows
 
 
+def run_channels(seed: int, grid: str) -> list[dict]:
+    """Score the T2w scan alone, and with a FLAIR or a T1w scan beside it."""
+    phantom, scans, where = case(seed, grid)
+    brain = phantom.brain.image(phantom.brain.brain > 0.5)
+    rng = np.random.default_rng(seed)
+    rows = []
+    for strength, scan in scans.items():
+        t2 = images.array(scan)
+        of = {}  # contrast of a space over white matter
+        for name in ("T2w", "FLAIR", "T1w"):
+            space = SIGNALS[name]["csf"] if strength == "csf" else WEAK[name]
+            of[name] = space - SIGNALS[name]["wm"]
+        flair, t1 = (
+            images.array(phantom.scan_again(rng, contrast=name, strength=strength))
+            for name in ("FLAIR", "T1w")
+        )
+        away = ndimage.shift(flair, 0.5 / phantom.brain.voxel_size_mm, order=1)
+        drawn = phantom.brain.image((flair > 145) & (phantom.brain.brain > 0.5))  # lesions: 180
+        inside = phantom.brain.brain > 0.5
+        channels = {
+            "T2w": (t2, "t2", None),
+            "T2w, lesions drawn on FLAIR": (t2, "t2", drawn),
+            "T2w and FLAIR": (of["T2w"] * t2 + of["FLAIR"] * flair, "t2", None),
+            "T2w and FLAIR 0.5 mm off": (of["T2w"] * t2 + of["FLAIR"] * away, "t2", None),
+            "T2w and T1w": (of["T2w"] * t2 + of["T1w"] * t1, "t2", None),
+            "T1w over T2w": (np.where(inside, t1 / np.maximum(t2, 1), 0), "t1", None),
+        }
+        for name, (values, contrast, lesions) in channels.items():
+            result = pvs.measure(
+                images.make(values.astype(np.float32), scan.affine),
+                contrast=contrast,
+                wmh_mask=lesions,
+                brain_mask=brain,
+                registration=where,
+            )
+            called = np.flatnonzero(result.objects["class"] == "pvs")
+            owner, false = match(phantom, result.anatomy, result.segmentation.labels, called)
+            key = {"grid": grid, "strength": strength, "channels": name, "seed": seed}
+            row = detection(phantom, owner, false) | look_alikes(phantom, result)
+            rows.append({**key, **row})
+    print(pd.DataFrame(rows).round(3).to_string(index=False), flush=True)
+    return rows
+
+
+def run_repeats(seed: int, grid: str, repeats: int) -> list[dict]:
+    """Standard errors, and the scatter over scans of one brain, by region."""
+    phantom, scans, where = case(seed, grid)
+    rng = np.random.default_rng(seed)
+    names = [f"n_{name}" for name in REGIONS.values()] + ["n_pvs"]
+    pairs = {name: f"{name}_se" for name in names}
+    pairs |= {f"volume_{name}_mm3": f"volume_{name}_se_mm3" for name in REGIONS.values()}
+    pairs["volume_mm3"] = "volume_se_mm3"
+    rows = []
+    for strength in scans:
+        found = pd.DataFrame(
+            pvs.measure(phantom.scan_again(rng, strength=strength), registration=where).to_row()
+            for _ in range(repeats)
+        )
+        for name, error in pairs.items():
+            rows.append(
+                {
+                    "grid": grid,
+                    "strength": strength,
+                    "quantity": name,
+                    "seed": seed,
+                    "mean": found[name].mean(),
+                    "variance": found[name].var(),
+                    "stated_variance": (found[error] ** 2).mean(),
+                }
+            )
+    print(pd.DataFrame(rows).round(3).to_string(index=False), flush=True)
+    return rows
+
+
+def show_repeats(table: pd.DataFrame) -> None:
+    """Print the standard error over the standard deviation, variances pooled over brains."""
+    pooled = table.groupby(["grid", "strength", "quantity"]).mean(numeric_only=True)
+    pooled["sd"] = pooled["variance"] ** 0.5
+    pooled["se"] = pooled["stated_variance"] ** 0.5
+    pooled["se_over_sd"] = pooled["se"] / pooled["sd"]
+    print(pooled[["mean", "sd", "se", "se_over_sd"]].round(2).to_string())
+
+
+def show(table: pd.DataFrame, grids: Sequence[str]) -> None:
+    """Print means and spread over seeds, with the targets beside them."""
+    known = ("grid", "strength", "wmh_mask", "tool", "channels")
+    groups = table.drop(columns="seed").groupby([k for k in known if k in table], sort=False)
+    print("mean over seeds\n" + groups.mean().round(3).to_string())
+    print("standard deviation over seeds\n" + groups.std().round(3).to_string())
+    for (grid, strength), text in TARGETS.items():
+        if grid in grids:
+            print(f"target at {grid}, {strength}: {text}")
+    print("target: volume within 10 %, length within 6 %, angle within 3 degrees for d >= 1 mm")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--first", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--grids", nargs="+", choices=GRIDS, default=["1mm", "anisotropic"])
     parser.add_argument("--peers", action="store_true", help="scikit-image and ITK beside it")
+    parser.add_argument("--channels", action="store_true", help="FLAIR and T1w beside the T2w")
+    parser.add_argument("--repeats", type=int, help="scans of each brain, for the standard errors")
     parser.add_argument("--out")
     options = parser.parse_args()
     pd.set_option("display.width", 250)
@@ -236,16 +356,17 @@ def main() -> None:
     for grid in options.grids:
         best = choose(grid, tools, CHOOSING if grid != "0.5mm" else CHOOSING[:1]) if tools else {}
         for seed in range(options.first, options.first + options.seeds):
-            rows += run(seed, grid, best, tools)
+            if options.channels:
+                rows += run_channels(seed, grid)
+            elif options.repeats:
+                rows += run_repeats(seed, grid, options.repeats)
+            else:
+                rows += run(seed, grid, best, tools)
     table = pd.DataFrame(rows)
-    by = ["grid", "strength", "wmh_mask", "tool"]
-    groups = table.drop(columns="seed").groupby(by)
-    print("mean over seeds\n" + groups.mean().round(3).to_string())
-    print("standard deviation over seeds\n" + groups.std().round(3).to_string())
-    for (grid, strength), text in TARGETS.items():
-        if grid in options.grids:
-            print(f"target at {grid}, {strength}: {text}")
-    print("target: volume within 10 %, length within 6 %, angle within 3 degrees for d >= 1 mm")
+    if options.repeats:
+        show_repeats(table)
+    else:
+        show(table, options.grids)
     if options.out:
         table.to_csv(options.out, sep="\t", index=False)
 

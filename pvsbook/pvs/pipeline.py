@@ -9,7 +9,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri, owens_t
 
 from pvsbook import images
 from pvsbook._errors import InputError
@@ -28,6 +29,8 @@ FULL_COVERAGE = 0.95
 MANY_MIRRORED = 0.25  # of the objects counted
 MIN_CONTRAST_TO_NOISE, FAILED_CONTRAST_TO_NOISE = 8.0, 4.0
 MIN_OVERLAP, FAILED_OVERLAP = 0.9, 0.7
+MAX_STRAY = 0.2  # of a mask of hyperintensities, outside the brain
+MAX_TAKEN = 0.25  # of the regions, by such a mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,14 +159,25 @@ class PvsResult:
 def _count_error(found: pd.DataFrame, near: pd.DataFrame) -> float:
     """Give the standard deviation of a count under new noise, in which objects come and go."""
     p = np.concatenate([found["repeat_probability"], near["repeat_probability"]])
-    return float(np.sqrt((p * (1 - p)).sum()))
+    return float(np.sqrt(_flips(p).sum()))
 
 
 def _volume_error(found: pd.DataFrame) -> float:
     """Give the same of a total volume, with the noise in each object besides."""
-    p = found["repeat_probability"]
-    flips = p * (1 - p) * found["volume_mm3"] ** 2
+    flips = _flips(found["repeat_probability"]) * found["volume_mm3"] ** 2
     return float(np.sqrt((found["volume_se_mm3"] ** 2 + flips).sum()))
+
+
+def _flips(repeat_probability: ArrayLike) -> NDArray[np.float64]:
+    """Give the variance of whether each object is found, over scans with new noise.
+
+    An object passes with probability q = Phi((m - t) / s), m its response without noise, and the
+    variance is q (1 - q).  Only m plus noise was seen, and `repeat_probability` is the mean p of
+    q over what m may be; p (1 - p) would count the doubt about m as if it were noise.  The mean
+    of q (1 - q) is twice Owen's T.
+    """
+    p = np.clip(np.asarray(repeat_probability, np.float64), 1e-12, 1 - 1e-12)
+    return np.asarray(2 * owens_t(ndtri(p), 1 / np.sqrt(3)))
 
 
 def measure(
@@ -189,8 +203,8 @@ def measure(
     contrast
         ``"t2"``: fluid is bright; ``"t1"``: fluid is dark.
     wmh_mask
-        Mask of white-matter hyperintensities on the grid of the scan.  Give it wherever there
-        is one: lesions cost more than any choice of filter.
+        Mask of white-matter hyperintensities on the grid of the scan (fractions count from
+        0.5).  Give it wherever there is one: lesions cost more than any choice of filter.
     brain_mask
         Brain mask on the grid of the scan; found by itself by default.  Give it for whole-head
         scans where the registration figure looks wrong.
@@ -238,7 +252,7 @@ def measure(
             f"but contrast is {contrast!r}; is this another scan?  Else use contrast={seen!r}"
         )
     codes = np.array([0, *(CLASSES[c] for c in found.objects["class"])], np.uint8)
-    status, reasons = _judge(found, anatomy)
+    status, reasons = _judge(found, anatomy, inside)
     return PvsResult(
         image=scan,
         objects=found.objects,
@@ -262,7 +276,10 @@ def _load_mask(
         return None
     mask = images.load(source, name=name, check_values=False)
     images.same_grid(mask, scan, name=name)
-    return mask
+    values = np.asarray(mask.dataobj)
+    if np.isnan(values).any():
+        raise InputError(f"{name}: holds NaN; set what is outside to 0")
+    return images.make((values >= 0.5).astype(np.uint8), mask.affine)
 
 
 def _whole(part: NDArray, anatomy: Anatomy, scan: nib.Nifti1Image) -> nib.Nifti1Image:
@@ -272,7 +289,9 @@ def _whole(part: NDArray, anatomy: Anatomy, scan: nib.Nifti1Image) -> nib.Nifti1
     return images.make(whole, scan.affine)
 
 
-def _judge(found: Segmentation, anatomy: Anatomy) -> tuple[str, tuple[str, ...]]:
+def _judge(
+    found: Segmentation, anatomy: Anatomy, wmh: NDArray[np.bool_] | None
+) -> tuple[str, tuple[str, ...]]:
     """Give the status and its reasons, those of a failure first."""
     overlap, contrast = anatomy.registration.overlap, found.levels.contrast_to_noise
     failed: list[str] = []
@@ -308,6 +327,18 @@ def _judge(found: Segmentation, anatomy: Anatomy) -> tuple[str, tuple[str, ...]]
             warned.append(f"{name} is outside the field of view and was not counted")
         elif anatomy.coverage[label] < FULL_COVERAGE:
             warned.append(f"{name} is cut by the field of view")
+    if wmh is not None and wmh.any():
+        stray, taken = (~anatomy.brain)[wmh].mean(), wmh[anatomy.regions > 0].mean()
+        if stray > MAX_STRAY:
+            warned.append(
+                f"{stray:.0%} of the mask of white-matter hyperintensities lies outside the "
+                "brain: it may be of another scan"
+            )
+        if taken > MAX_TAKEN:
+            warned.append(
+                f"the mask of white-matter hyperintensities covers {taken:.0%} of the regions, "
+                "and objects in it are not counted"
+            )
     counted = int((found.objects["class"] == "pvs").sum())
     if found.n_mirrored > max(2, MANY_MIRRORED * counted):
         warned.append(

@@ -17,6 +17,7 @@ from pvsbook.phantoms.brain import brain_grid, make_brain, pose
 from pvsbook.phantoms.perivascular import SCANNERS, make_phantom
 from pvsbook.pvs import anatomy
 from pvsbook.pvs.anatomy import brain_mask, locate, measure_levels
+from pvsbook.pvs.pipeline import _judge
 from pvsbook.pvs.segmentation import default_scales
 
 mpl.use("Agg")
@@ -210,8 +211,18 @@ def test_masks_on_another_grid_and_empty_masks(phantom, registration):
         pvs.measure(scan, brain_mask=empty, registration=registration)
     with pytest.raises(InputError, match="mask: is empty"):
         locate(scan, mask=empty, registration=registration)
+    holes = images.make(np.full(scan.shape, np.nan, np.float32), scan.affine)
+    with pytest.raises(InputError, match="wmh_mask: holds NaN"):
+        pvs.measure(scan, wmh_mask=holes, registration=registration)
     with pytest.raises(InputError, match="contrast"):
         pvs.measure(scan, contrast="pd")
+
+
+def test_a_misplaced_mask_of_lesions_is_said(phantom, result):
+    found, inside = result.segmentation, np.asarray(phantom.wmh.dataobj)[result.anatomy.box] > 0
+    assert _judge(found, result.anatomy, inside) == _judge(found, result.anatomy, None)
+    assert "outside the brain" in _judge(found, result.anatomy, ~result.anatomy.brain)[1][0]
+    assert "of the regions" in _judge(found, result.anatomy, result.anatomy.brain)[1][0]
 
 
 def test_nan_four_dimensions_and_constants(phantom):
@@ -409,7 +420,7 @@ def test_a_person_with_lesions(openms):
         openms["T2"], wmh_mask=openms["GOLD_STANDARD"], registration=found
     ).to_row()
     row = plain.to_row()
-    assert row["status"] == "pass"
+    assert all("wrong sign" in reason for reason in plain.reasons)
     assert 5 < row["n_pvs"] < 120  # plausibility only: nobody has counted them
     assert masked["n_wmh_overlap"] >= 1
     assert masked["n_pvs"] <= row["n_pvs"]
