@@ -92,7 +92,11 @@ class Levels:
     noise_sd
         Robust standard deviation of normal-appearing white matter about its smooth background.
     smoothness
-        Correlation of neighbouring voxels of that residual along the three axes.
+        Correlation of neighbouring voxels of that residual along the three axes; the threshold
+        holds against all of it, anatomy too.
+    noise_correlation
+        The same of the noise alone, for standard errors: what neighbours share beyond what
+        voxels two apart share, which is anatomy.
     background
         Smooth tissue signal, shape of the anatomy.
     """
@@ -102,6 +106,7 @@ class Levels:
     fluid: float
     noise_sd: float
     smoothness: tuple[float, float, float]
+    noise_correlation: tuple[float, float, float]
     background: Floats
 
     @property
@@ -344,15 +349,20 @@ def measure_levels(anatomy: Anatomy) -> Levels:
     residual = np.where(core & normal, values - background, 0)
     _, noise = _robust((values - background)[core])
     if not noise > 1e-6 * abs(fluid - white):
-        raise InputError("image: white matter is constant; give the scan itself, not a mask of it")
+        raise InputError(
+            "image: white matter is constant; give the scan itself, not a mask of it, and a brain "
+            "mask, if any, that lies on the brain"
+        )
     pairs = core & normal
-    along_x, along_y, along_z = (_neighbour_correlation(residual, pairs, k) for k in range(3))
-    return Levels(white, grey, fluid, noise, (along_x, along_y, along_z), background)
+    x, y, z = (_correlation(residual, pairs, k) for k in range(3))
+    far = (_correlation(residual, pairs, k, lag=2) for k in range(3))
+    a, b, c = (max(near - two, 0) / (1 - two) for near, two in zip((x, y, z), far, strict=True))
+    return Levels(white, grey, fluid, noise, (x, y, z), (a, b, c), background)
 
 
-def _neighbour_correlation(residual: Floats, where: NDArray[np.bool_], axis: int) -> float:
-    both = where & np.roll(where, 1, axis)
-    product = (residual * np.roll(residual, 1, axis))[both].mean()
+def _correlation(residual: Floats, where: NDArray[np.bool_], axis: int, *, lag: int = 1) -> float:
+    both = where & np.roll(where, lag, axis)
+    product = (residual * np.roll(residual, lag, axis))[both].mean()
     return float(np.clip(product / residual[where].var(), 0.0, 0.9))
 
 

@@ -98,7 +98,8 @@ class Segmentation:
         One row an object: class, region, the columns of `pvsbook.pvs.morphometry`, width_mm,
         volume_voxels_mm3 (voxels counted), volume_mm3 (corrected for partial volume) with the
         standard error that noise gives it, contrast (largest, as a fraction of fluid), response,
-        border, wmh_fraction, distance and angle to the ventricles.
+        border, wmh_fraction, distance and angle to the ventricles, and the probability that it
+        is found again under new noise (`repeat_probability`).
     labels
         Object of each voxel (the index of `objects` plus one), shape of the anatomy, int32.
     response
@@ -107,13 +108,13 @@ class Segmentation:
         Response above which an object is seeded.
     expected_false
         Objects of noise alone expected at this threshold over the searched volume.
+    noise_variance
+        What such objects add to the variance of a count: their number plus a half in the block of
+        noise that was simulated (Jeffreys), since none there does not mean none ever.
     n_mirrored
         Threads of the wrong sign (dark on T2w) that pass the same threshold and rules.  None of
         them is a perivascular space: they tell how many objects texture, vessels and artefacts
         may add to those of the right sign.
-    near_misses
-        Threads a little below the threshold: region, and the probability that new noise would
-        lift them over it (`repeat_probability`, which `objects` has too).
     searched_ml
         Volume that was searched.
     levels
@@ -125,8 +126,8 @@ class Segmentation:
     response: Floats
     threshold: float
     expected_false: float
+    noise_variance: float
     n_mirrored: int
-    near_misses: pd.DataFrame
     searched_ml: float
     levels: Levels
 
@@ -193,7 +194,8 @@ def segment(
             "image: no tissue is left to search in the regions; check the registration figure"
         )
     excess[near_outside] = 0
-    filtered = excess * _even_noise(excess, anatomy, searched, levels)
+    evened = _even_noise(excess, anatomy, searched, levels)
+    filtered = excess * evened
     tubeness = partial(
         vesselness_filter,
         voxel_size_mm=size,
@@ -219,18 +221,20 @@ def segment(
     blobs = _blobs(excess, searched, levels, size, rules)
     labels = _components(tubes | blobs)
     objects = describe(labels, excess, response)
-    objects["repeat_probability"] = _lifted(objects["response"], threshold, spread)
+    spreads = spread * _largest(evened, labels, len(objects))
+    objects["repeat_probability"] = _lifted(objects["response"], threshold, spreads)
     mirrored = np.where(_grow(labels) > 0, 0, -filtered)
     wrong = tubeness(mirrored, mask=searched).response
     dark = _components(_hysteresis(wrong, threshold, rules.low_to_high))
+    n_noise = count_noise(threshold)
     return Segmentation(
         objects=objects,
         labels=labels,
         response=response,
         threshold=threshold,
-        expected_false=count_noise(threshold) * share,
+        expected_false=n_noise * share,
+        noise_variance=(n_noise + 0.5) * share,
         n_mirrored=int((describe(dark, mirrored, wrong)["class"] == "pvs").sum()),
-        near_misses=_near_misses(response, labels, excess, anatomy, threshold, spread, rules),
         searched_ml=float(searched.sum() * np.prod(size) / 1000),
         levels=levels,
     )
@@ -317,38 +321,10 @@ def _peaks(response: Floats, size: NDArray) -> Floats:
     return blocks.max(axis=(1, 3, 5))[:, :, 1:-1].ravel()
 
 
-def _lifted(response: ArrayLike, threshold: float, spread: float) -> NDArray[np.float64]:
+def _lifted(response: ArrayLike, threshold: float, spread: ArrayLike) -> NDArray[np.float64]:
     """Probability that an object with this response passes the threshold under new noise."""
     above = np.sqrt(np.maximum(np.asarray(response, np.float64), 0)) - np.sqrt(threshold)
-    return ndtr(above / (np.sqrt(2) * spread))
-
-
-def _near_misses(
-    response: Floats,
-    labels: NDArray[np.int32],
-    excess: Floats,
-    anatomy: Anatomy,
-    threshold: float,
-    spread: float,
-    rules: Rules,
-) -> pd.DataFrame:
-    """Threads of the shape of a perivascular space whose peak lies below the threshold."""
-    lowest = max(np.sqrt(threshold) - 3 * spread, 0.1 * np.sqrt(threshold)) ** 2
-    found = _components(np.where(labels > 0, 0, response) > rules.low_to_high * lowest)
-    peaks = _largest(response, found, int(found.max(initial=0)))
-    wanted = np.concatenate([[False], (peaks > lowest) & (peaks < threshold)])
-    found = _components(wanted[found])
-    shapes = measure_spread(found, np.maximum(excess, 0), anatomy.image.affine)
-    count = len(shapes)
-    long = shapes["length_mm"] >= rules.min_length_mm
-    tube = (long & (shapes["elongation"] >= rules.min_elongation)).to_numpy()
-    table = pd.DataFrame(
-        {
-            "region": _regions_of(found, anatomy.regions, count),
-            "repeat_probability": _lifted(_largest(response, found, count), threshold, spread),
-        }
-    )
-    return table[tube].reset_index(drop=True)
+    return ndtr(above / (np.sqrt(2) * np.asarray(spread, np.float64)))
 
 
 def _calibrate(answer: Floats, count_noise: Callable[[float], int], wanted: float) -> float:
@@ -481,7 +457,7 @@ def _volume_error(filled: NDArray, around: NDArray, levels: Levels) -> NDArray[n
 
     The variance of a median is pi / 2 times that of a mean.
     """
-    together = float(np.prod([1 + 2 * r for r in levels.smoothness]))
+    together = float(np.prod([1 + 2 * r for r in levels.noise_correlation]))
     background = np.where(around >= _MIN_RING, np.pi / 2 * filled**2 / np.maximum(around, 1), 0)
     return levels.noise_sd * np.sqrt(together * (filled + background))
 
