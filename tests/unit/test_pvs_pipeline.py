@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
+from scipy.special import ndtr
 
 from pvsbook import InputError, images, pvs
 from pvsbook.atlas import register_to_mni
@@ -17,7 +18,7 @@ from pvsbook.phantoms.brain import brain_grid, make_brain, pose
 from pvsbook.phantoms.perivascular import SCANNERS, make_phantom
 from pvsbook.pvs import anatomy
 from pvsbook.pvs.anatomy import brain_mask, locate, measure_levels
-from pvsbook.pvs.pipeline import _judge
+from pvsbook.pvs.pipeline import _flips, _judge
 from pvsbook.pvs.segmentation import default_scales
 
 mpl.use("Agg")
@@ -328,6 +329,19 @@ def test_new_noise_moves_counts_and_volumes_as_stated(phantom, registration):
     for name, se in (("n_pvs", "n_pvs_se"), ("volume_mm3", "volume_se_mm3")):
         assert table[name].std() < 2.5 * table[se].mean()
         assert (table[se] > 0).all()
+
+
+def test_white_noise_is_told_from_anatomy(result):
+    levels = result.segmentation.levels
+    assert max(levels.noise_correlation) < 0.05 < min(levels.smoothness)
+
+
+def test_the_doubt_about_an_object_is_no_noise():
+    rng = np.random.default_rng(0)
+    for seen in (-1.0, 0.0, 0.7, 2.5):  # above the threshold, in standard deviations
+        passes = ndtr(seen + rng.standard_normal(200_000))
+        expected = (passes * (1 - passes)).mean()
+        assert _flips(passes.mean()) == pytest.approx(expected, abs=2e-3)
 
 
 def test_nonlinear_registration_follows_bent_anatomy(monkeypatch):
