@@ -236,7 +236,7 @@ def measure(
 
     Standard errors are of noise alone, not of registration, movement or tissue.  Over 20 scans of
     a simulated brain (1.2 mm, faint spaces), they were 1.4 times the standard deviation of the
-    count and 1.0 times that of the volume; by region 0.7 to 1.7, and 0.9 to 1.3.
+    count and 1.0 times that of the volume; by region 0.8 to 1.7, and 0.9 to 1.3.
 
     Raises
     ------
