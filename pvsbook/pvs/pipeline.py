@@ -235,8 +235,9 @@ def measure(
     in `wmh_mask` (``benchmarks/pvs_accuracy.py --channels``).
 
     Standard errors are of noise alone, not of registration, movement or tissue.  Over 20 scans of
-    a simulated brain (1.2 mm, faint spaces), they were 1.4 times the standard deviation of the
-    count and 1.0 times that of the volume; by region 0.8 to 1.7, and 0.9 to 1.3.
+    a simulated brain (1.2 mm), they were 1.4 times the standard deviation of the count for faint
+    spaces (by region 0.8 to 1.7), and 0.5 where no count changed, for spaces as bright as CSF;
+    for the volume, 1.0 and 1.2 times (by region 0.8 to 1.7).
 
     Raises
     ------
