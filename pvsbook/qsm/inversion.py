@@ -608,7 +608,7 @@ def _scale(spectrum, a, b):  # type: ignore[no-untyped-def]
         s[i] = complex(s[i].real * c, s[i].imag * c)
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, fastmath=True, error_model="numpy")  # else a check stops vectorising
 def _shrink(chi, old, dual, strength, inverse_size, pull):  # type: ignore[no-untyped-def]
     """Take one step of the gradient's splitting, in one pass over memory.
 
@@ -618,42 +618,52 @@ def _shrink(chi, old, dual, strength, inverse_size, pull):  # type: ignore[no-un
     """
     nx, ny, nz = chi.shape
     ax, ay, az = inverse_size[0], inverse_size[1], inverse_size[2]
-    px, py, pz = np.empty(nz, np.float32), np.empty(nz, np.float32), np.empty(nz, np.float32)
+    # What the planes and rows before hand on is kept apart, so that `pull` is written once.
+    px = np.zeros((ny, nz), np.float32)
+    py = np.empty(nz, np.float32)
+    pz = np.empty(nz + 1, np.float32)
+    right = np.empty(nz, np.float32)
     one = np.float32(1)
-    pull[:] = 0
     moved = 0.0
     total = 0.0
     for i in range(nx):
         ahead = i + 1 if i + 1 < nx else 0
+        py[:] = 0
         for j in range(ny):
             up = j + 1 if j + 1 < ny else 0
+            row, row_ahead, row_up, row_old = chi[i, j], chi[ahead, j], chi[i, up], old[i, j]
+            ux, uy, uz = dual[0, i, j], dual[1, i, j], dual[2, i, j]
+            limit, out, before = strength[i, j], pull[i, j], px[j]
+            right[: nz - 1] = row[1:]
+            right[nz - 1] = row[0]
             row_moved = np.float32(0)
             row_total = np.float32(0)
             for k in range(nz):
-                right = k + 1 if k + 1 < nz else 0
-                c = chi[i, j, k]
-                tx = (chi[ahead, j, k] - c) * ax + dual[0, i, j, k]
-                ty = (chi[i, up, k] - c) * ay + dual[1, i, j, k]
-                tz = (chi[i, j, right] - c) * az + dual[2, i, j, k]
+                c = row[k]
+                tx = (row_ahead[k] - c) * ax + ux[k]
+                ty = (row_up[k] - c) * ay + uy[k]
+                tz = (right[k] - c) * az + uz[k]
                 length = np.sqrt(tx * tx + ty * ty + tz * tz) + np.float32(1e-20)
-                keep = max(one - strength[i, j, k] / length, np.float32(0))
-                dual[0, i, j, k] = (one - keep) * tx
-                dual[1, i, j, k] = (one - keep) * ty
-                dual[2, i, j, k] = (one - keep) * tz
+                keep = max(one - limit[k] / length, np.float32(0))
+                ux[k] = (one - keep) * tx
+                uy[k] = (one - keep) * ty
+                uz[k] = (one - keep) * tz
                 both = keep + keep - one
-                px[k] = both * tx * ax
-                py[k] = both * ty * ay
-                pz[k] = both * tz * az
-                d = c - old[i, j, k]
+                sx = both * tx * ax
+                sy = both * ty * ay
+                sz = both * tz * az
+                out[k] = before[k] + py[k] - (sx + sy + sz)
+                before[k] = sx
+                py[k] = sy
+                pz[k + 1] = sz
+                d = c - row_old[k]
                 row_moved += d * d
                 row_total += c * c
             moved += row_moved
             total += row_total
+            pz[0] = pz[nz]
             for k in range(nz):
-                pull[i, j, k] -= px[k] + py[k] + pz[k]
-                pull[ahead, j, k] += px[k]
-                pull[i, up, k] += py[k]
-            for k in range(nz - 1):
-                pull[i, j, k + 1] += pz[k]
-            pull[i, j, 0] += pz[nz - 1]
+                out[k] += pz[k]
+        pull[i, 0] += py
+    pull[0] += px
     return math.sqrt(moved / max(total, 1e-30))
