@@ -121,7 +121,9 @@ def speed(only: Sequence[str] = ()) -> pd.DataFrame:
     mag, last = gre.magnitude, gre.magnitude[..., -1]
     radians = 2 * np.pi * field.GAMMA_MHZ_T * gre.field_strength_t * float(times.mean())
     stages: dict[str, Callable[[], Any]] = {
-        "ROMEO, one echo": lambda: unwrap.romeo(gre.phase_rad[..., 0], brain, magnitude=mag[..., 0]),
+        "ROMEO, one echo": lambda: unwrap.romeo(
+            gre.phase_rad[..., 0], brain, magnitude=mag[..., 0]
+        ),
         "field of five echoes": lambda: field.fit_field(gre.phase_rad, mag, times, brain),
         "V-SHARP": lambda: background.vsharp(total, brain, size),
         "RESHARP": lambda: background.resharp(total, brain, size),

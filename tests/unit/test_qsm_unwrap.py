@@ -244,5 +244,8 @@ def test_mask_keeps_the_brain_and_drops_the_scalp_even_when_veins_tie_them(size)
 def test_mask_refuses_an_image_without_tissue():
     with pytest.raises(InputError, match="no voxel is bright"):
         qsm_mask.brain_mask(np.zeros((8, 8, 8, 1)), np.zeros((8, 8, 8, 1)), (1, 1, 1))
+    noise = np.random.default_rng(0).uniform(-np.pi, np.pi, (20, 20, 20, 2))
+    with pytest.raises(InputError, match="in phase with its neighbours"):
+        qsm_mask.brain_mask(1 + 0 * noise, noise, (2, 2, 2), echo_times_s=(0.005, 0.01))
     with pytest.raises(InputError, match="echo_times_s"):
         qsm_mask.brain_mask(np.zeros((8, 8, 8, 2)), np.zeros((8, 8, 8, 2)), (1, 1, 1))
