@@ -331,6 +331,7 @@ def _means(head: GrePhantom, result: qsm.QsmResult) -> tuple[np.ndarray, np.ndar
 
 
 PEER_MM = 2.0
+L2_MM = 0.12
 PEERS = {  # name on PyPI: version seen, and what became of it
     "qmrpy": "2.0.0: inverts; data must be padded to a cube, the field must lie along z",
     "nextqsm": "1.0.6: not tried, a trained network",
@@ -354,7 +355,7 @@ def peers() -> pd.DataFrame:
     noise = np.random.default_rng(2001).normal(0, 0.0015, brain.shape)
     local = np.where(brain, head.local_field_ppm + noise, 0)
     runs: dict[str, Callable[[], np.ndarray]] = {
-        "ours, L2": lambda: inversion.closed_form_l2(local, brain, size),
+        "ours, L2": lambda: inversion.closed_form_l2(local, brain, size, regularisation=L2_MM),
         "ours, TV": lambda: inversion.tv(local, brain, size).chi_ppm,
         "ours, TV, field outside unknown": lambda: (
             inversion.tv(local, brain, size, weight=brain).chi_ppm
@@ -371,7 +372,7 @@ def peers() -> pd.DataFrame:
         box = tuple(slice(s) for s in brain.shape)
         grid = {"direction": "forward", "image_resolution_mm": size}
         runs["qmrpy, L2"] = lambda: qmrpy.calc_chi_l2(
-            cube, lambda_l2=(0.06 / PEER_MM) ** 2, mask=mask, padding_size=(0, 0, 0), **grid
+            cube, lambda_l2=(L2_MM / PEER_MM) ** 2, mask=mask, padding_size=(0, 0, 0), **grid
         )[0][box]
         runs["qmrpy, split Bregman"] = lambda: (
             qmrpy.qsm_split_bregman(
