@@ -150,7 +150,7 @@ def speed(only: Sequence[str] = ()) -> pd.DataFrame:
             seconds[shape] = timed(lambda v=volume: fft.rfftn(v), 7)[0]
         floor = sum(seconds[shape] for shape in made)
         memory = peak_mib(run)
-        cpu, wall, _ = timed(run, 5)
+        cpu, wall, _ = timed(run)
         rows.append(
             {
                 "stage": name,
