@@ -270,9 +270,9 @@ def closed_form_l2(
     regularisation
         lambda, in mm.  Larger: smoother, lower values.  At the default the nuclei of three
         simulated heads came out least biased, by 10 ppb in the mean (13 at 0.06, 12 at 0.16);
-        the error in a voxel is smallest near 0.3, where a third of their contrast is lost.  Slow
-        waves near the cone are hardly penalised: the nuclei's scale moved from 0.92 to 0.72 as
-        the head was tilted by 9 degrees.  To measure, take `tv`.
+        on one of them the error in a voxel was smallest near 0.3, where a third of the contrast
+        was lost.  Slow waves near the cone are hardly penalised: the nuclei's scale was 0.72 to
+        0.92 on heads that lay differently.  To measure, take `tv`.
 
     Returns
     -------
