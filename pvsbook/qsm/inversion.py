@@ -256,7 +256,7 @@ def closed_form_l2(
     voxel_size_mm: ArrayLike,
     b0_direction: ArrayLike = (0, 0, 1),
     *,
-    regularisation: float = 0.06,
+    regularisation: float = 0.12,
     pad_mm: float = PAD_MM,
 ) -> NDArray[np.float32]:
     r"""Invert with a penalty on the squared gradient, in one division.
@@ -268,10 +268,11 @@ def closed_form_l2(
     field_ppm, mask, voxel_size_mm, b0_direction, pad_mm
         As in `tkd`.
     regularisation
-        lambda, in mm.  Larger: smoother, lower values.  At 0.06 to 0.12 simulated nuclei came out
-        least biased; below 0.03 noise on the cone runs away.  Slow waves near the cone are hardly
-        penalised: the nuclei's scale moves by a tenth or more with tilt and padding.  To measure,
-        take `tv`.
+        lambda, in mm.  Larger: smoother, lower values.  At the default the nuclei of three
+        simulated heads came out least biased, by 10 ppb in the mean (13 at 0.06, 12 at 0.16);
+        on one of them the error in a voxel was smallest near 0.3, where a third of the contrast
+        was lost.  Slow waves near the cone are hardly penalised: the nuclei's scale was 0.72 to
+        0.92 on heads that lay differently.  To measure, take `tv`.
 
     Returns
     -------
@@ -450,7 +451,7 @@ def tv(
     ball_mm: float = 0.0,
     magnitude: ArrayLike | None = None,
     regularisation: float = 2e-4,
-    tolerance: float = 0.01,
+    tolerance: float | None = None,
     max_iterations: int = 60,
     pad_mm: float = PAD_MM,
 ) -> Inversion:
@@ -478,8 +479,12 @@ def tv(
     regularisation
         lambda, in ppm mm: about the noise of the field, times the voxel size.  Larger: flatter
         and lower.  Below 5e-5 the steps are so small that the tolerance must fall too.
-    tolerance, max_iterations
-        When to stop: relative change of the map in an iteration.
+    tolerance
+        When to stop: relative change of the map in an iteration.  By default 0.01, and 0.003 with
+        a weight: the field outside is then made from the map on the way, which is slower to
+        settle.  On simulated heads the nuclei's mean bias fell from 2.5 to 1.8 ppb by it.
+    max_iterations
+        When to stop at the latest.
 
     Returns
     -------
@@ -500,6 +505,8 @@ def tv(
     >>> bool(0.08 < found.chi_ppm[12, 12, 12] < 0.11)
     True
     """
+    if tolerance is None:
+        tolerance = 0.01 if weight is None else 0.003
     if not regularisation > 0:
         raise InputError(f"regularisation: {regularisation:g}, but it must be positive")
     field, inside = _field_and_mask(field_ppm, mask)
@@ -608,7 +615,7 @@ def _scale(spectrum, a, b):  # type: ignore[no-untyped-def]
         s[i] = complex(s[i].real * c, s[i].imag * c)
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, fastmath=True, error_model="numpy")  # else a check stops vectorising
 def _shrink(chi, old, dual, strength, inverse_size, pull):  # type: ignore[no-untyped-def]
     """Take one step of the gradient's splitting, in one pass over memory.
 
@@ -618,42 +625,52 @@ def _shrink(chi, old, dual, strength, inverse_size, pull):  # type: ignore[no-un
     """
     nx, ny, nz = chi.shape
     ax, ay, az = inverse_size[0], inverse_size[1], inverse_size[2]
-    px, py, pz = np.empty(nz, np.float32), np.empty(nz, np.float32), np.empty(nz, np.float32)
+    # What the planes and rows before hand on is kept apart, so that `pull` is written once.
+    px = np.zeros((ny, nz), np.float32)
+    py = np.empty(nz, np.float32)
+    pz = np.empty(nz + 1, np.float32)
+    right = np.empty(nz, np.float32)
     one = np.float32(1)
-    pull[:] = 0
     moved = 0.0
     total = 0.0
     for i in range(nx):
         ahead = i + 1 if i + 1 < nx else 0
+        py[:] = 0
         for j in range(ny):
             up = j + 1 if j + 1 < ny else 0
+            row, row_ahead, row_up, row_old = chi[i, j], chi[ahead, j], chi[i, up], old[i, j]
+            ux, uy, uz = dual[0, i, j], dual[1, i, j], dual[2, i, j]
+            limit, out, before = strength[i, j], pull[i, j], px[j]
+            right[: nz - 1] = row[1:]
+            right[nz - 1] = row[0]
             row_moved = np.float32(0)
             row_total = np.float32(0)
             for k in range(nz):
-                right = k + 1 if k + 1 < nz else 0
-                c = chi[i, j, k]
-                tx = (chi[ahead, j, k] - c) * ax + dual[0, i, j, k]
-                ty = (chi[i, up, k] - c) * ay + dual[1, i, j, k]
-                tz = (chi[i, j, right] - c) * az + dual[2, i, j, k]
+                c = row[k]
+                tx = (row_ahead[k] - c) * ax + ux[k]
+                ty = (row_up[k] - c) * ay + uy[k]
+                tz = (right[k] - c) * az + uz[k]
                 length = np.sqrt(tx * tx + ty * ty + tz * tz) + np.float32(1e-20)
-                keep = max(one - strength[i, j, k] / length, np.float32(0))
-                dual[0, i, j, k] = (one - keep) * tx
-                dual[1, i, j, k] = (one - keep) * ty
-                dual[2, i, j, k] = (one - keep) * tz
+                keep = max(one - limit[k] / length, np.float32(0))
+                ux[k] = (one - keep) * tx
+                uy[k] = (one - keep) * ty
+                uz[k] = (one - keep) * tz
                 both = keep + keep - one
-                px[k] = both * tx * ax
-                py[k] = both * ty * ay
-                pz[k] = both * tz * az
-                d = c - old[i, j, k]
+                sx = both * tx * ax
+                sy = both * ty * ay
+                sz = both * tz * az
+                out[k] = before[k] + py[k] - (sx + sy + sz)
+                before[k] = sx
+                py[k] = sy
+                pz[k + 1] = sz
+                d = c - row_old[k]
                 row_moved += d * d
                 row_total += c * c
             moved += row_moved
             total += row_total
+            pz[0] = pz[nz]
             for k in range(nz):
-                pull[i, j, k] -= px[k] + py[k] + pz[k]
-                pull[ahead, j, k] += px[k]
-                pull[i, up, k] += py[k]
-            for k in range(nz - 1):
-                pull[i, j, k + 1] += pz[k]
-            pull[i, j, 0] += pz[nz - 1]
+                out[k] += pz[k]
+        pull[i, 0] += py
+    pull[0] += px
     return math.sqrt(moved / max(total, 1e-30))

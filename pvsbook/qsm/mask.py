@@ -149,13 +149,15 @@ def brain_mask(
     passed &= phase_quality(phase_rad, echo_times_s=echo_times_s) > quality
     size = np.asarray(voxel_size_mm, np.float64)
     core = passed & (distance_inside(passed, size, rim_is_outside=False) > neck_mm)
-    if not core.any():
-        raise InputError(
-            "mask: no voxel is bright, in phase with its neighbours and inside a piece thicker "
-            f"than {2 * neck_mm:g} mm; look at magnitude and phase, or give a mask"
-        )
     pieces = cc3d.largest_k(core, k=1, connectivity=6).astype(bool)
     grown = distance_inside(~pieces, size, rim_is_outside=False) <= neck_mm + size.max()
-    whole = ndimage.binary_fill_holes(pieces | (passed & grown))
-    depth = distance_inside(whole, size, rim_is_outside=False)
-    return whole & (depth > max(rim_mm, 1.001 * size.max())) if rim_mm > 0 else whole
+    whole = ndimage.binary_fill_holes(pieces | (passed & grown & pieces.any()))
+    if rim_mm > 0:
+        depth = distance_inside(whole, size, rim_is_outside=False)
+        whole &= depth > max(rim_mm, 1.001 * size.max())
+    if not whole.any():
+        raise InputError(
+            "mask: no voxel is bright, in phase with its neighbours and inside a piece thicker "
+            f"than {2 * (neck_mm + rim_mm):g} mm; look at magnitude and phase, or give a mask"
+        )
+    return whole

@@ -365,6 +365,11 @@ def _local_field(
     whole = ndimage.binary_fill_holes(known)  # a hole would be taken for the brain's rim
     remove = BACKGROUNDS[background]
     local = remove(total_ppm, whole, gre.voxel_size_mm, gre.b0_direction, options)
+    if not local.mask.any():
+        raise InputError(
+            f"mask: {known.sum()} voxels can be trusted, and all of them lie on its rim, which "
+            f"{background} needs; give a larger mask, in one piece"
+        )
     # Voxels left out inside the brain keep their place: their susceptibility follows from the
     # field around them, as that of a calcification without signal does.
     return replace(local, field_ppm=local.field_ppm * known)

@@ -184,6 +184,7 @@ def test_flags_say_what_a_poor_scan_cannot_support(head):
         ({}, {"mask": np.ones((4, 4, 4))}, "mask: has shape"),
         ({}, {"mask": "empty"}, "mask: holds 0 cm3"),
         ({}, {"mask": "labels"}, "give 0 and 1 only"),
+        ({}, {"mask": "sheet"}, "all of them lie on its rim"),
         ({}, {"phase_sign": 0}, "phase_sign: 0"),
         (
             {},
@@ -196,6 +197,8 @@ def test_flags_say_what_a_poor_scan_cannot_support(head):
 )
 def test_bad_input_is_refused(head, change, arguments, message):
     masks = {"empty": np.zeros(head.brain.shape), "labels": head.brain * 3}
+    masks["sheet"] = np.zeros(head.brain.shape)
+    masks["sheet"][:, :, head.brain.shape[2] // 2] = head.brain[:, :, head.brain.shape[2] // 2]
     if isinstance(arguments.get("mask"), str):
         arguments = {"mask": masks[arguments["mask"]]}
     with pytest.raises(InputError, match=message):
