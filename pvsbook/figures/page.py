@@ -116,6 +116,7 @@ def slider(
             f"frames: {len(frames)} frames, {len(values)} values and {len(texts)} texts; "
             "give two or more, and as many of each"
         )
+    width = round(96 * frames[0].get_figwidth())
     pictures = []
     for figure in frames:
         pictures.append(_embedded(_drawn(figure), colors=64))
@@ -123,15 +124,15 @@ def slider(
     key = "slider-" + hashlib.sha256(f"{label}{values}{texts}".encode()).hexdigest()[:8]
     places = [{"p": p, "v": v, "t": t} for p, v, t in zip(pictures, values, texts, strict=True)]
     return HTML(
-        f'<figure class="slider" id="{key}" style="margin:1rem 0;max-width:40rem">'
-        f'<img alt="{escape(f"{label} {values[0]}: {texts[0]}")}" src="{pictures[0]}" '
-        'style="width:100%;height:auto;background:#fff;border-radius:4px">'
-        f'<div style="display:flex;gap:.8rem;align-items:center;flex-wrap:wrap">'
+        f'<figure class="slider" id="{key}" style="{_BOX};max-width:{width}px">'
+        '<div style="display:flex;gap:.8rem;align-items:center;flex-wrap:wrap">'
         f'<label for="{key}-at">{escape(label)}</label>'
         f'<input type="range" id="{key}-at" min="0" max="{len(frames) - 1}" step="1" value="0" '
-        f'aria-valuetext="{escape(values[0])}" style="flex:1 1 12rem;min-height:1.75rem">'
+        f'aria-valuetext="{escape(values[0])}" style="flex:1 1 9rem;min-height:1.75rem">'
         f'<output for="{key}-at" style="min-width:4rem">{escape(values[0])}</output></div>'
-        f'<figcaption aria-live="polite">{escape(texts[0])}</figcaption>'
+        f'<img alt="{escape(f"{label} {values[0]}: {texts[0]}")}" src="{pictures[0]}" '
+        'style="width:100%;height:auto">'
+        f'<figcaption aria-live="polite" style="color:inherit">{escape(texts[0])}</figcaption>'
         "<noscript>Without scripts the slider stands still; the figure beside it shows the same."
         f"</noscript><script>({_SLIDE})({json.dumps(key)}, {_in_script(places)})</script></figure>"
     )
@@ -145,7 +146,6 @@ def rating_trainer(
     texts: Mapping[int, str],
     limits: tuple[float, float],
     title: str,
-    width: int = 340,
 ) -> HTML:
     """Make a trainer: look at a slice, grade it, be told, and see the agreement at the end.
 
@@ -165,8 +165,6 @@ def rating_trainer(
         Grey-value window.
     title
         Names the trainer for screen readers, and its place in the browser's storage.
-    width
-        Of the picture in px.
 
     Returns
     -------
@@ -208,9 +206,9 @@ def rating_trainer(
     )
     return HTML(
         f'<section class="trainer" id="{key}" aria-label="{escape(title)}" '
-        'style="margin:1rem 0;max-width:40rem">'
+        f'style="{_BOX}">'
         f'<p class="at"></p><img alt="Slice 1 of {len(places)}, to be graded" '
-        f'src="{places[0]["p"]}" style="width:{width}px;max-width:100%;height:auto">'
+        f'src="{places[0]["p"]}" style="height:26rem;max-height:60vh;max-width:100%;width:auto">'
         f'<fieldset style="margin:.5rem 0"><legend style="font-size:1rem">Your grade</legend>'
         f'{radios}</fieldset><p class="says" role="status" style="min-height:1.6em"></p>'
         '<button type="button" class="go" style="min-height:2rem">Grade it</button> '
@@ -219,6 +217,13 @@ def rating_trainer(
         f"<script>({_TRAIN})({json.dumps(key)}, {_in_script(places)}, {max(texts) + 1})</script>"
         "</section>"
     )
+
+
+# White in both themes, as the pictures are; themes colour labels and captions of their own.
+_BOX = (
+    "margin:1rem 0;padding:.75rem;background:#fff;color:#1c1c1c;border:1px solid #767676;"
+    "border-radius:4px;color-scheme:light"
+)
 
 
 def _drawn(figure: Figure) -> Image:
