@@ -252,10 +252,10 @@ def _hits(
     name: str, entry: Mapping[str, Any], values: np.ndarray, *, near: bool = False
 ) -> np.ndarray:
     """Tell which values fall into their bin, or into one beside it."""
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         places = (values - entry["offsets"]) / entry["step"]
-    if entry["whole"]:
-        places = np.where(np.abs(values - np.rint(values)) < 1e-6, places, np.nan)
+        if entry["whole"]:
+            places = np.where(np.abs(values - np.rint(values)) < 1e-6, places, np.nan)
     found = []
     for k, (place, sealed) in enumerate(zip(places, entry["seals"], strict=True)):
         if not np.isfinite(place):
