@@ -132,6 +132,8 @@ def test_each_exercise_has_hint_check_and_a_solution_that_asserts(notebook, stem
     for label, text in _exercises(_text(notebook)).items():
         question, solution = text.split(f"{{solution-start}} {label}\n")
         assert "Hint" in question, f"{label}: no hint"
+        asked = question.split("{exercise-end}")[0]
+        assert "{term}" not in asked, f"{label}: a link is too pale on the blue of an exercise"
         assert "{solution-end}" in solution
         assert re.search(r"<code>.*\bassert ", solution, re.DOTALL), f"{label} asserts nothing"
         if stem not in WITHOUT_CHECKS:
