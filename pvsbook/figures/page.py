@@ -247,8 +247,11 @@ def _in_script(value: object) -> str:
     return json.dumps(value).replace("</", "<\\/")
 
 
-_SLIDE = """(key, places) => {
-  const root = document.getElementById(key), at = root.querySelector("input");
+# JupyterLab runs a script before it puts the output on the page: wait for it.
+_SLIDE = """function start(key, places) {
+  const root = document.getElementById(key);
+  if (!root) { setTimeout(start, 50, key, places); return; }
+  const at = root.querySelector("input");
   const label = root.querySelector("label").textContent;
   at.addEventListener("input", () => {
     const place = places[at.value];
@@ -261,8 +264,9 @@ _SLIDE = """(key, places) => {
 }"""
 
 # Quadratic weights, as `pvsbook.pvs.rating.weighted_kappa`; a test holds the two together.
-_TRAIN = """(key, places, nGrades) => {
+_TRAIN = """function start(key, places, nGrades) {
   const root = document.getElementById(key), one = (s) => root.querySelector(s);
+  if (!root) { setTimeout(start, 50, key, places, nGrades); return; }
   const radios = [...root.querySelectorAll("input")];
   let given = [], told = false;
   try { given = JSON.parse(localStorage.getItem(key)) || []; } catch (error) { given = []; }

@@ -133,6 +133,23 @@ def test_the_trainer_works_by_keyboard_remembers_and_gives_kappa(page):
     assert page.locator(".trainer .at").inner_text() == "Slice 1 of 7"
 
 
+def test_a_slider_starts_where_scripts_run_before_the_output_is_on_the_page(page):
+    page.evaluate(
+        """(html) => {
+          const host = document.createElement("div"), code = document.createElement("script");
+          host.innerHTML = html;  // as JupyterLab does
+          code.textContent = host.querySelector("script").textContent;
+          document.head.append(code);
+          document.querySelector("main").append(host);
+        }""",
+        a_slider().data.replace("Tilt", "Later tilt").replace("slider-", "later-"),
+    )
+    page.wait_for_timeout(200)
+    at = page.get_by_label("Later tilt (degrees)")
+    at.press("ArrowRight")
+    assert at.get_attribute("aria-valuetext") == "0"
+
+
 def test_both_pass_axe(page):
     from axe_playwright_python.sync_playwright import Axe
 
