@@ -12,6 +12,7 @@ __getattr__, __dir__, _ = _lazy.attach(
         "atlas",
         "cohort",
         "derivatives",
+        "exercises",
         "figures",
         "images",
         "manifest",

@@ -26,7 +26,7 @@ def slim(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         cell.metadata = {k: v for k, v in cell.metadata.items() if k in KEPT_METADATA}
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            if "<iframe" in data.get("text/html", ""):
+            if any(part in data.get("text/html", "") for part in ("<iframe", "<script")):
                 del data["text/html"]
             for kind in [k for k in data if k.startswith("image/")]:
                 del data[kind]
