@@ -9,7 +9,16 @@ from bs4 import BeautifulSoup
 
 
 def test_links(site: Path, page_path: str) -> None:
-    page = site / page_path
+    broken = broken_links(site / page_path)
+    assert not broken, "\n".join(broken)
+
+
+def test_links_of_slides(site: Path, slides_path: str) -> None:
+    broken = broken_links(site / slides_path)
+    assert not broken, "\n".join(broken)
+
+
+def broken_links(page: Path) -> list[str]:
     soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
     broken = []
     for tag, attribute in (("a", "href"), ("img", "src"), ("script", "src"), ("link", "href")):
@@ -27,7 +36,7 @@ def test_links(site: Path, page_path: str) -> None:
                 name = unquote(target.fragment)
                 if f'id="{name}"' not in text and f'name="{name}"' not in text:
                     broken.append(f"{tag} {element.get(attribute)}: no such place on the page")
-    assert not broken, "\n".join(sorted(set(broken)))
+    return sorted(set(broken))
 
 
 def test_no_machine_path(site: Path, page_path: str) -> None:
