@@ -19,8 +19,8 @@ from jinja2 import Environment, FileSystemLoader
 from sphinx.application import Sphinx
 
 WORDS_A_MINUTE = 180
-CELL_MINUTES = 0.4  # to read a code cell and what it prints
-PICTURE_MINUTES = 0.5
+CELL_MINUTES = 0.6  # to read a code cell and what it prints
+PICTURE_MINUTES = 1.0
 EXERCISE_MINUTES = 10
 SLIDE_WORDS = 90  # more than this of running text goes on a slide of its own
 TABLE = "<!-- the chapters -->"
@@ -82,21 +82,21 @@ def table(known: dict[str, Chapter]) -> str:
     """Write the teacher's table, a chapter a row."""
     rows = "".join(
         f'<tr><th scope="row">{number}</th>'
-        f'<td><a href="../notebooks/{c.stem}.html">{escape(c.title)}</a></td>'
-        f"<td>{about(c.minutes)}</td><td>{c.exercises}</td>"
-        f'<td><a href="../slides/{c.stem}.html" aria-label="Slides of page {number}">'
-        f'slides</a></td><td><a href="../slides/{c.stem}_solutions.html" '
-        f'aria-label="Slides of page {number} with solutions">with solutions</a></td></tr>\n'
+        f'<td><a href="../notebooks/{c.stem}.html">{escape(c.title)}</a><br>'
+        f'Slides: <a href="../slides/{c.stem}.html" aria-label="page {number} without solutions">'
+        f'without</a> or <a href="../slides/{c.stem}_solutions.html" '
+        f'aria-label="page {number} with solutions">with solutions</a></td>'
+        f"<td>{about(c.minutes)}</td><td>{c.exercises}</td></tr>\n"
         for number, c in known.items()
     )
     head = "".join(
         f'<th scope="col">{name}</th>'
-        for name in ("Page", "Title", "To read", "Exercises", "Slides", "For the teacher")
+        for name in ("Page", "Chapter", "To read", "<span>Exer\u00adcises</span>")
     )
     return (
-        '<div class="table-wrapper"><table class="docutils chapters">'
+        '<table class="docutils chapters">'
         '<caption class="visually-hidden">Chapters and their slides</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     )
 
 
@@ -146,7 +146,8 @@ def slides(body: str, *, solutions: bool) -> list[str]:
             begin(f"<{level}>{heading}</{level}>")
             continue
         classes = block.get("class") or []
-        if "solution" in classes and not solutions:
+        empty = not block.get_text(strip=True) and not block.find("img")
+        if empty or ("solution" in classes and not solutions):
             continue
         length = len(block.get_text().split())
         code = block.find("div", class_="cell_input") if "cell" in classes else None
@@ -158,7 +159,8 @@ def slides(body: str, *, solutions: bool) -> list[str]:
             code.wrap(details)
             details.insert(0, summary)
         alone = {"exercise", "solution"} & set(classes) or block.find("figure")
-        full = words and words + length > SLIDE_WORDS
+        room = SLIDE_WORDS * (1.4 if block.name in ("ul", "ol") else 1)  # stays with its lead-in
+        full = words and words + length > room
         if made and (alone or full) and len(made[-1]) > 1:
             begin(f'<h2 class="again">{heading}</h2>')
         if not made:

@@ -62,7 +62,7 @@ def article(name: str, known: set[str]) -> Page:
     text = VIEWER.sub("", (SITE / f"{name}.html").read_text("utf-8"))
     body = BeautifulSoup(text, "html.parser").find("article")
     assert isinstance(body, Tag)
-    for gone in body.select("a.headerlink, script, style, .sd-card > a, button"):
+    for gone in body.select("a.headerlink, script, style, .sd-card > a, button, .sd-dropdown"):
         gone.decompose()
     for tag in body.find_all(id=True):
         tag["id"] = f"{slug(name)}--{tag['id']}"
@@ -120,7 +120,8 @@ def print_page(url: str) -> None:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         page = browser.new_page()
         page.set_default_timeout(300_000)
-        page.goto(url, wait_until="networkidle")
+        page.goto(url, wait_until="load")
+        page.wait_for_function("window.MathJax?.startup?.promise")
         page.evaluate("() => MathJax.startup.promise.then(() => document.fonts.ready)")
         page.pdf(
             path=PDF, format="A4", print_background=True, outline=True, tagged=True,

@@ -1,11 +1,13 @@
 """Make the site ask nobody outside for anything, and mend what keeps it from screen readers.
 
 MathJax is copied out of the installed ``sphinx-mathjax-offline`` wheel into the built site, and
-the thebe script, which the theme declares although it is switched off, is taken out.
+the thebe script, which the theme declares although it is switched off, is taken out.  Of the two
+thousand icons that every page would load, those are kept that something on the site names.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 from importlib.metadata import distribution
 from pathlib import Path
@@ -15,6 +17,11 @@ from sphinx.application import Sphinx
 
 SCRIPT = "tex-chtml.js"
 FONTS = "output/chtml/fonts/woff-v2"
+# One icon in fontawesome.js: name:[width,height,[other names],"code point","path" or [paths]],
+ICON = re.compile(
+    r'"?(?P<name>[\w-]+)"?:\[\d+,\d+,(?P<others>\[[^\]]*\]),"[0-9a-f]+",'
+    r'(?:"[^"]*"|\[[^\]]*\])\],?'
+)
 
 
 def mathjax_folder() -> Path:
@@ -41,6 +48,25 @@ def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source / SCRIPT, target / SCRIPT)
     shutil.copytree(source / FONTS, target / FONTS, dirs_exist_ok=True)
+
+
+def drop_icons(app: Sphinx, error: Exception | None) -> None:
+    """Take out of the theme's icon script what no page and no other script names."""
+    if error is not None or app.builder.format != "html":
+        return
+    static = Path(app.outdir, "_static")
+    script = static / "scripts" / "fontawesome.js"
+    others = [*Path(app.outdir).rglob("*.html"), *static.glob("*.js"), *script.parent.glob("*.js")]
+    used: set[str] = set()
+    for path in others:
+        if path != script:
+            used |= set(re.findall(r"\bfa-([a-z0-9-]+)", path.read_text("utf-8")))
+
+    def keep(icon: re.Match[str]) -> str:
+        names = {icon["name"], *re.findall(r'"([^"]+)"', icon["others"])}
+        return icon[0] if names & used else ""
+
+    script.write_text(ICON.sub(keep, script.read_text("utf-8")), "utf-8")
 
 
 def drop_thebe(
@@ -71,4 +97,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("html-page-context", mend_body)
     app.connect("build-finished", copy_mathjax)
+    app.connect("build-finished", drop_icons, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

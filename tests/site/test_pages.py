@@ -62,6 +62,8 @@ def test_page(visit: dict, page_path: str) -> None:
         named_by_hash = re.search(r"[0-9a-f]{20}|\.(png|svg|jpe?g)$|^_images", image["alt"])
         assert len(image["alt"]) >= 20, f"{image['src']}: alt text {image['alt']!r} says nothing"
         assert not named_by_hash, f"{image['src']}: alt text is a file name"
+    empty = page.locator("i[class*='fa-']:not(svg)").evaluate_all("l => l.map(e => e.className)")
+    assert not empty, f"icons that were not drawn: {set(empty)}"
     frames = page.evaluate("() => [...document.querySelectorAll('iframe')].map(f => f.title)")
     assert all(frames), "a viewer has no title"
 
