@@ -6,6 +6,8 @@ sets, one without solutions.  ``slides.css`` and ``slides.js`` in ``_static`` sh
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -23,6 +25,7 @@ CELL_MINUTES = 0.6  # to read a code cell and what it prints
 PICTURE_MINUTES = 1.0
 EXERCISE_MINUTES = 10
 SLIDE_WORDS = 90  # more than this of running text goes on a slide of its own
+CUT = Path(__file__).resolve().parents[2] / "_build" / "slides"
 TABLE = "<!-- the chapters -->"
 MINUTES = re.compile(r"\{minutes\}`([\w ]+)`")
 TEMPLATES = Environment(
@@ -121,7 +124,7 @@ def blocks(section: Tag) -> Iterator[Tag]:
             yield child
 
 
-def slides(body: str, *, solutions: bool) -> list[str]:
+def slides(body: str, stem: str, *, solutions: bool) -> list[str]:
     """Cut a page's body into slides."""
     soup = BeautifulSoup(VIEWER.sub("", body), "html.parser")
     for gone in soup.select("a.headerlink, script, style"):
@@ -129,6 +132,12 @@ def slides(body: str, *, solutions: bool) -> list[str]:
     for named in soup.find_all(id=True):  # one page holds each name once
         if not named.name.startswith("h") and not named["id"].startswith("term-"):
             del named["id"]
+    for link in soup.find_all("a", href=True):  # from slides/, a neighbour is a page of notebooks/
+        target = str(link["href"])
+        if target.startswith("#"):
+            link["href"] = f"../notebooks/{stem}.html{target}"
+        elif re.match(r"[\w-]+\.html", target):
+            link["href"] = f"../notebooks/{target}"
     made: list[list[str]] = []
     heading, words = "", 0
 
@@ -182,10 +191,24 @@ def write(
     template = TEMPLATES.get_template("slides.html")
     title = unescape(re.sub("<[^>]+>", "", str(context.get("title", stem))))
     for solutions in (False, True):
-        cut = slides(context["body"], solutions=solutions)
+        cut = kept(context["body"], stem, solutions=solutions)
         text = template.render(title=title, solutions=solutions, stem=stem, slides=cut)
         name = f"{stem}_solutions.html" if solutions else f"{stem}.html"
         (target / name).write_text(text, "utf-8")
+
+
+def kept(body: str, stem: str, *, solutions: bool) -> list[str]:
+    """Cut a body, unless an earlier build has cut the same one: reading it takes half a second."""
+    file = CUT / f"{stem}{'_solutions' if solutions else ''}.json"
+    key = hashlib.sha256(Path(__file__).read_bytes() + body.encode()).hexdigest()
+    if file.is_file():
+        known = json.loads(file.read_text("utf-8"))
+        if known["key"] == key:
+            return list(known["slides"])
+    cut = slides(body, stem, solutions=solutions)
+    CUT.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"key": key, "slides": cut}), "utf-8")
+    return cut
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

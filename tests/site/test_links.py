@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from bs4 import BeautifulSoup
+from conftest import SITE
 
 
 def test_links(site: Path, page_path: str) -> None:
@@ -26,7 +27,9 @@ def broken_links(page: Path) -> list[str]:
             target = urlsplit(element.get(attribute) or "")
             if target.scheme or target.netloc or not (target.path or target.fragment):
                 continue
-            file = (page.parent / unquote(target.path)).resolve() if target.path else page
+            path = unquote(target.path)
+            top = SITE if path.startswith("/") else page.parent  # 404.html counts from the root
+            file = (top / path.lstrip("/")).resolve() if path else page
             if file.is_dir():
                 file = file / "index.html"
             if not file.is_file():

@@ -69,7 +69,7 @@ def test_page(visit: dict, page_path: str) -> None:
 
 
 def test_accessibility(browser, site_url, page_path: str) -> None:
-    """axe in both themes at three widths, on one page that is not loaded again."""
+    """axe in both themes and at three widths, on a page that is loaded once."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     page.goto(site_url + page_path, wait_until="load")
@@ -77,12 +77,14 @@ def test_accessibility(browser, site_url, page_path: str) -> None:
     # The insides of a viewer belong to the package that made it; its frame has a title.
     options = {"resultTypes": ["violations"], "iframes": False}
     faults = []
-    for width in (1280, 768, 390):
+    for width, themes in ((1280, ("light", "dark")), (768, ("light",)), (390, ("dark",))):
         page.set_viewport_size({"width": width, "height": 900})
+        if width != 1280:
+            page.wait_for_timeout(500)  # the theme makes what scrolls focusable a moment after
         over = page.evaluate("() => document.documentElement.scrollWidth - window.innerWidth")
         if over > 1:
             faults.append(f"{over} px of the page are cut off at a width of {width} px")
-        for theme in ("light", "dark"):
+        for theme in themes:
             page.evaluate(
                 "t => Object.assign(document.documentElement.dataset, {mode: t, theme: t})", theme
             )
