@@ -1,6 +1,6 @@
 # Two commands are enough: `make book` and `make test`.  Both set up .venv by themselves.
 .DEFAULT_GOAL := help
-.PHONY: help setup book test test-public check bench serve notebooks lock clean distclean
+.PHONY: help setup book test test-public check links bench serve lab pdf notebooks lock clean distclean
 
 PYTHON ?= python3
 VENV := .venv
@@ -39,13 +39,17 @@ test: $(STAMP) book  ## Unit, property, notebook and site tests; coverage of pvs
 test-public: $(STAMP)  ## The tests on real files, fetched from their public hosts
 	PVSBOOK_TEST_PUBLIC=1 $(BIN)/python -m pytest tests -m public
 
-check: $(STAMP)  ## Lint, format, types, layers, spelling, installed packages
+check: $(STAMP)  ## Lint, format, types, layers, spelling, links inside, installed packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/python book/_ext/links.py
 	$(BIN)/python -m pip check
+
+links: $(STAMP)  ## Ask every outside address once whether it still answers (weekly)
+	$(BIN)/python book/_ext/links.py --external
 
 bench: $(STAMP)  ## Time and accuracy beside the peers (installs them; takes a while)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
@@ -53,6 +57,13 @@ bench: $(STAMP)  ## Time and accuracy beside the peers (installs them; takes a w
 
 serve: book  ## Serve the site at http://127.0.0.1:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000
+
+lab: $(STAMP)  ## Open the notebooks in JupyterLab (installs it)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable '.[lab]'
+	$(BIN)/jupyter lab notebooks
+
+pdf: book  ## Print the site into _build/pvsbook.pdf (needs chromium and poppler-utils)
+	$(BIN)/python book/_ext/pdf.py
 
 notebooks: $(STAMP)  ## Run every notebook afresh and keep its text outputs
 	$(BIN)/python book/_ext/notebooks.py

@@ -63,9 +63,11 @@ def render() -> int:
 
 
 def main() -> int:
-    """Execute, then render."""
+    """Execute, with the home page's figure drawn beside it, then render."""
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return 1 if execute() else render()
+    figure = subprocess.Popen([sys.executable, str(Path(__file__).with_name("overview.py"))])
+    failed = execute()
+    return 1 if figure.wait() or failed else render()
 
 
 if __name__ == "__main__":

@@ -24,12 +24,15 @@ def pages() -> list[str]:
     """Every page of the site, by its path."""
     found = sorted(p.relative_to(SITE).as_posix() for p in SITE.rglob("*.html"))
     # index.html does nothing but lead to the first page; test_links looks at where it leads.
-    return [p for p in found if not p.startswith("_") and p != "index.html"]
+    return [p for p in found if not p.startswith(("_", "slides/")) and p != "index.html"]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "page_path" in metafunc.fixturenames:
         metafunc.parametrize("page_path", pages())
+    if "slides_path" in metafunc.fixturenames:
+        found = sorted(p.relative_to(SITE).as_posix() for p in SITE.glob("slides/*.html"))
+        metafunc.parametrize("slides_path", found)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

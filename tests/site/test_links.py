@@ -6,10 +6,20 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from bs4 import BeautifulSoup
+from conftest import SITE
 
 
 def test_links(site: Path, page_path: str) -> None:
-    page = site / page_path
+    broken = broken_links(site / page_path)
+    assert not broken, "\n".join(broken)
+
+
+def test_links_of_slides(site: Path, slides_path: str) -> None:
+    broken = broken_links(site / slides_path)
+    assert not broken, "\n".join(broken)
+
+
+def broken_links(page: Path) -> list[str]:
     soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
     broken = []
     for tag, attribute in (("a", "href"), ("img", "src"), ("script", "src"), ("link", "href")):
@@ -17,7 +27,9 @@ def test_links(site: Path, page_path: str) -> None:
             target = urlsplit(element.get(attribute) or "")
             if target.scheme or target.netloc or not (target.path or target.fragment):
                 continue
-            file = (page.parent / unquote(target.path)).resolve() if target.path else page
+            path = unquote(target.path)
+            top = SITE if path.startswith("/") else page.parent  # 404.html counts from the root
+            file = (top / path.lstrip("/")).resolve() if path else page
             if file.is_dir():
                 file = file / "index.html"
             if not file.is_file():
@@ -27,7 +39,7 @@ def test_links(site: Path, page_path: str) -> None:
                 name = unquote(target.fragment)
                 if f'id="{name}"' not in text and f'name="{name}"' not in text:
                     broken.append(f"{tag} {element.get(attribute)}: no such place on the page")
-    assert not broken, "\n".join(sorted(set(broken)))
+    return sorted(set(broken))
 
 
 def test_no_machine_path(site: Path, page_path: str) -> None:
