@@ -52,8 +52,8 @@ def at_a_glance(steps: Sequence[tuple[str, str]], *, color: str = "reference") -
     """
     import matplotlib.pyplot as plt
 
-    lines = [textwrap.wrap(text, 40) for _, text in steps]
-    heights = np.array([0.34 + 0.19 * len(each) for each in lines])
+    lines = [textwrap.wrap(text, 35) for _, text in steps]
+    heights = np.array([0.34 + 0.22 * len(each) for each in lines])
     tops = np.concatenate([[0.0], np.cumsum(heights + 0.2)])
     figure = plt.figure(figsize=(5.6, tops[-1] - 0.1), layout="none")
     ax = figure.add_axes((0, 0, 1, 1))
@@ -61,8 +61,8 @@ def at_a_glance(steps: Sequence[tuple[str, str]], *, color: str = "reference") -
         ax.add_patch(plt.Rectangle((0, top), 5.5, height, fc="white", ec=COLORS[color], lw=1.4))
         ax.add_patch(plt.Rectangle((0, top), 0.1, height, fc=COLORS[color], ec="none"))
         middle = top + height / 2
-        ax.text(0.25, middle, name, va="center", weight="bold", fontsize=11)
-        ax.text(1.95, middle, "\n".join(each), va="center", linespacing=1.25, fontsize=11)
+        ax.text(0.25, middle, name, va="center", weight="bold", fontsize=12.5)
+        ax.text(1.95, middle, "\n".join(each), va="center", linespacing=1.25, fontsize=12.5)
         if top != tops[-2]:
             ax.annotate(
                 "",
@@ -131,7 +131,7 @@ def slider(
         f'aria-valuetext="{escape(values[0])}" style="flex:1 1 9rem;min-height:1.75rem">'
         f'<output for="{key}-at" style="min-width:4rem">{escape(values[0])}</output></div>'
         f'<img alt="{escape(f"{label} {values[0]}: {texts[0]}")}" src="{pictures[0]}" '
-        'style="width:100%;height:auto">'
+        'style="width:100%;height:auto;margin-top:.5rem">'
         f'<figcaption aria-live="polite" style="color:inherit">{escape(texts[0])}</figcaption>'
         "<noscript>Without scripts the slider stands still; the figure beside it shows the same."
         f"</noscript><script>({_SLIDE})({json.dumps(key)}, {_in_script(places)})</script></figure>"
