@@ -14,7 +14,7 @@ from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import nbformat
 import yaml
@@ -64,7 +64,8 @@ def configure(app: Sphinx, config: Config) -> None:
     if not options["repository_url"]:
         options.pop("repository_url")
         options["launch_buttons"] = {}
-    config.html_baseurl = base_url(config)
+    if (base := base_url(config)) != LOCAL:
+        config.html_baseurl = base  # so that each page names its lasting address
 
 
 def times(root: Path) -> str:
@@ -105,7 +106,7 @@ def launch(url: str) -> str:
         )
     return (
         "The rocket at the top of each chapter opens it on "
-        f"[Binder](https://mybinder.org/v2/git/{escape(url, quote=True)}/main) or Colab. "
+        f"[Binder](https://mybinder.org/v2/git/{quote(url, safe='')}/main) or Colab. "
         "Colab has none of the packages: run this in a first cell of its own, then restart the "
         f"session.\n\n```python\n{install(url)}\n```"
     )
