@@ -31,22 +31,22 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SEEDS",
-    "STORED",
     "collect",
+    "columns",
     "errors",
     "latent",
     "load",
+    "load_provenance",
     "make",
+    "people_of",
     "provenance",
     "recover",
+    "tasks",
     "write",
 ]
 
 SEEDS = {"nmosd": 601, "migraine": 641, "ms": 681}
 """Seed of the first stored cohort of each study; repeats count up from it."""
-
-STORED = {"nmosd": 5, "migraine": 5, "ms": 1}
-"""How many cohorts are stored."""
 
 LIBRARIES = ("numpy", "scipy", "pandas", "nibabel", "dipy", "numba", "edt",
              "connected-components-3d", "nilearn")  # fmt: skip
@@ -83,13 +83,9 @@ _OF_STUDY = {
         "years_ill": ("years with migraine; n/a in controls", "year"),
     }
     | {
-        f"{region}_{field}": (f"perivascular spaces in {words}, both sides, {scan} scan", "")
-        for field, scan in (("7t", "fine (for 7 T)"), ("3t", "coarse (for 3 T)"))
-        for region, words in (
-            ("cso", "the centrum semiovale"),
-            ("bg", "the basal ganglia"),
-            ("midbrain", "the midbrain"),
-        )
+        f"{region}_{name}": (f"perivascular spaces in {words}, both sides, {scan} voxels", "")
+        for name, scan in (("1mm", "1 mm"), ("1_5mm", "1.5 mm"))
+        for region, words in (("cso", "the centrum semiovale"), ("bg", "the basal ganglia"))
     },
     "ms": {"edss": ("disability; n/a in controls", "")}
     | {
@@ -313,20 +309,32 @@ def load(study: str, folder: images.PathLike | None = None) -> pd.DataFrame:
     >>> bool((table.groupby("seed").size() == 25).all())
     True
     """
-    repeat.load(study)
-    name = f"{study}.tsv"
-    try:
-        if folder is None:
-            text = files("pvsbook.studies").joinpath("tables", name).read_text(encoding="utf-8")
-        else:
-            text = Path(folder, name).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"{folder or 'package'}: {name} cannot be read ({error.strerror}); make it with "
-            f"pvsbook cohort {study}"
-        ) from error
+    text = _stored(study, f"{study}.tsv", folder)
     table = pd.read_csv(StringIO(text), sep="\t", na_values="n/a", keep_default_na=False)
     return table.assign(reason=table["reason"].fillna(""))
+
+
+def load_provenance(study: str, folder: images.PathLike | None = None) -> dict[str, Any]:
+    """Load what `provenance` said when the table was made.
+
+    Examples
+    --------
+    >>> load_provenance("nmosd")["command"].startswith("pvsbook cohort nmosd")
+    True
+    """
+    return json.loads(_stored(study, f"{study}_provenance.json", folder))
+
+
+def _stored(study: str, name: str, folder: images.PathLike | None) -> str:
+    repeat.load(study)
+    top = files("pvsbook.studies").joinpath("tables") if folder is None else Path(folder)
+    try:
+        return top.joinpath(name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{top}: {name} cannot be read ({error.strerror}); make it with: "
+            f"pvsbook cohort {study} --out FOLDER"
+        ) from error
 
 
 # --- what came out -----------------------------------------------------------------------------
@@ -389,7 +397,10 @@ def recover(table: pd.DataFrame, study: str) -> pd.DataFrame:
     declared = module.truths()
     parts = []
     for number, (seed, part) in enumerate(table.groupby("seed")):
-        found = module.primary(module.from_images(part))
+        try:
+            found = module.primary(module.from_images(part))
+        except InputError:
+            found = repeat.no_estimate(study)
         parts.append(found.assign(seed=seed, study=number))
     every = pd.concat(parts, ignore_index=True)
     truth = every["term"].map(declared)

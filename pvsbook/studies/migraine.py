@@ -25,6 +25,7 @@ from pvsbook.studies.model import ASSUMED, head_size, parameter, visible
 __all__ = [
     "COUNTED",
     "SCANS",
+    "VOXEL_MM",
     "Model",
     "clinical",
     "draw",
@@ -47,12 +48,13 @@ _BENCH = "measured: benchmarks/pvs_accuracy.py, weak contrast, 0.75 to 3 mm wide
 REGIONS = ("cso", "bg", "midbrain")
 COUNTED = ("cso", "bg")  # on the slab of an image-level cohort
 
-VOXEL_MM = {"7t": 1.0, "3t": 1.5}
+VOXEL_MM = {"1mm": 1.0, "1_5mm": 1.5}
 SLAB_MM = (-15.0, 78.0)
 SCANS = {
-    "7t": "T2w, slab from the basal ganglia up (MNI z -15 to 78 mm), 1 mm voxels, which stand for "
-    "7 T here and are twice as wide as there; signal-to-noise ratio of white matter 20",
-    "3t": "T2w, the same slab, 1.5 mm voxels, which stand for 3 T; signal-to-noise ratio 20",
+    "1mm": "T2w, slab from the basal ganglia up (MNI z -15 to 78 mm), 1 mm voxels, signal-to-"
+    "noise ratio of white matter 20; as the model has it for 3 T, while 7 T (0.5 mm) would "
+    "cost ten times as much",
+    "1_5mm": "T2w, the same slab, 1.5 mm voxels, signal-to-noise ratio 20",
     "head": "MNI152 shape, each axis scaled by a standard deviation of 3 %; one head, two poses",
     "measured by": "register_to_mni from the header, pvs.measure, without a mask of lesions",
 }
@@ -248,8 +250,8 @@ def scan(rng: Generator, person: pd.Series) -> dict[str, nib.Nifti1Image]:
         counts[f"{region}_right"] = total - counts[f"{region}_left"]
     head, size = int(rng.integers(2**31)), head_size(rng)
     scans = {}
-    for field, voxel_size_mm in VOXEL_MM.items():
-        scans[field] = make_phantom(
+    for name, voxel_size_mm in VOXEL_MM.items():
+        scans[name] = make_phantom(
             np.random.default_rng(head),  # first places, then noise, which the grid makes another
             voxel_size_mm=voxel_size_mm,
             strength="weak",
@@ -269,31 +271,29 @@ def measure(scans: dict[str, nib.Nifti1Image]) -> dict[str, float]:
     Returns
     -------
     dict
-        ``cso_7t``, ``bg_7t`` (spaces, both sides), the same for ``3t``.
+        ``cso_1mm``, ``bg_1mm`` (spaces, both sides), the same for ``1_5mm``.
     """
     row = {}
-    for field, scan in scans.items():
+    for name, scan in scans.items():
         mask = brain_mask(scan)
         place = register_to_mni(scan, contrast="t2", mask=mask, start=np.eye(4))
         found = pvs.measure(scan, brain_mask=mask, registration=place).to_row()
         for region in COUNTED:
-            row[f"{region}_{field}"] = float(
-                found[f"n_{region}_left"] + found[f"n_{region}_right"]
-            )
+            row[f"{region}_{name}"] = float(found[f"n_{region}_left"] + found[f"n_{region}_right"])
     return row
 
 
-def from_images(rows: pd.DataFrame, *, field: str = "7t") -> pd.DataFrame:
+def from_images(rows: pd.DataFrame, *, voxels: str = "1mm") -> pd.DataFrame:
     """Turn the rows of an image-level cohort into the table that the analyses take.
 
     Parameters
     ----------
     rows
         From `pvsbook.studies.cohorts`.  People without a measurement are left out.
-    field
-        ``"7t"`` or ``"3t"``.
+    voxels
+        One of `VOXEL_MM`.
     """
-    names = {f"{region}_{field}": region for region in COUNTED}
+    names = {f"{region}_{voxels}": region for region in COUNTED}
     table = rows.rename(columns=names).dropna(subset=["cso"]).reset_index(drop=True)
     table["migraine"] = np.where(table["group"] == "controls", "controls", "migraine")
     return table
@@ -302,7 +302,7 @@ def from_images(rows: pd.DataFrame, *, field: str = "7t") -> pd.DataFrame:
 def measured_and_true(known: pd.DataFrame) -> dict[str, tuple[pd.Series, pd.Series]]:
     """Pair each measure of a cohort with what is true of it, from `cohorts.latent`."""
     return {
-        f"{region}_{field}": (known[f"{region}_{field}"], known[f"true_{region}"])
-        for field in VOXEL_MM
+        f"{region}_{name}": (known[f"{region}_{name}"], known[f"true_{region}"])
+        for name in VOXEL_MM
         for region in COUNTED
     }

@@ -82,6 +82,9 @@ class Model:
     severe_controls: float = parameter(4 / 46, f"{_PAPER}: 8.7 %")
     severe_above: int = parameter(20, f"{ASSUMED}; above 10 is in use too", "spaces")
     pvs_size: float = parameter(4.0, f"{ASSUMED}: size of the negative binomial")
+    pvs_seen: float = parameter(
+        0.80, "measured on simulated images, seed 601: share that an automated count finds"
+    )
     alps_controls: float = parameter(
         1.37, "80 normal adults, 1.37 +- 0.21 (see the evidence page)"
     )
@@ -185,7 +188,8 @@ def observe(rng: Generator, people: pd.DataFrame, model: Model | None = None) ->
     Returns
     -------
     pandas.DataFrame
-        `people` without what is true, with ``pvs`` (count), ``grade``, ``severe``, and ALPS:
+        `people` without what is true, with ``pvs`` (a reader's count), ``grade``, ``severe``,
+        ``pvs_automated`` (what a segmentation finds of them), and ALPS:
         ``alps_classic``, ``alps_reoriented``, ``alps_tract``, ``alps_manual``,
         ``alps_automated``.
 
@@ -212,6 +216,7 @@ def observe(rng: Generator, people: pd.DataFrame, model: Model | None = None) ->
     table["alps_classic"] = table["alps_reoriented"] - m.classic_loss * people["pitch_deg"] ** 2
     table["alps_manual"] = table["alps_classic"] + rng.normal(0, m.manual_sd, n)
     table["alps_automated"] = table["alps_classic"] + rng.normal(0, m.automated_sd, n)
+    table["pvs_automated"] = rng.binomial(people["true_pvs"], m.pvs_seen)
     return table
 
 

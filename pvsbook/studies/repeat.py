@@ -13,7 +13,7 @@ from scipy import stats
 
 from pvsbook._errors import InputError
 
-__all__ = ["STUDIES", "load", "recovery", "repeat", "run_once", "sized"]
+__all__ = ["STUDIES", "load", "no_estimate", "recovery", "repeat", "run_once", "sized"]
 
 STUDIES = ("nmosd", "migraine", "ms")
 
@@ -92,12 +92,18 @@ def repeat(study: str, *, n_studies: int, seed: int, model: Any = None) -> pd.Da
         try:
             found = run_once(study, seed=seed, number=number, model=model)
         except InputError:
-            found = pd.DataFrame({"term": list(declared)}).reindex(
-                columns=["term", "estimate", "low", "high", "p"]
-            )
+            found = no_estimate(study)
         parts.append(found.assign(study=number))
     every = pd.concat(parts, ignore_index=True)
     return every.assign(truth=every["term"].map(declared))
+
+
+def no_estimate(study: str) -> pd.DataFrame:
+    """Return the primary effects of a study that could not be fitted: none of them known."""
+    terms = list(load(study).truths())
+    return pd.DataFrame({"term": terms}).reindex(
+        columns=["term", "estimate", "low", "high", "p"], fill_value=np.nan
+    )
 
 
 def recovery(repeats: pd.DataFrame) -> pd.DataFrame:
