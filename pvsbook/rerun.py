@@ -253,6 +253,7 @@ def rerun(
         target.with_suffix(".html"),
     )
     running.replace(target)
+    (folder / f"{stem}.failed.ipynb").unlink(missing_ok=True)  # of an earlier try
     outputs = folder / "derivatives"
     return Rerun(target, page, outputs if outputs.is_dir() else None)
 

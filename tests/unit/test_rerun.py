@@ -1,5 +1,6 @@
 """Notebooks run again: on a public scan, and with other parameters."""
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -245,16 +246,19 @@ def test_every_notebook_has_parameters_and_those_that_take_scans_can_be_told_so(
         ("10", "openms_mni_p07", "uncertain"),
         ("20", "dwi_philips_slab", "12 directions, 5 volumes b=0"),
         ("30", "gre_small_romeo", "last echo: 7041 before"),
+        ("32", "gre_small_romeo", "SD of the difference, ppb"),
+        ("33", "gre_small_romeo", "noise is amplified most at 55 degrees"),
     ],
 )
 def test_the_book_runs_on_real_bytes(number, dataset, words, public_file, tmp_path, monkeypatch):
     method = rerun.takes_scan(nbformat.read(rerun.find_notebook(number), 4))
     entry = manifest.describe(dataset).scan(method)
     for file in scans.files_of(dataset, entry):
-        public_file(dataset, file.path)
+        if public_file(dataset, file.path).is_relative_to(Path.home()):
+            monkeypatch.delenv("PVSBOOK_DATA", raising=False)  # it lies in the user's own cache
     monkeypatch.setenv("PVSBOOK_OFFLINE", "1")
     done = rerun.rerun(number, tmp_path / "out", dataset=dataset)
     page = done.page.read_text()
     assert words in page
-    assert "(simulated)" not in page
-    assert any(done.outputs.rglob("*.tsv"))
+    assert not re.search(r"<h\d[^>]*>[^<]*\(simulated\)", page)
+    assert any(done.outputs.rglob("*.nii.gz"))
