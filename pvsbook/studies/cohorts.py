@@ -51,6 +51,7 @@ SEEDS = {"nmosd": 601, "migraine": 641, "ms": 681}
 LIBRARIES = ("numpy", "scipy", "pandas", "nibabel", "dipy", "numba", "edt",
              "connected-components-3d", "nilearn")  # fmt: skip
 KEPT_DIGITS = 6
+LEAST_PEOPLE = 20  # below, a model with five coefficients has an interval that means nothing
 
 _PERSON = {
     "seed": ("of the cohort", ""),
@@ -279,7 +280,7 @@ def write(
     known = columns(study)
     contents = {
         f"{study}.tsv": text,
-        f"{study}.json": _json({name: known[name] for name in table}),
+        f"{study}.json": _json({str(name): known[str(name)] for name in table}),
         f"{study}_provenance.json": _json(provenance(study, seeds=seeds, n=n, first=first)),
     }
     return tuple(
@@ -392,17 +393,22 @@ def recover(table: pd.DataFrame, study: str) -> pd.DataFrame:
     pandas.DataFrame
         Primary effects of each cohort, with ``seed``, ``study`` (its count from 0), ``truth``
         and whether the interval ``covers`` it; `pvsbook.studies.repeat.recovery` summarises them.
+        A cohort of which fewer than 20 people are measured, or that cannot be fitted, has no
+        estimate.
     """
     module = repeat.load(study)
     declared = module.truths()
     parts = []
     for number, (seed, part) in enumerate(table.groupby("seed")):
         try:
+            if len(part) < LEAST_PEOPLE:
+                raise InputError(f"{len(part)} people are too few for the study's models")
             found = module.primary(module.from_images(part))
         except InputError:
             found = repeat.no_estimate(study)
         parts.append(found.assign(seed=seed, study=number))
-    every = pd.concat(parts, ignore_index=True)
+    every = pd.concat([part.dropna(axis=1, how="all") for part in parts], ignore_index=True)
+    every = every.reindex(columns=list(dict.fromkeys([*every, "estimate", "low", "high", "p"])))
     truth = every["term"].map(declared)
     covers = (every["low"] <= truth) & (truth <= every["high"])
     return every.assign(truth=truth, covers=covers)

@@ -345,8 +345,8 @@ def _tissue(index: float, free_water: float) -> Tissue:
     return replace(base, perivascular=float(fraction), free=free_water)
 
 
-def scan(rng: Generator, person: pd.Series) -> dict[str, images.Dwi | nib.Nifti1Image]:
-    """Make the scans of a person, as `SCANS` says: two slabs of one head, lying still.
+def scan(rng: Generator, person: pd.Series) -> tuple[images.Dwi, nib.Nifti1Image]:
+    """Make the diffusion and the T2w scan of a person, as `SCANS` says: one head, lying still.
 
     The hemispheres hold as many spaces as the reader of the paper would have counted on a slice,
     up to 45 each; no atrophy and no T2 lesions show in the images.  The scanners differ in noise
@@ -381,20 +381,20 @@ def scan(rng: Generator, person: pd.Series) -> dict[str, images.Dwi | nib.Nifti1
         mni_to_world=head,
         z_range_mni_mm=T2_SLAB_MM,
     )
-    return {"dwi": diffusion.dwi, "T2w": anatomy.scans["T2w"]}
+    return diffusion.dwi, anatomy.scans["T2w"]
 
 
-def measure(scans: dict[str, images.Dwi | nib.Nifti1Image]) -> dict[str, float]:
+def measure(scans: tuple[images.Dwi, nib.Nifti1Image]) -> dict[str, float]:
     """Measure ALPS in its three frames, and the spaces of the fuller hemisphere.
 
     Only public functions see the scans; nothing that is true of the person reaches them.  The
     T2-weighted scan is registered, from the place that its header gives, and the diffusion scan
     of the same visit takes its regions from there.
     """
-    anatomy = scans["T2w"]
+    dwi, anatomy = scans
     mask = brain_mask(anatomy)
     place = register_to_mni(anatomy, contrast="t2", mask=mask, start=np.eye(4))
-    of_alps = alps.measure(scans["dwi"], registration=place, n_bootstrap=50).to_row()
+    of_alps = alps.measure(dwi, registration=place, n_bootstrap=50).to_row()
     of_pvs = pvs.measure(anatomy, brain_mask=mask, registration=place).to_row()
     names = ("classic", "reoriented", "tract")
     row = {f"alps_{name}": float(of_alps[f"alps_{name}_mean"]) for name in names}

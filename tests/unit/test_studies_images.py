@@ -93,12 +93,15 @@ def test_a_random_row_comes_out_again(study, stored):
 @pytest.mark.parametrize("study", STUDIES)
 def test_what_was_measured_goes_with_what_is_true(study, stored):
     found = cohorts.errors(stored[study], study).set_index("measure")
-    assert (found["n"] >= 8).all()
+    assert (found["n"] <= len(stored[study])).all()
     main = {"nmosd": ["alps_tract", "pvs"], "migraine": ["cso_1mm"], "ms": ["caudate", "thalamus"]}
     assert (found.loc[main[study], "slope"] > 0.5).all()
     recovered = cohorts.recover(stored[study], study)
-    assert set(recovered["term"]) <= set(repeat.load(study).truths())
+    assert set(recovered["term"]) == set(repeat.load(study).truths())
     assert recovered["truth"].notna().all()
+    few = cohorts.recover(stored[study].head(3), study)
+    assert few[["estimate", "low", "high"]].isna().all(axis=None)
+    assert not few["covers"].any()
 
 
 # --- making one ----------------------------------------------------------------------------------
