@@ -4,19 +4,23 @@ python benchmarks/studies.py coverage      # 200 virtual studies each, statistic
 python benchmarks/studies.py types         # 1000 studies, type II v type III
 python benchmarks/studies.py curse         # what significance selects
 python benchmarks/studies.py cost          # scans of single people, made and measured
+python benchmarks/studies.py images        # the same people on one worker and on two
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import tempfile
 import time
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
+from pvsbook import jobs
 from pvsbook.stats import power
-from pvsbook.studies import migraine, persons, repeat
+from pvsbook.studies import cohorts, migraine, persons, repeat
 
 SEED = 20_260  # other seeds than the tests and the pages use
 pd.set_option("display.width", 200, "display.max_columns", 30)
@@ -59,10 +63,38 @@ def cost(n_studies: int) -> None:
             print(f"{study} {number}: {time.process_time() - start:.1f} CPU s", flush=True)
 
 
+def images(n_people: int) -> None:
+    """Make a few people of each study on one worker and on two, all warm."""
+    for study in repeat.STUDIES:
+        walls, peaks = {}, {}
+        load = os.getloadavg()[0]
+        for n in (1, 2):
+            with tempfile.TemporaryDirectory() as out, jobs.workers(n, memory_gb=2) as client:
+                # numba and the templates, in every worker
+                list(cohorts.make(study, out, seeds=[SEED], first=2 * n, client=client))
+                start = time.perf_counter()
+                records = list(
+                    cohorts.make(study, out, seeds=[SEED + 1], first=n_people, client=client)
+                )
+                walls[n] = time.perf_counter() - start
+            peaks[n] = max(r.peak_mb for r in records)
+            assert all(r.status == "done" for r in records)
+        whole = len(cohorts.people_of(study, seed=SEED))
+        print(
+            f"{study}: {n_people} people in {walls[1]:.0f} s on one worker, {walls[2]:.0f} s on "
+            f"two: efficiency {walls[1] / walls[2] / 2:.2f}; {max(peaks.values()):.0f} MB a "
+            f"worker; {whole} people on two: {whole * walls[2] / n_people / 60:.1f} min "
+            f"(load before: {load:.1f})",
+            flush=True,
+        )
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = {"coverage": coverage, "types": types, "curse": curse, "cost": cost}
+    parts["images"] = images
     parser.add_argument("part", choices=parts)
     parser.add_argument("--n", type=int, default=200, help="virtual studies")
-    arguments = parser.parse_args()
-    parts[arguments.part](arguments.n)
+    parser.add_argument("--people", type=int, default=6, help="of each study, for images")
+    words = parser.parse_args()
+    parts[words.part](words.people if words.part == "images" else words.n)

@@ -470,7 +470,64 @@ def run(
     _say_people(records, out_dir)
 
 
-def _watch(steps: Iterator[Record], total: int) -> list[Record]:
+@app.command()
+def cohort(
+    study: Annotated[
+        Literal["nmosd", "migraine", "ms"], typer.Argument(help="Which of the three studies.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the table.")],
+    n: Annotated[
+        int | None,
+        typer.Option("--n", help="People in all; by default as many as published."),
+    ] = None,
+    first: Annotated[
+        int | None,
+        typer.Option(help="Measure only so many of them now; run again without it for the rest."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the cohort; by default that of the stored table.")
+    ] = None,
+    repeats: Annotated[
+        int, typer.Option(help="Cohorts, with seeds that count up from --seed.")
+    ] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes on this machine, one thread each; 0: no extra process."),
+    ] = None,
+    memory_gb: Annotated[float | None, typer.Option(help="Bound of each process.")] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Address of a Dask scheduler, as tcp://10.0.0.5:8786, instead."),
+    ] = None,
+) -> None:
+    """Make the scans of a virtual study, measure them, and write the table.
+
+    Simulated people: each gets scans with noise, pose and anatomy of their own, measured by the
+    same functions as real ones. Writes OUT/STUDY.tsv, its dictionary and its provenance. After an
+    interruption, run the same command: who is done is not done again.
+
+    Ends with 0 when all is well, 1 when someone could not be measured, 2 when it cannot start.
+    """
+    from pvsbook import jobs
+    from pvsbook.studies import cohorts
+
+    if repeats < 1 or (first is not None and first < 1):
+        raise InputError(f"--repeats, --first: {repeats}, {first}; give 1 or more")
+    start = cohorts.SEEDS[study] if seed is None else seed
+    seeds = range(start, start + repeats)
+    total = sum(1 for _ in cohorts.tasks(study, seeds=seeds, n=n, first=first))
+    with jobs.workers(workers, scheduler=scheduler, memory_gb=memory_gb) as client:
+        steps = cohorts.make(study, out, seeds=seeds, n=n, first=first, client=client)
+        records = _watch(steps, total, "people")
+    written = cohorts.write(study, out, seeds=seeds, n=n, first=first)
+    _count(records)
+    for path in written:
+        _out().print(str(path), markup=False, soft_wrap=True)
+    if any(r.status == "failed" for r in records):
+        raise typer.Exit(1)
+
+
+def _watch(steps: Iterator[Record], total: int, what: str = "scans") -> list[Record]:
     """Show a bar on a terminal; be quiet in a pipe.  Keep what is told at the end."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Left
@@ -479,11 +536,11 @@ def _watch(steps: Iterator[Record], total: int) -> list[Record]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Left())
     kept = []
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        line = bar.add_task("scans", total=total)
+        line = bar.add_task(what, total=total)
         failed = 0
         for record in steps:
             failed += record.status == "failed"
-            words = f"scans ({failed} failed)" if failed else "scans"
+            words = f"{what} ({failed} failed)" if failed else what
             bar.update(line, advance=1, description=words)
             kept.append(replace(record, result={}, inputs={}, outputs={}, log=""))
     return kept
@@ -491,6 +548,17 @@ def _watch(steps: Iterator[Record], total: int) -> list[Record]:
 
 def _say_people(records: list[Record], out_dir: Path) -> None:
     """Count, then name what failed or was skipped; exit with 1 where something failed."""
+    _count(records)
+    _out().print(f"Pages: {out_dir}/sub-*.html; log: {out_dir}/logs/run.log", soft_wrap=True)
+    ended = [r.status for r in records]
+    if "failed" in ended:
+        raise typer.Exit(1)
+    if "done" not in ended:
+        raise InputError(f"{out_dir}: no scan has what a method needs; see the lines above")
+
+
+def _count(records: list[Record]) -> None:
+    """Count what was done; name what failed or was skipped."""
     console = _out()
     done = [r for r in records if r.status == "done"]
     earlier = sum(not r.again for r in done)
@@ -502,11 +570,6 @@ def _say_people(records: list[Record], out_dir: Path) -> None:
         console.print(
             f"  {record.status} {record.name}: {record.reason}", markup=False, soft_wrap=True
         )
-    console.print(f"Pages: {out_dir}/sub-*.html; log: {out_dir}/logs/run.log", soft_wrap=True)
-    if failed:
-        raise typer.Exit(1)
-    if not done:
-        raise InputError(f"{out_dir}: no scan has what a method needs; see the lines above")
 
 
 def _seconds(text: str | None) -> list[float] | None:

@@ -21,7 +21,13 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "_build"
 CACHE = BUILD / ".jupyter_cache"
 KEY = CACHE / "made_of.txt"
-DEPENDS_ON = ("pvsbook/**/*.py", "requirements.txt", "data_manifest/*.yml")
+DEPENDS_ON = (
+    "pvsbook/**/*.py",
+    "pvsbook/**/*.json",
+    "pvsbook/**/*.tsv",
+    "requirements.txt",
+    "data_manifest/*.yml",
+)
 
 
 def made_of() -> str:

@@ -186,7 +186,11 @@ class Registration:
 
 
 def register_to_mni(
-    image: nib.Nifti1Image, *, contrast: str = "t1", mask: nib.Nifti1Image | None = None
+    image: nib.Nifti1Image,
+    *,
+    contrast: str = "t1",
+    mask: nib.Nifti1Image | None = None,
+    start: ArrayLike | None = None,
 ) -> Registration:
     """Find the affine transform from a scan to MNI space by mutual information.
 
@@ -207,6 +211,10 @@ def register_to_mni(
     mask : Nifti1Image, optional
         Brain mask on the grid of the image; required when the head is not skull-stripped, since
         the template is.  Without it, every voxel above zero is brain.
+    start : array_like, shape (4, 4), optional
+        Where to begin, scanner mm to MNI mm, instead of the search, which takes two thirds of
+        the time.  Give it where a place within some 20 mm and 20 degrees is known: the identity,
+        say, for scans of one scanner whose header puts every head near the origin.
 
     Returns
     -------
@@ -235,7 +243,7 @@ def register_to_mni(
     if mask is not None:
         images.same_grid(mask, image, name="mask", other_name="image")
     native = _Side.of(_intensities(image, mask))
-    return _align(native, contrast)
+    return _align(native, contrast, start)
 
 
 def rigid_between(
@@ -268,9 +276,7 @@ def rigid_between(
     array([ 0.,  0., -5.])
     """
     one, other = (_Side.of(_intensities(image, None)) for image in (moving, static))
-    between = np.linalg.inv(other.to_header) @ (np.eye(4) if start is None else start)
-    between = between @ one.to_header
-    between[:3, 3] = (apply_affine(between, one.centre_mm) - other.centre_mm) / _UNIT_MM
+    between = _between_centres(np.eye(4) if start is None else start, one, other)
     found, _ = _optimise(one.fine, other.fine, RigidTransform3D(), between)
     return _in_scanner(found, one, other)
 
@@ -410,8 +416,7 @@ def _template_image(contrast: str) -> nib.Nifti1Image:
 
 def _starts(native: _Side, template: _Side) -> list[tuple[str, NDArray[np.float64]]]:
     """List transforms between the centred spaces to begin from, each with a name."""
-    header = np.linalg.inv(template.to_header) @ native.to_header
-    header[:3, 3] = (apply_affine(header, native.centre_mm) - template.centre_mm) / _UNIT_MM
+    header = _between_centres(np.eye(4), native, template)
     frames = [("voxel axes", np.eye(3))]
     if np.abs(header[:3, :3] - np.eye(3)).max() > 0.02:
         frames.append(("header axes", images.rotation(header)))
@@ -482,8 +487,22 @@ def _score(native: tuple, template: tuple, start: NDArray) -> float:
     return -float(metric.distance(rigid.get_identity_parameters()))
 
 
-def _align(native: _Side, contrast: str) -> Registration:
+def _align(native: _Side, contrast: str, start: ArrayLike | None = None) -> Registration:
     template = _template(contrast)
+    if start is None:
+        begin = _search(native, template)
+    else:
+        begin = [("as given", _between_centres(np.asarray(start, float), native, template))]
+    refined = [(*_refine(native, template, place), name) for name, place in begin]
+    found, value, model, name = max(refined, key=lambda r: r[1])
+    native_to_mni = _in_scanner(found, native, template)
+    return Registration(
+        native_to_mni, contrast, model, name, value, *_quality(native, template, found)
+    )
+
+
+def _search(native: _Side, template: _Side) -> list[tuple[str, NDArray[np.float64]]]:
+    """Score many starts, align the best rigidly at 8 mm, and return the best two of those."""
     scored = [
         (_score(native.search, template.search, start), name, start)
         for name, start in _starts(native, template)
@@ -496,17 +515,16 @@ def _align(native: _Side, contrast: str) -> Registration:
     coarse.sort(key=lambda c: -c[1])
     first = coarse[0][0]
     others = [c for c in coarse[1:] if np.abs(c[0] - first).max() > _APART]
-    refined = [
-        (*_refine(native, template, start), name)
-        for start, _, name in [coarse[0], *others[: _REFINE - 1]]
-    ]
-    found, value, model, name = max(refined, key=lambda r: r[1])
-    to_mni = found.copy()
-    to_mni[:3, 3] = found[:3, 3] * _UNIT_MM + template.centre_mm - found[:3, :3] @ native.centre_mm
-    native_to_mni = template.to_header @ to_mni @ np.linalg.inv(native.to_header)
-    return Registration(
-        native_to_mni, contrast, model, name, value, *_quality(native, template, found)
-    )
+    return [(name, found) for found, _, name in [coarse[0], *others[: _REFINE - 1]]]
+
+
+def _between_centres(
+    transform: NDArray[np.float64], one: _Side, other: _Side
+) -> NDArray[np.float64]:
+    """Turn a transform between scanner mm into one between centred sides."""
+    between = np.linalg.inv(other.to_header) @ transform @ one.to_header
+    between[:3, 3] = (apply_affine(between, one.centre_mm) - other.centre_mm) / _UNIT_MM
+    return between
 
 
 def _in_scanner(found: NDArray, one: _Side, other: _Side) -> NDArray[np.float64]:

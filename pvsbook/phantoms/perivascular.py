@@ -241,6 +241,7 @@ def make_phantom(
     mni_to_world: NDArray | None = None,
     axcodes: str = "RAS",
     oblique: NDArray | None = None,
+    z_range_mni_mm: tuple[float, float] | None = None,
 ) -> PvsPhantom:
     """Make scans of a simulated brain whose perivascular spaces are known.
 
@@ -276,7 +277,7 @@ def make_phantom(
         Strength of a ghost half a field of view away along the second axis, as motion makes it.
     gibbs
         Outer part of k-space that was not measured, 0 to 0.5: edges ring.
-    mni_to_world, axcodes, oblique
+    mni_to_world, axcodes, oblique, z_range_mni_mm
         Pose and grid, as in `pvsbook.phantoms.brain.make_brain`.
 
     Returns
@@ -304,7 +305,13 @@ def make_phantom(
     if strength not in STRENGTHS:
         raise InputError(f"strength: {strength!r} is not one of {', '.join(STRENGTHS)}")
     look = Look(snr=snr, bias=bias, texture=texture, ghosting=ghosting, gibbs=gibbs)
-    brain = make_brain(voxel_size_mm, mni_to_world=mni_to_world, axcodes=axcodes, oblique=oblique)
+    brain = make_brain(
+        voxel_size_mm,
+        mni_to_world=mni_to_world,
+        axcodes=axcodes,
+        oblique=oblique,
+        z_range_mni_mm=z_range_mni_mm,
+    )
     spheroids = place_spheroids(
         rng,
         n_wmh=n_wmh,
@@ -461,8 +468,7 @@ def place_pvs(
     unknown = set(counts) - set(names)
     if unknown:
         raise InputError(f"counts: {', '.join(sorted(unknown))}: not one of {', '.join(names)}")
-    labels = np.asarray(atlas.dataobj)
-    depth = edt.edt(labels)
+    labels, depth = _depth_in_regions()
     away = _from_ventricles()
     to_voxel = np.linalg.inv(atlas.affine)
     spaces: list[Pvs] = []
@@ -489,6 +495,13 @@ def place_pvs(
                     f"counts: no room for {count} spaces in {region}; ask for fewer, or shorter"
                 )
     return spaces
+
+
+@lru_cache(maxsize=1)
+def _depth_in_regions() -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return the labels of the regions, and how deep inside its region each MNI voxel lies."""
+    labels = np.asarray(perivascular.regions().dataobj)
+    return labels, edt.edt(labels)
 
 
 @lru_cache(maxsize=1)
@@ -583,9 +596,9 @@ def place_spheroids(
     if n_wmh + n_periventricular + n_lacunes + n_microbleeds == 0:
         return lesions
     atlas = perivascular.regions()
-    labels = np.asarray(atlas.dataobj)
+    labels, depth = _depth_in_regions()
     away = _from_ventricles()
-    deep = np.where(edt.edt(labels) > 3.5, labels, 0)
+    deep = np.where(depth > 3.5, labels, 0)
     white = np.asarray(templates.mni("wm").dataobj) > 0.6
     beside = white & (away > 1) & (away < 4) & (_heights(atlas) > 5)
     for kind, name, count, places, radii_mm in (

@@ -10,6 +10,15 @@ import lazy_loader as _lazy
 
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
-    submodules=["migraine", "model", "ms", "nmosd", "persons", "published", "repeat"],
+    submodules=[
+        "cohorts",
+        "migraine",
+        "model",
+        "ms",
+        "nmosd",
+        "persons",
+        "published",
+        "repeat",
+    ],
     submod_attrs={"model": ["describe"], "persons": ["measure_person", "measure_people"]},
 )

@@ -8,11 +8,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from pvsbook import images, qsm
 from pvsbook._errors import InputError
@@ -22,18 +25,21 @@ from pvsbook.phantoms.gradient_echo import CHI_PPB, MYELIN_PPB, RELAXIVITY_HZ_PP
 from pvsbook.qsm import change
 from pvsbook.stats import groups, longitudinal
 from pvsbook.stats.tables import adjust
-from pvsbook.studies.model import ASSUMED, parameter, visible
+from pvsbook.studies.model import ASSUMED, head_size, parameter, visible
 
 __all__ = [
     "BACKGROUNDS",
     "REFERENCES",
+    "SCANS",
     "STRUCTURES",
     "Model",
     "anova",
     "change_tests",
     "draw",
     "drop_out",
+    "from_images",
     "measure",
+    "measured_and_true",
     "mixed_models",
     "mixtures",
     "multiverse",
@@ -51,6 +57,17 @@ REFERENCES = ("whole brain", "CSF", "white matter")
 BACKGROUNDS = ("vsharp", "lbv")
 GROUPS = ("MS", "controls")
 DESIGN: dict[str, Any] = {"group": "group", "time": "visit", "person": "person", "order": (1, 2)}
+
+GRE_MM, ECHOES_S = 2.5, (0.006, 0.013, 0.020)
+SCANS = {
+    "MEGRE": "whole head, 2.5 mm voxels, echoes at 6, 13 and 20 ms, 3 T, signal-to-noise ratio of "
+    "white matter 60 in the first; coil, shim, noise and pose are new at the second visit",
+    "head": "MNI152 shape, each axis scaled by a standard deviation of 3 %; veins and texture of "
+    "its own; the same at both visits but for the susceptibility of the nuclei",
+    "measured by": "qsm.reconstruct with change.SETTINGS (smv, TV), align_visits, register_to_mni "
+    "from the header, measure_change; one voxel taken off each nucleus",
+}
+"""What the scans of an image-level cohort are."""
 
 
 @dataclass(frozen=True)
@@ -407,31 +424,31 @@ def mixtures(change_ppb: float = -6.4) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def scan(
-    rng: Generator, person: pd.Series, *, voxel_size_mm: float = 2.5
-) -> tuple[images.Gre, images.Gre]:
+def scan(rng: Generator, person: pd.Series) -> tuple[images.Gre, images.Gre]:
     """Make the two gradient-echo scans of a person: one head, two poses, new noise and shim.
 
-    The phantom has one shape of brain: atrophy does not show in it.
+    The second visit is a scan of its own, from a head whose nuclei have the susceptibility of
+    that visit; no map is carried over.  The phantom has one shape of brain: atrophy does not show
+    in it.
 
     Parameters
     ----------
     rng
-        Veins and texture of the head; then pose, coil, shim and noise of each visit.
+        Size, veins and texture of the head; then pose, coil, shim and noise of each visit.
     person
         A row of `draw`.
-    voxel_size_mm
-        At 3 mm the eroded pallidum is gone; at 2 mm a visit costs twice the time of 2.5 mm.
     """
-    head = int(rng.integers(2**31))
+    head, size = int(rng.integers(2**31)), head_size(rng)
     visits = []
     for visit in (1, 2):
         visits.append(
             make_gre(
                 rng,
-                voxel_size_mm=voxel_size_mm,
+                voxel_size_mm=GRE_MM,
+                echo_times_s=ECHOES_S,
+                margin_mm=6.0,
                 anatomy=np.random.default_rng(head),
-                mni_to_world=pose(tuple(rng.normal(0, 4, 3)), tuple(rng.normal(0, 3, 3))),
+                mni_to_world=pose(tuple(rng.normal(0, 4, 3)), tuple(rng.normal(0, 3, 3))) @ size,
                 chi_ppb={name: float(person[f"true_{name}_{visit}_ppb"]) for name in STRUCTURES},
             ).gre
         )
@@ -441,34 +458,93 @@ def scan(
 def measure(scans: tuple[images.Gre, images.Gre]) -> dict[str, float]:
     """Measure susceptibility at two visits: reconstruct, align, carry labels, take the change.
 
-    Only public functions see the scans; nothing that is true of the person reaches them.
+    Only public functions see the scans; nothing that is true of the person reaches them.  Brain
+    masks, the alignment of the visits and the place of the nuclei are found from the images, the
+    last from where the header puts the head.
 
     Returns
     -------
     dict
-        ``caudate_1_ppb``, ``caudate_2_ppb`` and so on (mean of both sides), and the overlap of
-        the two aligned visits.
+        ``caudate_1_ppb``, ``caudate_2_ppb`` and so on (mean of both sides), the overlap of the
+        two aligned visits, and the angle between their fields.
     """
-    results = [qsm.reconstruct(visit, background="vsharp") for visit in scans]
+    results = [qsm.reconstruct(visit, **change.SETTINGS) for visit in scans]
     last = [images.make(visit.magnitude[..., -1], visit.affine) for visit in scans]
     masks = [result.mask for result in results]
-    alignment = change.align_visits(last[0], last[1], masks[0], masks[1])
+    small = [_halved(i, m) for i, m in zip(last, masks, strict=True)]
+    (one, one_mask), (two, two_mask) = small
+    alignment = change.align_visits(one, two, one_mask, two_mask)
     brain = images.make(np.asarray(masks[0], np.uint8), scans[0].affine)
-    to_mni = register_to_mni(last[0], contrast="t2", mask=brain).native_to_mni
+    place = register_to_mni(last[0], contrast="t2", mask=brain, start=np.eye(4))
     table = deep_grey.table()
     table = table[table["region"].isin(STRUCTURES)].reset_index(drop=True)
     found = change.measure_change(
         (scans[0], results[0]),
         (scans[1], results[1]),
-        deep_grey.labels(),
-        alignment.first_to_halfway @ np.linalg.inv(to_mni),
+        _labels(),
+        alignment.first_to_halfway @ np.linalg.inv(place.native_to_mni),
         table,
         np.random.default_rng(0),
         alignment=alignment,
-        n_repeats=1,
-    ).table
-    row = {"overlap": float(alignment.overlap)}
-    for name, sides in found.groupby("region"):
+        n_repeats=0,
+    )
+    row = {}
+    for name in STRUCTURES:
+        sides = found.table[found.table["region"] == name]
         row[f"{name}_1_ppb"] = float(sides["first_ppb"].mean())
         row[f"{name}_2_ppb"] = float(sides["second_ppb"].mean())
-    return row
+    return row | {
+        "overlap": float(alignment.overlap),
+        "tilt_difference_deg": float(found.tilt_difference_deg),
+    }
+
+
+@cache
+def _labels() -> nib.Nifti1Image:
+    return deep_grey.labels()
+
+
+def _halved(image: nib.Nifti1Image, mask: NDArray[np.bool_]) -> tuple[nib.Nifti1Image, NDArray]:
+    """Average blocks of eight voxels of a scan, and their mask: enough to align two visits by."""
+    even = tuple(slice(n - n % 2) for n in image.shape)
+
+    def blocks(values: NDArray) -> NDArray[np.float32]:
+        x, y, z = (n // 2 for n in image.shape)
+        return values[even].reshape(x, 2, y, 2, z, 2).mean(axis=(1, 3, 5), dtype=np.float32)
+
+    affine = image.affine @ nib.affines.from_matvec(2 * np.eye(3), np.full(3, 0.5))
+    return images.make(blocks(images.array(image)), affine), blocks(mask) >= 0.5
+
+
+def from_images(rows: pd.DataFrame) -> pd.DataFrame:
+    """Turn the rows of an image-level cohort into the table that the analyses take.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a person, visit and structure: ``chi_ppb``.  Whoever lacks a value is left out of
+        that structure.
+    """
+    kept = ["person", "group", "age_years", "sex", "edss"]
+    parts = [
+        rows[kept].assign(visit=visit, structure=name, chi_ppb=rows[f"{name}_{visit}_ppb"])
+        for visit in (1, 2)
+        for name in STRUCTURES
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    seen = table.groupby(["person", "structure"])["chi_ppb"].transform("count")
+    return table[seen == 2].reset_index(drop=True)
+
+
+def measured_and_true(known: pd.DataFrame) -> dict[str, tuple[pd.Series, pd.Series]]:
+    """Pair each measure of a cohort with what is true of it, from `cohorts.latent`.
+
+    ``NAME`` is the first visit, ``NAME, change`` the second less the first.
+    """
+    pairs = {}
+    for name in STRUCTURES:
+        first, second = (known[f"{name}_{k}_ppb"] for k in (1, 2))
+        one, two = (known[f"true_{name}_{k}_ppb"] for k in (1, 2))
+        pairs[name] = (first, one)
+        pairs[f"{name}, change"] = (second - first, two - one)
+    return pairs

@@ -16,15 +16,18 @@ from numpy.random import Generator
 from scipy import optimize, stats
 
 from pvsbook import alps, images, pvs
+from pvsbook.atlas import register_to_mni
 from pvsbook.phantoms.brain import make_brain, pose
 from pvsbook.phantoms.diffusion import Tissue, gradient_scheme, make_diffusion, true_index
 from pvsbook.phantoms.perivascular import make_phantom
+from pvsbook.pvs.anatomy import brain_mask
 from pvsbook.pvs.rating import grade, intraclass_correlation
 from pvsbook.stats import association, classify, groups
 from pvsbook.stats.tables import adjust, result
-from pvsbook.studies.model import ASSUMED, parameter, visible
+from pvsbook.studies.model import ASSUMED, head_size, parameter, visible
 
 __all__ = [
+    "SCANS",
     "Model",
     "adjustments",
     "agreement",
@@ -33,8 +36,10 @@ __all__ = [
     "correlations",
     "disability",
     "draw",
+    "from_images",
     "indices",
     "measure",
+    "measured_and_true",
     "observe",
     "primary",
     "scan",
@@ -46,6 +51,19 @@ _PAPER = "Cacciaguerra 2022, abstract"
 _TILT = "measured: benchmarks/alps_accuracy.py, 0.154 lower at a pitch of 12 degrees"
 _FLUID = "measured: benchmarks/alps_accuracy.py, 0.150 lower with 10 % free water"
 COVARIATES = ("age_years", "sex", "scanner")
+
+T2_MM, T2_SLAB_MM = 1.25, (0.0, 78.0)
+DWI_MM, DWI_SLAB_MM, DWI_SNR = 2.0, (15.0, 40.0), {"A": 25.0, "B": 20.0}
+SCANS = {
+    "T2w": "slab from the level of the ventricles up (MNI z 0 to 78 mm), 1.25 mm voxels, "
+    "signal-to-noise ratio of white matter 20",
+    "dwi": "slab of 25 mm about the ALPS regions (MNI z 15 to 40 mm), 2 mm voxels, 2 volumes at "
+    "b = 0 and 20 directions at b = 1000 s/mm2, signal-to-noise ratio 25 (scanner A), 20 (B)",
+    "head": "MNI152 shape, each axis scaled by a standard deviation of 3 %, pose of its own, the "
+    "same in both scans",
+    "measured by": "register_to_mni of the T2w scan from its header, pvs.measure, alps.measure",
+}
+"""What the scans of an image-level cohort are."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +82,9 @@ class Model:
     severe_controls: float = parameter(4 / 46, f"{_PAPER}: 8.7 %")
     severe_above: int = parameter(20, f"{ASSUMED}; above 10 is in use too", "spaces")
     pvs_size: float = parameter(4.0, f"{ASSUMED}: size of the negative binomial")
+    pvs_seen: float = parameter(
+        0.80, "measured on simulated images, seed 601: share that an automated count finds"
+    )
     alps_controls: float = parameter(
         1.37, "80 normal adults, 1.37 +- 0.21 (see the evidence page)"
     )
@@ -167,7 +188,8 @@ def observe(rng: Generator, people: pd.DataFrame, model: Model | None = None) ->
     Returns
     -------
     pandas.DataFrame
-        `people` without what is true, with ``pvs`` (count), ``grade``, ``severe``, and ALPS:
+        `people` without what is true, with ``pvs`` (a reader's count), ``grade``, ``severe``,
+        ``pvs_automated`` (what a segmentation finds of them), and ALPS:
         ``alps_classic``, ``alps_reoriented``, ``alps_tract``, ``alps_manual``,
         ``alps_automated``.
 
@@ -194,6 +216,7 @@ def observe(rng: Generator, people: pd.DataFrame, model: Model | None = None) ->
     table["alps_classic"] = table["alps_reoriented"] - m.classic_loss * people["pitch_deg"] ** 2
     table["alps_manual"] = table["alps_classic"] + rng.normal(0, m.manual_sd, n)
     table["alps_automated"] = table["alps_classic"] + rng.normal(0, m.automated_sd, n)
+    table["pvs_automated"] = rng.binomial(people["true_pvs"], m.pvs_seen)
     return table
 
 
@@ -301,70 +324,104 @@ def agreement(table: pd.DataFrame) -> pd.DataFrame:
 
 @cache
 def _scheme() -> tuple[np.ndarray, np.ndarray]:
-    return gradient_scheme(32, rng=np.random.default_rng(0), n_b0=3)
+    return gradient_scheme(20, rng=np.random.default_rng(0), n_b0=2)
 
 
 def _tissue(index: float, free_water: float) -> Tissue:
-    """White matter whose index, without free water, is this one; the least possible is 1."""
-    base, most = Tissue(), 0.35
+    """White matter whose index, without free water, is this one.
 
-    def above(fraction: float) -> float:
+    Below 1 the fluid moves in the planes across the vessels: no anatomy is meant by it.
+    """
+    base, most = Tissue(), 0.35
+    if index < 1:
+        base = replace(base, perivascular_along=base.perivascular_across,
+                       perivascular_across=base.perivascular_along)  # fmt: skip
+
+    def apart(fraction: float) -> float:
         return true_index(replace(base, perivascular=fraction)) - index
 
-    inside = above(0.0) < 0 < above(most)
-    fraction = optimize.brentq(above, 0.0, most) if inside else most * (index > 1)
+    inside = apart(0.0) * apart(most) < 0
+    fraction = optimize.brentq(apart, 0.0, most) if inside else most * (index != 1)
     return replace(base, perivascular=float(fraction), free=free_water)
 
 
-def scan(
-    rng: Generator, person: pd.Series, *, voxel_size_mm: float = 2.5
-) -> dict[str, images.Dwi | nib.Nifti1Image]:
-    """Make the scans of a person: diffusion, and T2-weighted with half the voxel size.
+def scan(rng: Generator, person: pd.Series) -> tuple[images.Dwi, nib.Nifti1Image]:
+    """Make the diffusion and the T2w scan of a person, as `SCANS` says: one head, lying still.
 
     The hemispheres hold as many spaces as the reader of the paper would have counted on a slice,
-    up to 45 each; no atrophy and no T2 lesions show in the images, and an index below 1 cannot
-    be made.
+    up to 45 each; no atrophy and no T2 lesions show in the images.  The scanners differ in noise
+    only; what that does to the index is not imposed.
 
     Parameters
     ----------
     rng
-        Places of spaces, pose, noise.
+        Size of the head, places of spaces, pose, noise.
     person
         A row of `draw`.
-    voxel_size_mm
-        Of the diffusion scan.
     """
     turn = (float(person["pitch_deg"]), *rng.normal(0, 3, 2))
-    head = pose(turn, tuple(rng.normal(0, 3, 3)))
+    head = pose(turn, tuple(rng.normal(0, 3, 3))) @ head_size(rng)
     bvals, bvecs = _scheme()
     diffusion = make_diffusion(
-        make_brain(voxel_size_mm, mni_to_world=head),
+        make_brain(DWI_MM, mni_to_world=head, z_range_mni_mm=DWI_SLAB_MM),
         rng=rng,
         tissue=_tissue(float(person["true_alps"]), float(person["true_free_water"])),
         bvals_s_mm2=bvals,
         bvecs_ras=bvecs,
+        snr=DWI_SNR[person["scanner"]],
     )
     count = min(int(person["true_pvs"]), 45)
-    sides = {"cso_left": count, "cso_right": int(rng.binomial(count, 0.9))}
     anatomy = make_phantom(
         rng,
-        voxel_size_mm=voxel_size_mm / 2,
+        voxel_size_mm=T2_MM,
         strength="weak",
-        counts=sides | {"bg_left": 4, "bg_right": 4},
+        counts={"cso_left": count, "cso_right": int(rng.binomial(count, 0.9))},
         diameters_mm=(1.0, 3.0),
         lengths_mm=(4.0, 10.0),
         mni_to_world=head,
+        z_range_mni_mm=T2_SLAB_MM,
     )
-    return {"dwi": diffusion.dwi, "T2w": anatomy.scans["T2w"]}
+    return diffusion.dwi, anatomy.scans["T2w"]
 
 
-def measure(scans: dict[str, images.Dwi | nib.Nifti1Image]) -> dict[str, float]:
+def measure(scans: tuple[images.Dwi, nib.Nifti1Image]) -> dict[str, float]:
     """Measure ALPS in its three frames, and the spaces of the fuller hemisphere.
 
-    Only public functions see the scans; nothing that is true of the person reaches them.
+    Only public functions see the scans; nothing that is true of the person reaches them.  The
+    T2-weighted scan is registered, from the place that its header gives, and the diffusion scan
+    of the same visit takes its regions from there.
     """
-    of_alps = alps.measure(scans["dwi"], n_bootstrap=200).to_row()
-    of_pvs = pvs.measure(scans["T2w"]).to_row()
+    dwi, anatomy = scans
+    mask = brain_mask(anatomy)
+    place = register_to_mni(anatomy, contrast="t2", mask=mask, start=np.eye(4))
+    of_alps = alps.measure(dwi, registration=place, n_bootstrap=50).to_row()
+    of_pvs = pvs.measure(anatomy, brain_mask=mask, registration=place).to_row()
     names = ("classic", "reoriented", "tract")
     row = {f"alps_{name}": float(of_alps[f"alps_{name}_mean"]) for name in names}
     return row | {"pvs": float(max(of_pvs["n_cso_left"], of_pvs["n_cso_right"]))}
+
+
+def from_images(rows: pd.DataFrame, model: Model | None = None) -> pd.DataFrame:
+    """Turn the rows of an image-level cohort into the table that the analyses take.
+
+    People without a measurement are left out.
+    """
+    m = Model() if model is None else model
+    table = rows.dropna(subset=["alps_tract", "pvs"]).reset_index(drop=True)
+    table["grade"] = grade(table["pvs"])
+    table["severe"] = table["pvs"] > m.severe_above
+    return table
+
+
+def measured_and_true(known: pd.DataFrame) -> dict[str, tuple[pd.Series, pd.Series]]:
+    """Pair each measure of a cohort with what is true of it, from `cohorts.latent`.
+
+    The true index is that of the tissue with its free water.
+    """
+    true = [
+        true_index(_tissue(index, water))
+        for index, water in zip(known["true_alps"], known["true_free_water"], strict=True)
+    ]
+    alps = pd.Series(true, index=known.index)
+    pairs = {name: (known[name], alps) for name in known if str(name).startswith("alps_")}
+    return pairs | {"pvs": (known["pvs"], known["true_pvs"])}

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pvsbook._errors import InputError
-from pvsbook._version import __version__
 from pvsbook.studies.model import visible
-from pvsbook.studies.repeat import load
+from pvsbook.studies.repeat import load, sized
 
 __all__ = ["job", "measure_people", "measure_person"]
 
 
-def measure_person(
-    study: str,
-    *,
-    seed: int,
-    number: int,
-    folder: str | Path | None = None,
-    voxel_size_mm: float | None = None,
-    model: Any = None,
-) -> dict[str, Any]:
+def measure_person(study: str, *, seed: int, number: int, model: Any = None) -> dict[str, Any]:
     """Draw a cohort, take one person, make the scans, measure them.
 
     What comes back depends on the arguments alone, so that rows can be made in any order, on any
@@ -40,10 +29,6 @@ def measure_person(
         Of the cohort.
     number
         The person, from 0.
-    folder
-        Where to put the row as JSON, with seed, version and voxel size; nowhere by default.
-    voxel_size_mm
-        Of the scans; each study has a default that keeps a cohort affordable.
     model
         What is declared; the study's own by default.
 
@@ -63,33 +48,25 @@ def measure_person(
         raise InputError(
             f"number: {number}; the cohort of {study} has people 0 to {len(people) - 1}"
         )
-    options = {} if voxel_size_mm is None else {"voxel_size_mm": voxel_size_mm}
-    rng = np.random.default_rng([seed, number])
-    scans = module.scan(rng, people.iloc[number], **options)
+    scans = module.scan(np.random.default_rng([seed, number]), people.iloc[number])
     row = visible(people).iloc[number].to_dict() | module.measure(scans)
-    row = {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
-    if folder is not None:
-        made = {"study": study, "seed": seed, "number": number, "version": __version__}
-        text = json.dumps(made | {"voxel_size_mm": voxel_size_mm, "row": row}, indent=1)
-        path = Path(folder) / f"{study}-{number:04d}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
-    return row
+    return {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
 
 
 def job(
     inputs: Mapping[str, Sequence[str]], parameters: Mapping[str, Any], folder: str
 ) -> Mapping[str, Any]:
-    """Do `measure_person` as a task of a map: `parameters` are its arguments."""
-    return measure_person(**parameters, folder=folder)
+    """Do `measure_person` as a task of a map.
+
+    `parameters` are ``study``, ``seed``, ``number`` and the size ``n`` of the cohort; there are no
+    inputs, and nothing goes into the folder, for the row is the result.
+    """
+    study, n = parameters["study"], parameters["n"]
+    return measure_person(
+        study, seed=parameters["seed"], number=parameters["number"], model=sized(study, n)
+    )
 
 
-def measure_people(
-    study: str, numbers: Iterable[int], *, seed: int, voxel_size_mm: float | None = None
-) -> pd.DataFrame:
+def measure_people(study: str, numbers: Iterable[int], *, seed: int) -> pd.DataFrame:
     """Measure some people of a cohort one after the other; a table, one row a person."""
-    rows = [
-        measure_person(study, seed=seed, number=number, voxel_size_mm=voxel_size_mm)
-        for number in numbers
-    ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame([measure_person(study, seed=seed, number=k) for k in numbers])

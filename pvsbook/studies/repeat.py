@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import fields, replace
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +13,7 @@ from scipy import stats
 
 from pvsbook._errors import InputError
 
-__all__ = ["STUDIES", "load", "recovery", "repeat", "run_once"]
+__all__ = ["STUDIES", "load", "no_estimate", "recovery", "repeat", "run_once", "sized"]
 
 STUDIES = ("nmosd", "migraine", "ms")
 
@@ -22,6 +23,43 @@ def load(study: str) -> ModuleType:
     if study not in STUDIES:
         raise InputError(f"study: {study!r}; one of {', '.join(STUDIES)}")
     return importlib.import_module(f"pvsbook.studies.{study}")
+
+
+def sized(study: str, n: int | None = None) -> Any:
+    """Return the model of a study with `n` people, the groups in the published proportion.
+
+    Parameters
+    ----------
+    study
+        One of `pvsbook.studies.repeat.STUDIES`.
+    n
+        People in all; as published by default.
+
+    Raises
+    ------
+    InputError
+        So few people that a group is empty.
+
+    Examples
+    --------
+    >>> model = sized("nmosd", 40)
+    >>> model.n_patients, model.n_controls
+    (17, 23)
+    """
+    model = load(study).Model()
+    if n is None:
+        return model
+    names = [f.name for f in fields(model) if f.name.startswith("n_")]
+    share = np.array([getattr(model, name) for name in names], float)
+    exact = n * share / share.sum()
+    sizes = np.floor(exact).astype(int)
+    sizes[np.argsort(sizes - exact, kind="stable")[: n - sizes.sum()]] += 1
+    if n < 1 or sizes.min() < 1:
+        raise InputError(
+            f"n: {n} people leave a group of {study} empty; give more (published: "
+            f"{int(share.sum())})"
+        )
+    return replace(model, **{k: int(v) for k, v in zip(names, sizes, strict=True)})
 
 
 def run_once(study: str, *, seed: int, number: int = 0, model: Any = None) -> pd.DataFrame:
@@ -54,12 +92,18 @@ def repeat(study: str, *, n_studies: int, seed: int, model: Any = None) -> pd.Da
         try:
             found = run_once(study, seed=seed, number=number, model=model)
         except InputError:
-            found = pd.DataFrame({"term": list(declared)}).reindex(
-                columns=["term", "estimate", "low", "high", "p"]
-            )
+            found = no_estimate(study)
         parts.append(found.assign(study=number))
     every = pd.concat(parts, ignore_index=True)
     return every.assign(truth=every["term"].map(declared))
+
+
+def no_estimate(study: str) -> pd.DataFrame:
+    """Return the primary effects of a study that could not be fitted: none of them known."""
+    terms = list(load(study).truths())
+    return pd.DataFrame({"term": terms}).reindex(
+        columns=["term", "estimate", "low", "high", "p"], fill_value=np.nan
+    )
 
 
 def recovery(repeats: pd.DataFrame) -> pd.DataFrame:
