@@ -12,19 +12,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-WITHOUT_CHECKS = {"42"}  # a study: its exercises are older than the checks
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:root|home/\w+|Users/\w+|tmp|opt|usr)/\w")
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda p: p.stem)
 def notebook(request) -> nbformat.NotebookNode:
     return nbformat.read(request.param, as_version=4)
-
-
-@pytest.fixture
-def stem(request) -> str:
-    """The number of the chapter."""
-    return request.node.callspec.params["notebook"].stem[:2]
 
 
 def _code(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -115,7 +108,7 @@ def _objectives(notebook: nbformat.NotebookNode) -> int:
     return len(re.findall(r"^(?:-|\d\.) ", notebook.cells[0].source, re.M))
 
 
-def test_each_objective_has_an_exercise(notebook, stem):
+def test_each_objective_has_an_exercise(notebook):
     exercises = _exercises(_text(notebook))
     named = [
         int(number)
@@ -125,10 +118,10 @@ def test_each_objective_has_an_exercise(notebook, stem):
     ]
     wanted = set(range(1, _objectives(notebook) + 1))
     assert exercises
-    assert set(named) == wanted if stem not in WITHOUT_CHECKS else set(named) <= wanted
+    assert set(named) == wanted
 
 
-def test_each_exercise_has_hint_check_and_a_solution_that_asserts(notebook, stem):
+def test_each_exercise_has_hint_check_and_a_solution_that_asserts(notebook):
     for label, text in _exercises(_text(notebook)).items():
         question, solution = text.split(f"{{solution-start}} {label}\n")
         assert "Hint" in question, f"{label}: no hint"
@@ -136,24 +129,20 @@ def test_each_exercise_has_hint_check_and_a_solution_that_asserts(notebook, stem
         assert "{term}" not in asked, f"{label}: a link is too pale on the blue of an exercise"
         assert "{solution-end}" in solution
         assert re.search(r"<code>.*\bassert ", solution, re.DOTALL), f"{label} asserts nothing"
-        if stem not in WITHOUT_CHECKS:
-            assert f'<code>\ncheck("{label}", ...)\n</code>' in question, f"{label}: no check"
-            assert f'assert check("{label}", ' in solution, f"{label}: the answer is not checked"
+        assert f'<code>\ncheck("{label}", ...)\n</code>' in question, f"{label}: no check"
+        assert f'assert check("{label}", ' in solution, f"{label}: the answer is not checked"
 
 
 def test_every_answer_belongs_to_an_exercise():
     path = resources.files("pvsbook").joinpath("answers.json")
     labels: list[str] = []
     for file in NOTEBOOKS:
-        if file.stem[:2] not in WITHOUT_CHECKS:
-            labels += _exercises(_text(nbformat.read(file, as_version=4)))
+        labels += _exercises(_text(nbformat.read(file, as_version=4)))
     assert sorted(labels) == list(json.loads(path.read_text()))
 
 
-def test_the_quiz_explains_every_answer(notebook, stem):
+def test_the_quiz_explains_every_answer(notebook):
     found = re.search(r"^## Quiz\n(.*?)^## ", _text(notebook), re.DOTALL | re.MULTILINE)
-    if stem in WITHOUT_CHECKS and not found:
-        return
     questions = re.split(r"^\*\*\d\. ", found[1], flags=re.M)[1:]
     assert 2 <= len(questions) <= 4
     for question in questions:
@@ -163,19 +152,17 @@ def test_the_quiz_explains_every_answer(notebook, stem):
         assert all(len(why) > 10 for _, why in answers), question
 
 
-def test_it_opens_with_one_picture_and_ends_with_what_to_take_home(notebook, stem):
+def test_it_opens_with_one_picture_and_ends_with_what_to_take_home(notebook):
     first = next(k for k, c in enumerate(notebook.cells) if c.source.lstrip().startswith("## "))
     names = [
         c.metadata.get("mystnb", {}).get("figure", {}).get("name", "")
         for c in notebook.cells[:first]
     ]
-    if stem not in WITHOUT_CHECKS:
-        assert any(name.endswith("-glance") for name in names), "no picture of the whole page"
+    assert any(name.endswith("-glance") for name in names), "no picture of the whole page"
     end = re.search(r"^## Take[ -]home\n(.*)", _text(notebook), re.DOTALL | re.MULTILINE)[1]
     taken = len(re.findall(r"^- ", re.split(r"Limits", end)[0], re.M))
-    if stem not in WITHOUT_CHECKS:
-        assert taken >= _objectives(notebook), "less to take home than was promised"
-        assert re.search(r"\*\*Next:?\*\*", end), "no next step"
+    assert taken >= _objectives(notebook), "less to take home than was promised"
+    assert re.search(r"\*\*Next:?\*\*", end), "no next step"
 
 
 def test_it_says_what_could_fool_you_and_what_to_take_home(notebook):
