@@ -27,7 +27,10 @@ def run(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
 def check_derivative(folder: Path, suffix: str, sources: list[str]) -> pd.Series:
     """Check what every method writes; return the row."""
     assert json.loads((folder / "dataset_description.json").read_text())["GeneratedBy"]
-    (table,) = (p for p in folder.rglob(f"*_{suffix}.tsv") if "_desc-" not in p.name)
+    beside = ("desc-objects", "desc-references")
+    (table,) = (
+        p for p in folder.rglob(f"*_{suffix}.tsv") if not any(name in p.name for name in beside)
+    )
     columns = json.loads(table.with_suffix(".json").read_text())
     row = pd.read_csv(table, sep="\t").iloc[0]
     assert all(columns[name]["Description"] for name in row.index)
