@@ -520,13 +520,21 @@ def run(
     """
     top = Path(folder)
     with _alone(top):
-        shutil.rmtree(top / STATE / "work", ignore_errors=True)
+        _sweep(top)
         todo = _not_done(function, tasks, top)
         if client is None:
             for item in todo:
                 yield item if isinstance(item, Record) else _work(function, item, str(top))
         else:
             yield from _spread(function, todo, str(top), client)
+        _sweep(top)
+
+
+def _sweep(top: Path) -> None:
+    """Remove what killed workers left half-written."""
+    shutil.rmtree(top / STATE / "work", ignore_errors=True)
+    for record in (top / STATE / "records").glob(".*.json.*"):
+        record.unlink(missing_ok=True)
 
 
 @contextmanager
