@@ -181,7 +181,7 @@ def test_the_derivatives_pass_the_validator(visits, done):
 def test_no_file_is_hidden_but_the_state(visits):
     hidden = {p.relative_to(visits[1]).parts[0] for p in visits[1].rglob(".*")}
     assert hidden <= {".bidsignore", ".pvsbook"}
-    assert not list((visits[1] / ".pvsbook" / "work").iterdir())
+    assert not (visits[1] / ".pvsbook" / "work").exists()
 
 
 def test_a_changed_sidecar_or_setting_runs_just_that_again(visits, tmp_path, capsys):
