@@ -83,10 +83,15 @@ def summary(result: AlpsResult, *, truth: float | None = None) -> Figure:
     truth : float, optional
         Known index of a phantom.
     """
-    figure, axes = plt.subplots(2, 2, figsize=(8.4, 7.6), layout="constrained")
-    draw_regions(result, list(axes[0]))
-    draw_indices(result, axes[1, 0], truth=truth)
-    draw_quality(result, axes[1, 1])
+    figure, axes = plt.subplot_mosaic(
+        [["axial", "coronal"], ["index", "index"], ["quality", "quality"]],
+        figsize=(7.0, 8.6),
+        height_ratios=(5, 4, 3),
+        layout="constrained",
+    )
+    draw_regions(result, [axes["axial"], axes["coronal"]])
+    draw_indices(result, axes["index"], truth=truth)
+    draw_quality(result, axes["quality"])
     return figure
 
 
@@ -104,4 +109,4 @@ def draw_quality(result: AlpsResult, ax: Axes) -> None:
     lines.append(f"template correlation {result.registration.correlation:.2f}")
     lines.append(f"b-vectors: {result.bvecs.best} (z = {result.bvecs.z:.1f})")
     ax.set_axis_off()
-    ax.text(0, 1, "\n".join(lines), va="top", family="monospace", fontsize=7, wrap=True)
+    ax.text(0, 1, "\n".join(lines), va="top", family="monospace", fontsize=9.5, wrap=True)

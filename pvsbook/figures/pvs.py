@@ -111,7 +111,7 @@ def summary(result: PvsResult) -> Figure:
         Above, the regions of the atlas on the scan; below, the objects by class.
     """
     levels = _region_heights(result)
-    size = (3.2 * len(levels), 7.0)
+    size = (2.2 * len(levels), 5.8)
     figure, axes = plt.subplots(2, len(levels), figsize=size, squeeze=False)
     window = _window(result)
     shades = [COLORS[k] for k in ("projection", "subcortical", "association")]

@@ -58,8 +58,8 @@ def summary(
         ("Local field (ppb)", 1e3 * result.local_field.field_ppm, (-40.0, 40.0)),
         ("Susceptibility (ppb)", 1e3 * result.susceptibility.chi_ppm, chi_limits_ppb),
     )
-    figure, axes = plt.subplots(1, len(panels), figsize=(12.0, 3.9))
-    for ax, (title, values, limits) in zip(axes, panels, strict=True):
+    figure, axes = plt.subplots(2, 2, figsize=(7.0, 8.4))
+    for ax, (title, values, limits) in zip(axes.flat, panels, strict=True):
         show_slices(images.make(values, result.affine), [at], axes=[ax], limits=limits)
         ax.set_title(title)
         figure.colorbar(ax.images[0], ax=ax, location="bottom", shrink=0.8)

@@ -129,7 +129,7 @@ def show_slices(
     if axes is None:
         import matplotlib.pyplot as plt
 
-        figure, grid = plt.subplots(1, len(at), figsize=(3.4 * len(at), 3.7), squeeze=False)
+        figure, grid = plt.subplots(1, len(at), figsize=(2.7 * len(at), 3.1), squeeze=False)
         axes = list(grid[0])
     else:
         figure = axes[0].figure  # type: ignore[assignment]
