@@ -77,7 +77,8 @@ def render(notebook: NotebookNode, title: str, *, of_phantom: bool = False) -> s
     title
         What was measured, for the heading.
     of_phantom
-        Say of captions that they were written for the phantom, as in a rerun on another scan.
+        Say of captions that they were written for the phantom, as in a rerun on another scan;
+        those of cells tagged ``scan`` were not.
 
     Returns
     -------
@@ -86,7 +87,12 @@ def render(notebook: NotebookNode, title: str, *, of_phantom: bool = False) -> s
     """
     glued = _glued(notebook)
     markdown = _markdown(json.dumps(glued, sort_keys=True))
-    note = "Written for the phantom: " if of_phantom else ""
+    notes = (
+        "Written for the phantom: "
+        if of_phantom and "scan" not in c.metadata.get("tags", ())
+        else ""
+        for c in notebook.cells
+    )
     alts = (c.metadata.get("mystnb", {}) for c in notebook.cells)
     cells = [
         {
@@ -96,7 +102,7 @@ def render(notebook: NotebookNode, title: str, *, of_phantom: bool = False) -> s
             "alt": note + meta.get("image", {}).get("alt", "a figure."),
             "caption": note + meta.get("figure", {}).get("caption", ""),
         }
-        for cell, meta in zip(notebook.cells, alts, strict=True)
+        for cell, note, meta in zip(notebook.cells, notes, alts, strict=True)
         if "injected-parameters" not in cell.metadata.get("tags", ()) or cell.source.strip()
     ]
     heading = re.search(r"^# (.+)$", notebook.cells[0].source, re.M)
