@@ -212,9 +212,16 @@ def test_the_page_shows_directives_tables_and_pictures():
         "```{solution-start} ex-a\n:class: dropdown\n```\n```{solution-end}\n```\n"
         "```{dropdown} Hint\nLook.\n```\n\n```python\na < b\n```\n\n{cite:p}`a,b` <b>no</b>"
     )
-    page = notebook_page.render(new_notebook(cells=[text, figure]), "x", of_phantom=True)
+    own = new_code_cell(
+        "plt.show()",
+        metadata={"tags": ["scan"], "mystnb": {"figure": {"caption": "Of a person."}}},
+        outputs=[new_output("display_data", data={"image/png": "aGk="})],
+    )
+    page = notebook_page.render(new_notebook(cells=[text, figure, own]), "x", of_phantom=True)
     for piece in (
         '<img src="data:image/png;base64,aGk=" alt="Written for the phantom: A line">',
+        "<figcaption>Written for the phantom: It rises.</figcaption>",
+        "<figcaption>Of a person.</figcaption>",
         "<table></table>",
         "<aside><p><strong>What could fool</strong></p><p>Noise &amp; more.</p>",
         "<h3>Exercise: Count</h3>",
@@ -244,6 +251,10 @@ def test_every_notebook_has_parameters_and_those_that_take_scans_can_be_told_so(
     ("number", "dataset", "words"),
     [
         ("10", "openms_mni_p07", "uncertain"),
+        ("12", "openms_mni_p07", "<th>midbrain</th>"),
+        ("13", "openms_mni_p07", "Normalised vesselness of the scan"),
+        ("14", "openms_mni_p07", "left after width &lt;= 4.5 mm: "),
+        ("15", "openms_mni_p07", "are thinner than a voxel side of 1 mm"),
         ("20", "dwi_philips_slab", "12 directions, 5 volumes b=0"),
         ("30", "gre_small_romeo", "last echo: 7041 before"),
         ("32", "gre_small_romeo", "SD of the difference, ppb"),
