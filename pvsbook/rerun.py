@@ -1,7 +1,8 @@
 """Run a notebook of the book again: on a public scan, or with other parameters.
 
 A notebook that measures a scan takes its phantom by default.  Given a data set, the same cells
-run on the scan; cells tagged ``phantom``, which need the truth, are left out and say so.
+run on the scan; cells tagged ``phantom``, which need the truth, are left out and say so.  Cells
+tagged ``remove-cell`` have something to do on a scan alone: the book leaves them out.
 """
 
 from __future__ import annotations
