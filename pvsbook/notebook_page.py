@@ -78,7 +78,7 @@ def render(notebook: NotebookNode, title: str, *, of_phantom: bool = False) -> s
         What was measured, for the heading.
     of_phantom
         Say of captions that they were written for the phantom, as in a rerun on another scan;
-        those of cells tagged ``scan`` were not.
+        not of cells tagged ``remove-cell``, which are for scans alone.
 
     Returns
     -------
@@ -87,22 +87,15 @@ def render(notebook: NotebookNode, title: str, *, of_phantom: bool = False) -> s
     """
     glued = _glued(notebook)
     markdown = _markdown(json.dumps(glued, sort_keys=True))
-    notes = (
-        "Written for the phantom: "
-        if of_phantom and "scan" not in c.metadata.get("tags", ())
-        else ""
-        for c in notebook.cells
-    )
-    alts = (c.metadata.get("mystnb", {}) for c in notebook.cells)
+    note = "Written for the phantom: " if of_phantom else ""
     cells = [
         {
             "text": markdown.render(cell.source) if cell.cell_type == "markdown" else None,
             "code": cell.source,
             "outputs": [o for o in map(_output, cell.get("outputs", ())) if o],
-            "alt": note + meta.get("image", {}).get("alt", "a figure."),
-            "caption": note + meta.get("figure", {}).get("caption", ""),
+            **_words(cell, "" if "remove-cell" in cell.metadata.get("tags", ()) else note),
         }
-        for cell, note, meta in zip(notebook.cells, notes, alts, strict=True)
+        for cell in notebook.cells
         if "injected-parameters" not in cell.metadata.get("tags", ()) or cell.source.strip()
     ]
     heading = re.search(r"^# (.+)$", notebook.cells[0].source, re.M)
@@ -111,6 +104,14 @@ def render(notebook: NotebookNode, title: str, *, of_phantom: bool = False) -> s
         cells=cells,
         version=__version__,
     )
+
+
+def _words(cell: NotebookNode, note: str) -> dict[str, str]:
+    meta = cell.metadata.get("mystnb", {})
+    return {
+        "alt": note + meta.get("image", {}).get("alt", "a figure."),
+        "caption": note + meta.get("figure", {}).get("caption", ""),
+    }
 
 
 def _glued(notebook: NotebookNode) -> dict[str, Any]:

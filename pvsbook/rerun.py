@@ -1,7 +1,9 @@
 """Run a notebook of the book again: on a public scan, or with other parameters.
 
 A notebook that measures a scan takes its phantom by default.  Given a data set, the same cells
-run on the scan; cells tagged ``phantom``, which need the truth, are left out and say so.
+run on the scan; cells tagged ``phantom``, which need the truth, are left out and say so.  Cells
+tagged ``remove-cell`` have something to do on a scan alone: the book and other reruns leave them
+out.
 """
 
 from __future__ import annotations
@@ -223,6 +225,10 @@ def rerun(
         content = _without_phantom(content, title, scan.beware)
     elif subject or session:
         raise InputError("--subject and --session need --dataset")
+    else:
+        content.cells = [
+            c for c in content.cells if "remove-cell" not in c.metadata.get("tags", ())
+        ]
     stem = source.stem + ("" if dataset is None else re.sub(r"\W+", "_", f" {title}"))
     target = folder / f"{stem}.ipynb"
     prepared, running = folder / f".{stem}.in.ipynb", folder / f".{stem}.part.ipynb"

@@ -46,9 +46,10 @@ class Chapter(NamedTuple):
 @cache
 def chapter(path: Path) -> Chapter:
     """Read a notebook: its title, how long it takes, how many exercises it has."""
-    notebook = nbformat.read(path, as_version=4)
-    prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
-    code = [c for c in notebook.cells if c.cell_type == "code"]
+    cells = nbformat.read(path, as_version=4).cells
+    shown = [c for c in cells if "remove-cell" not in c.metadata.get("tags", ())]
+    prose = "\n".join(c.source for c in shown if c.cell_type == "markdown")
+    code = [c for c in shown if c.cell_type == "code"]
     pictures = sum("mystnb" in c.metadata for c in code)
     minutes = (
         len(prose.split()) / WORDS_A_MINUTE + len(code) * CELL_MINUTES + pictures * PICTURE_MINUTES

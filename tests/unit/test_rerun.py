@@ -28,6 +28,7 @@ def small_notebook(**tags):
         new_code_cell("truth = N", metadata={"tags": ["phantom"]}),
         new_code_cell("assert shape[0] == truth", metadata={"tags": ["phantom"]}),
         new_markdown_cell("It is {glue:text}`n:.1f`, not {glue:text}`lost`."),
+        new_markdown_cell("Only of a scan.", metadata={"tags": ["remove-cell"]}),
         new_code_cell(
             "if OUT is not None:\n    Path(OUT).mkdir()\n    Path(OUT, PREFIX).touch()",
         ),
@@ -110,6 +111,7 @@ def test_a_public_scan_takes_the_place_of_the_phantom(notebook, toy, tmp_path):
         "Count (toy 01 a)",
         "Left out of this rerun",
         "It is 4.0, not n/a.",
+        "Only of a scan.",
         "<math",
         "A voxel ",
     ):
@@ -124,6 +126,7 @@ def test_other_parameters_for_the_phantom(notebook, tmp_path):
     done = rerun.rerun(str(notebook), tmp_path / "out", changes=["N=7"])
     assert "(7, 7, 7)" in done.page.read_text()
     assert "Count (simulated)" in done.page.read_text()
+    assert "Only of a scan." not in done.page.read_text()
     assert done.outputs is None
 
 
@@ -166,8 +169,8 @@ def test_bad_requests_are_refused_in_one_sentence(notebook, toy, tmp_path, optio
 
 
 def test_a_notebook_that_takes_no_scan_names_those_that_do(tmp_path):
-    with pytest.raises(InputError, match=r"21_alps_tensor.*takes no scan.*20_alps_index \(alps\)"):
-        rerun.rerun("21", tmp_path, dataset="dwi_philips_slab")
+    with pytest.raises(InputError, match=r"23_alps_rel.*takes no scan.*20_alps_index \(alps\)"):
+        rerun.rerun("23", tmp_path, dataset="dwi_philips_slab")
 
 
 @pytest.mark.parametrize("name", ["99", "nothing.ipynb"])
@@ -206,22 +209,19 @@ def test_the_page_shows_directives_tables_and_pictures():
             new_output("error", ename="E", evalue="e", traceback=[]),
         ],
     )
+    of_scan = new_code_cell("plt.show()", metadata=figure.metadata | {"tags": ["remove-cell"]})
+    of_scan.outputs = figure.outputs[:1]
     text = new_markdown_cell(
         "# T\n\n% note\n\n```{admonition} What could fool\n:class: warning\nNoise & more.\n```\n"
         "```{exercise-start} Count\n:label: ex-a\n```\nDo.\n```{exercise-end}\n```\n"
         "```{solution-start} ex-a\n:class: dropdown\n```\n```{solution-end}\n```\n"
         "```{dropdown} Hint\nLook.\n```\n\n```python\na < b\n```\n\n{cite:p}`a,b` <b>no</b>"
     )
-    own = new_code_cell(
-        "plt.show()",
-        metadata={"tags": ["scan"], "mystnb": {"figure": {"caption": "Of a person."}}},
-        outputs=[new_output("display_data", data={"image/png": "aGk="})],
-    )
-    page = notebook_page.render(new_notebook(cells=[text, figure, own]), "x", of_phantom=True)
+    cells = [text, figure, of_scan]
+    page = notebook_page.render(new_notebook(cells=cells), "x", of_phantom=True)
     for piece in (
         '<img src="data:image/png;base64,aGk=" alt="Written for the phantom: A line">',
-        "<figcaption>Written for the phantom: It rises.</figcaption>",
-        "<figcaption>Of a person.</figcaption>",
+        '<img src="data:image/png;base64,aGk=" alt="A line">',  # made for a scan
         "<table></table>",
         "<aside><p><strong>What could fool</strong></p><p>Noise &amp; more.</p>",
         "<h3>Exercise: Count</h3>",
@@ -256,7 +256,10 @@ def test_every_notebook_has_parameters_and_those_that_take_scans_can_be_told_so(
         ("14", "openms_mni_p07", "left after width &lt;= 4.5 mm: "),
         ("15", "openms_mni_p07", "are thinner than a voxel side of 1 mm"),
         ("20", "dwi_philips_slab", "12 directions, 5 volumes b=0"),
+        ("21", "dwi_philips_slab", "b-vectors: as given"),
+        ("22", "dwi_philips_slab", "SD over shifts by one voxel 0.22"),
         ("30", "gre_small_romeo", "last echo: 7041 before"),
+        ("31", "gre_small_romeo", "12 ms:  7031 pairs wrapped, 2 open loops"),
         ("32", "gre_small_romeo", "SD of the difference, ppb"),
         ("33", "gre_small_romeo", "noise is amplified most at 55 degrees"),
     ],
