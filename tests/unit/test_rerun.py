@@ -247,6 +247,7 @@ def test_every_notebook_has_parameters_and_those_that_take_scans_can_be_told_so(
 
 
 @pytest.mark.public
+@pytest.mark.rerun
 @pytest.mark.parametrize(
     ("number", "dataset", "words"),
     [
