@@ -163,6 +163,8 @@ def slides(body: str, stem: str, *, solutions: bool) -> list[str]:
         code = block.find("div", class_="cell_input") if "cell" in classes else None
         if code is not None:
             length = 40 if block.find(["figure", "table"]) else 15
+            if (hidden := code.find_parent("details")) is not None:  # the page hides it too
+                hidden.replace_with(code)
             details = soup.new_tag("details", attrs={"class": "code"})
             summary = soup.new_tag("summary")
             summary.string = "Code"

@@ -81,7 +81,7 @@ WANTED = {
     "theme": ".theme-switch-button",
     "download": ".dropdown-download-buttons button",
     "viewer": "iframe[title]",
-    "hint": ".toggle-button, details summary",
+    "hint": ".toggle-button, details.sd-dropdown summary",
     "cite": ".cite-page summary",
 }
 
