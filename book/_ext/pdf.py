@@ -27,9 +27,13 @@ from jinja2 import Environment, FileSystemLoader
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "_build"
 SITE, FOLDER, PDF = BUILD / "html", BUILD / "pdf", BUILD / "pvsbook.pdf"
-LEFT_OUT = {"book/api", "book/execution"}
+LEFT_OUT = ("book/api", "book/execution")  # how their names begin
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 VIEWER = re.compile(r'<div class="viewer">.*?</iframe></div>', re.S)
+ON_SCREEN_ONLY = (
+    "a.headerlink, script, style, .sd-card > a, button, .sd-dropdown, details.hide > summary, "
+    "details.hide > p, figure.slider, section.trainer"
+)
 FOOTER = (
     '<div style="width:100%;font:8px sans-serif;text-align:center">'
     '<span class="pageNumber"></span></div>'
@@ -54,7 +58,8 @@ def contents() -> list[tuple[str, list[str]]]:
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
     parts = [(p["caption"], [c["file"] for c in p["chapters"]]) for p in toc["parts"]]
     parts[0][1].insert(0, toc["root"])
-    return [(part, [n for n in names if n not in LEFT_OUT]) for part, names in parts]
+    kept = [(part, [n for n in names if not n.startswith(LEFT_OUT)]) for part, names in parts]
+    return [(part, names) for part, names in kept if names]
 
 
 def article(name: str, known: set[str]) -> Page:
@@ -62,7 +67,7 @@ def article(name: str, known: set[str]) -> Page:
     text = VIEWER.sub("", (SITE / f"{name}.html").read_text("utf-8"))
     body = BeautifulSoup(text, "html.parser").find("article")
     assert isinstance(body, Tag)
-    for gone in body.select("a.headerlink, script, style, .sd-card > a, button, .sd-dropdown"):
+    for gone in body.select(ON_SCREEN_ONLY):
         gone.decompose()
     for tag in body.find_all(id=True):
         tag["id"] = f"{slug(name)}--{tag['id']}"
