@@ -35,13 +35,16 @@ def describe(name: str, known: dict[str, list[str]]) -> Iterator[str]:
     data = manifest.describe(name)
     methods = sorted({scan.method for scan in data.scans})
     pages = dict.fromkeys(p for key in (name, *methods) for p in known.get(key, ()))
-    yield f"### {name}\n\n**{data.title.rstrip('. ')}.** {data.description}\n"
+    title = data.title.rstrip(". ").replace("*", r"\*")  # T2* is no emphasis
+    yield f"### {name}\n\n**{title}.** {data.description}\n"
     people = f", {len(data.subjects)} people" if len(data.subjects) > 1 else ""
     yield f"- **Size**: {len(data.files)} files{people}, {decimal(data.size)}"
     yield f"- **Licence**: {data.licence}"
     source = f"https://doi.org/{data.doi}" if data.doi else data.repository
     yield f"- **Source**: <{source}>, version `{data.version[:12]}`"
-    yield "- **Cite**: " + re.sub(r"https://\S+?(?=[.,]?(\s|$))", r"<\g<0>>", data.citation)
+    yield "- **Cite**: " + re.sub(
+        r"https://\S+?(?=[.,]?(\s|$))", r"<\g<0>>", data.citation.replace("*", r"\*")
+    )
     if methods:
         yield f"- **Scans for**: {', '.join(METHODS[m] for m in methods)}"
     if pages:
