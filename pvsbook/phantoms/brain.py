@@ -239,15 +239,22 @@ def _linear(values, m, out):  # type: ignore[no-untyped-def]
                 if x < 0 or y < 0 or z < 0 or x > nx - 1 or y > ny - 1 or z > nz - 1:
                     out[i, j, k] = 0
                     continue
-                a, b, c = min(int(x), nx - 2), min(int(y), ny - 2), min(int(z), nz - 2)
-                u, v, w = x - a, y - b, z - c
-                near = (values[a, b, c] * (1 - w) + values[a, b, c + 1] * w) * (1 - v) + (
-                    values[a, b + 1, c] * (1 - w) + values[a, b + 1, c + 1] * w
-                ) * v
-                far = (values[a + 1, b, c] * (1 - w) + values[a + 1, b, c + 1] * w) * (1 - v) + (
-                    values[a + 1, b + 1, c] * (1 - w) + values[a + 1, b + 1, c + 1] * w
-                ) * v
-                out[i, j, k] = near * (1 - u) + far * u
+                out[i, j, k] = trilinear(values, x, y, z)
+
+
+@numba.njit(inline="always")
+def trilinear(values, x, y, z):  # type: ignore[no-untyped-def]
+    """Interpolate at a place that lies inside the volume."""
+    nx, ny, nz = values.shape
+    a, b, c = min(int(x), nx - 2), min(int(y), ny - 2), min(int(z), nz - 2)
+    u, v, w = x - a, y - b, z - c
+    near = (values[a, b, c] * (1 - w) + values[a, b, c + 1] * w) * (1 - v) + (
+        values[a, b + 1, c] * (1 - w) + values[a, b + 1, c + 1] * w
+    ) * v
+    far = (values[a + 1, b, c] * (1 - w) + values[a + 1, b, c + 1] * w) * (1 - v) + (
+        values[a + 1, b + 1, c] * (1 - w) + values[a + 1, b + 1, c + 1] * w
+    ) * v
+    return near * (1 - u) + far * u
 
 
 def _voxel_mean(

@@ -17,7 +17,7 @@ from scipy import fft, ndimage
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas import deep_grey, templates
-from pvsbook.phantoms.brain import brain_grid
+from pvsbook.phantoms.brain import brain_grid, trilinear
 
 __all__ = ["CHI_PPB", "GrePhantom", "make_gre"]
 
@@ -515,12 +515,12 @@ def _sample(
     """Sample a volume in MNI space on the fine grid; beyond its edge the nearest value holds."""
     matrix = (np.linalg.inv(affine) @ to_mni).astype(np.float32)
     out = np.empty(shape, np.float32)
-    _trilinear(np.ascontiguousarray(values), matrix, out)
+    _clamped(np.ascontiguousarray(values), matrix, out)
     return out
 
 
 @numba.njit(cache=True, fastmath=True)
-def _trilinear(values, m, out):  # type: ignore[no-untyped-def]
+def _clamped(values, m, out):  # type: ignore[no-untyped-def]
     nx, ny, nz = values.shape
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
@@ -531,15 +531,7 @@ def _trilinear(values, m, out):  # type: ignore[no-untyped-def]
                 x = min(max(x, np.float32(0)), np.float32(nx - 1.001))
                 y = min(max(y, np.float32(0)), np.float32(ny - 1.001))
                 z = min(max(z, np.float32(0)), np.float32(nz - 1.001))
-                a, b, c = int(x), int(y), int(z)
-                u, v, w = x - a, y - b, z - c
-                near = (values[a, b, c] * (1 - w) + values[a, b, c + 1] * w) * (1 - v) + (
-                    values[a, b + 1, c] * (1 - w) + values[a, b + 1, c + 1] * w
-                ) * v
-                far = (values[a + 1, b, c] * (1 - w) + values[a + 1, b, c + 1] * w) * (1 - v) + (
-                    values[a + 1, b + 1, c] * (1 - w) + values[a + 1, b + 1, c + 1] * w
-                ) * v
-                out[i, j, k] = near * (1 - u) + far * u
+                out[i, j, k] = trilinear(values, x, y, z)
 
 
 def _noise(
