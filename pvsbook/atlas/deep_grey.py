@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import lru_cache
 
 import nibabel as nib
 import numpy as np
@@ -20,7 +21,7 @@ from pvsbook import images, manifest
 from pvsbook._errors import InputError
 from pvsbook.atlas import templates
 
-__all__ = ["NUCLEI", "Nucleus", "labels", "level_mm", "levels_on_grid", "table", "tian"]
+__all__ = ["NUCLEI", "Nucleus", "labels", "level_mm", "levels_on_grid", "region", "table", "tian"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ NUCLEI = {
     ),
 }
 SIDES = ("left", "right")
+CEREBRAL = ("caudate", "putamen", "pallidum", "thalamus", "pulvinar")
+REGION_RIM_MM = 2.5
 
 
 def table() -> pd.DataFrame:
@@ -215,6 +218,27 @@ def labels() -> nib.Nifti1Image:
     out = np.zeros(like.shape, np.uint8)
     for label, (box, level) in levels_on_grid(like.shape, like.affine).items():
         out[box][(level < 0) & ~fluid[box]] = label
+    return images.make(out, like.affine)
+
+
+@lru_cache(maxsize=1)
+def region() -> nib.Nifti1Image:
+    """Return where deep grey matter may lie, on the MNI152 1 mm grid: 1 inside, float32.
+
+    Caudate, putamen, pallidum and thalamus with the pulvinar, and 2.5 mm around them, so that
+    the rim of a nucleus of another size stays inside.
+
+    Examples
+    --------
+    >>> print(round(images.array(region()).sum() / 1000), "ml")
+    67 ml
+    """
+    like = templates.mni("ventricles")
+    out = np.zeros(like.shape, np.float32)
+    names = table().set_index("label")["region"]
+    for label, (box, level) in levels_on_grid(like.shape, like.affine).items():
+        if names[label] in CEREBRAL:
+            out[box][level < REGION_RIM_MM] = 1
     return images.make(out, like.affine)
 
 

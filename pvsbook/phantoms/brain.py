@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import nibabel as nib
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
+from scipy import ndimage, optimize
 from scipy.spatial.transform import Rotation
 
 from pvsbook import images
 from pvsbook._errors import InputError
+from pvsbook.atlas import deep_grey as deep_grey_atlas
 from pvsbook.atlas import templates
 
-__all__ = ["Brain", "Grid", "brain_grid", "make_brain", "pose", "sample_mni"]
+__all__ = [
+    "Brain",
+    "Grid",
+    "brain_grid",
+    "grey_ml",
+    "make_brain",
+    "pose",
+    "resize_grey",
+    "sample_mni",
+]
 
 TISSUES = ("wm", "gm", "csf", "ventricles", "brain")
 
@@ -143,6 +153,77 @@ def make_brain(
     size = nib.affines.voxel_sizes(grid.affine)
     maps = {kind: _voxel_mean(templates.mni(kind), grid.shape, to_mni, size) for kind in TISSUES}
     return Brain(**maps, affine=grid.affine, mni_to_world=grid.mni_to_world)
+
+
+def grey_ml(brain: Brain) -> tuple[float, float]:
+    """Return the grey matter of a brain in ml: deep, and all the rest.
+
+    Examples
+    --------
+    >>> deep, rest = grey_ml(make_brain(4.0))
+    >>> deep < 50 < 800 < rest
+    True
+    """
+    deep = _deep_share(brain)
+    voxel_ml = float(np.prod(brain.voxel_size_mm)) / 1000
+    in_deep = float((deep * brain.gm).sum(dtype=np.float64))
+    return voxel_ml * in_deep, voxel_ml * (float(brain.gm.sum(dtype=np.float64)) - in_deep)
+
+
+def resize_grey(brain: Brain, *, deep_grey: float = 1.0, cortex: float = 1.0) -> Brain:
+    """Return a brain with more or less grey matter, as atrophy leaves it.
+
+    The surface of grey matter moves: the log odds of its fraction are shifted, so it changes
+    where it is mixed, and white matter and CSF take what it leaves, each in proportion.  The brain
+    keeps its outline.
+
+    Parameters
+    ----------
+    brain
+        From `make_brain`.
+    deep_grey, cortex
+        Volume, times that of `brain`: in `pvsbook.atlas.deep_grey.region`, and elsewhere.
+
+    Raises
+    ------
+    InputError
+        A factor outside 0.6 to 1.4, or a slab without deep grey matter.
+
+    Examples
+    --------
+    >>> brain = make_brain(4.0)
+    >>> small = resize_grey(brain, deep_grey=0.8)
+    >>> print(round(grey_ml(small)[0] / grey_ml(brain)[0], 3))
+    0.8
+    """
+    for name, factor in (("deep_grey", deep_grey), ("cortex", cortex)):
+        if not 0.6 <= factor <= 1.4:
+            raise InputError(f"{name}: {factor}; give 0.6 to 1.4 times the volume")
+    mixed = brain.gm > 0
+    share, before = _deep_share(brain)[mixed], brain.gm[mixed].astype(np.float64)
+    weights, wanted = np.array([share, 1 - share]), np.array([deep_grey, cortex])
+
+    def moved(by: NDArray[np.float64]) -> NDArray[np.float64]:
+        grown = before * np.exp(by @ weights)
+        return grown / (grown + 1 - before)
+
+    usual = weights @ before
+    if not usual.all():
+        raise InputError("brain: holds no deep grey matter, or nothing else; give a whole brain")
+    found = optimize.root(lambda by: weights @ moved(by) - wanted * usual, [0.0, 0.0])
+    after = moved(found.x)
+    left = np.divide(1 - after, 1 - before, out=np.ones_like(after), where=before < 1)
+    maps = {kind: getattr(brain, kind).copy() for kind in ("wm", "gm", "csf", "ventricles")}
+    maps["gm"][mixed] = after
+    for kind in ("wm", "csf", "ventricles"):
+        maps[kind][mixed] *= left
+    return replace(brain, **maps)
+
+
+def _deep_share(brain: Brain) -> NDArray[np.float32]:
+    """Fraction of each voxel that lies in the region of deep grey matter."""
+    to_mni = np.linalg.inv(brain.mni_to_world) @ brain.affine
+    return sample_mni(deep_grey_atlas.region(), brain.shape, to_mni)
 
 
 @dataclass(frozen=True, eq=False)

@@ -65,8 +65,6 @@ _OF_STUDY = {
     "nmosd": {
         "cohort": ("exploratory or validation", ""),
         "scanner": ("A or B", ""),
-        "deep_grey_z": ("deep grey volume, drawn from the model, not measured on a scan", "SD"),
-        "cortex_z": ("cortical volume, drawn from the model, not measured on a scan", "SD"),
         "cognition_z": ("cognitive score", "SD"),
         "myelitis": ("episodes of myelitis", ""),
         "lesions_ml": ("T2 lesions, drawn from the model, not measured on a scan", "mL"),
@@ -78,6 +76,8 @@ _OF_STUDY = {
         "alps_reoriented": ("ALPS index along the axes of the head, mean of both sides", ""),
         "alps_tract": ("ALPS index in the frame of the tracts, mean of both sides", ""),
         "pvs": ("perivascular spaces in the centrum semiovale, fuller hemisphere", ""),
+        "deep_grey_ml": ("deep grey matter, at the size of the MNI head", "mL"),
+        "cortex_ml": ("the other grey matter, at the size of the MNI head", "mL"),
     },
     "migraine": {
         "headache_days": ("days with headache a month; n/a in controls", ""),

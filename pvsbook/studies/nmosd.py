@@ -16,10 +16,10 @@ from numpy.random import Generator
 from scipy import optimize, stats
 
 from pvsbook import alps, images, pvs
-from pvsbook.atlas import register_to_mni
-from pvsbook.phantoms.brain import make_brain, pose
+from pvsbook.atlas import register_to_mni, tissue
+from pvsbook.phantoms.brain import grey_ml, make_brain, pose, resize_grey
 from pvsbook.phantoms.diffusion import Tissue, gradient_scheme, make_diffusion, true_index
-from pvsbook.phantoms.perivascular import make_phantom
+from pvsbook.phantoms.perivascular import LESIONS, Look, draw_scan, make_phantom
 from pvsbook.pvs.anatomy import brain_mask
 from pvsbook.pvs.rating import grade, intraclass_correlation
 from pvsbook.stats import association, classify, groups
@@ -50,18 +50,23 @@ __all__ = [
 _PAPER = "Cacciaguerra 2022, abstract"
 _TILT = "measured: benchmarks/alps_accuracy.py, 0.154 lower at a pitch of 12 degrees"
 _FLUID = "measured: benchmarks/alps_accuracy.py, 0.150 lower with 10 % free water"
+_SEGMENTED = "measured on simulated images, seed 601: scatter of a T1w segmentation"
 COVARIATES = ("age_years", "sex", "scanner")
 
 T2_MM, T2_SLAB_MM = 1.25, (0.0, 78.0)
+T1_MM, T1_SNR = 2.0, 30.0
 DWI_MM, DWI_SLAB_MM, DWI_SNR = 2.0, (15.0, 40.0), {"A": 25.0, "B": 20.0}
 SCANS = {
     "T2w": "slab from the level of the ventricles up (MNI z 0 to 78 mm), 1.25 mm voxels, "
     "signal-to-noise ratio of white matter 20",
+    "T1w": "whole brain, 2 mm voxels, signal-to-noise ratio of white matter 30; in this scan "
+    "alone grey matter has the person's own volumes",
     "dwi": "slab of 25 mm about the ALPS regions (MNI z 15 to 40 mm), 2 mm voxels, 2 volumes at "
     "b = 0 and 20 directions at b = 1000 s/mm2, signal-to-noise ratio 25 (scanner A), 20 (B)",
     "head": "MNI152 shape, each axis scaled by a standard deviation of 3 %, pose of its own, the "
-    "same in both scans",
-    "measured by": "register_to_mni of the T2w scan from its header, pvs.measure, alps.measure",
+    "same in all scans",
+    "measured by": "register_to_mni of the T2w scan from its header, pvs.measure, alps.measure; "
+    "register_to_mni of the T1w scan, tissue.grey_volumes",
 }
 """What the scans of an image-level cohort are."""
 
@@ -107,6 +112,10 @@ class Model:
     fa_r: float = parameter(0.3, ASSUMED)
     deep_grey_d: float = parameter(-1.5, f"{ASSUMED}: towards the printed R2 of .62", "SD")
     cortex_d: float = parameter(-0.8, f"{ASSUMED}: towards the printed R2 of .62", "SD")
+    deep_grey_cv: float = parameter(0.08, f"{ASSUMED}: SD between people, share of the volume")
+    cortex_cv: float = parameter(0.05, f"{ASSUMED}: SD between people, share of the volume")
+    deep_grey_error: float = parameter(0.35, _SEGMENTED, "SD")
+    cortex_error: float = parameter(0.10, _SEGMENTED, "SD")
     pvs_deep_grey_r: float = parameter(-0.40, f"{_PAPER}: -.44 to -.36")
     pvs_cognition_r: float = parameter(-0.40, f"{_PAPER}: -.44 to -.36")
     myelitis_mean: float = parameter(2.0, ASSUMED, "episodes")
@@ -126,6 +135,8 @@ def _pvs_mean(share: float, model: Model) -> float:
 
 def draw(rng: Generator, model: Model | None = None) -> pd.DataFrame:
     """Draw people and what is true of them; columns named ``true_...`` are never measured.
+
+    Volumes are true in SD of controls (``..._z``) and as a factor of the usual (``..._volume``).
 
     Examples
     --------
@@ -153,8 +164,8 @@ def draw(rng: Generator, model: Model | None = None) -> pd.DataFrame:
             "scanner": np.where(second, "B", "A"),
             "age_years": age,
             "sex": np.where(rng.random(n) < m.female_share, "F", "M"),
-            "deep_grey_z": grey + m.deep_grey_d * patient,
-            "cortex_z": own[3] + m.cortex_d * patient,
+            "true_deep_grey_z": grey + m.deep_grey_d * patient,
+            "true_cortex_z": own[3] + m.cortex_d * patient,
             "cognition_z": thought - 0.0 * patient,
             "myelitis": np.where(patient, rng.poisson(m.myelitis_mean, n), 0),
             "lesions_ml": np.where(patient, np.exp(rng.normal(0, m.lesion_log_sd, n)), 0.0),
@@ -165,6 +176,8 @@ def draw(rng: Generator, model: Model | None = None) -> pd.DataFrame:
             "mode": m.mode_r * z_alps + np.sqrt(1 - m.mode_r**2) * own[4],
         }
     )
+    for name, cv in (("deep_grey", m.deep_grey_cv), ("cortex", m.cortex_cv)):
+        people[f"true_{name}_volume"] = (1 + cv * people[f"true_{name}_z"]).clip(0.6, 1.4)
     people["mode"] -= m.mode_r * m.alps_d * patient
     people["fa"] = m.fa_r * z_alps + np.sqrt(1 - m.fa_r**2) * rng.normal(size=n)
     people["edss"] = _edss(rng, people, z_alps, m)
@@ -191,7 +204,7 @@ def observe(rng: Generator, people: pd.DataFrame, model: Model | None = None) ->
         `people` without what is true, with ``pvs`` (a reader's count), ``grade``, ``severe``,
         ``pvs_automated`` (what a segmentation finds of them), and ALPS:
         ``alps_classic``, ``alps_reoriented``, ``alps_tract``, ``alps_manual``,
-        ``alps_automated``.
+        ``alps_automated``; and the volumes ``deep_grey_z`` and ``cortex_z``, in SD of controls.
 
     Examples
     --------
@@ -217,6 +230,8 @@ def observe(rng: Generator, people: pd.DataFrame, model: Model | None = None) ->
     table["alps_manual"] = table["alps_classic"] + rng.normal(0, m.manual_sd, n)
     table["alps_automated"] = table["alps_classic"] + rng.normal(0, m.automated_sd, n)
     table["pvs_automated"] = rng.binomial(people["true_pvs"], m.pvs_seen)
+    for name, error in (("deep_grey_z", m.deep_grey_error), ("cortex_z", m.cortex_error)):
+        table[name] = people[f"true_{name}"] + rng.normal(0, error, n)
     return table
 
 
@@ -345,17 +360,17 @@ def _tissue(index: float, free_water: float) -> Tissue:
     return replace(base, perivascular=float(fraction), free=free_water)
 
 
-def scan(rng: Generator, person: pd.Series) -> tuple[images.Dwi, nib.Nifti1Image]:
-    """Make the diffusion and the T2w scan of a person, as `SCANS` says: one head, lying still.
+def scan(rng: Generator, person: pd.Series) -> tuple[images.Dwi, nib.Nifti1Image, nib.Nifti1Image]:
+    """Make the diffusion, the T2w and the T1w scan of a person, as `SCANS` says: one head.
 
     The hemispheres hold as many spaces as the reader of the paper would have counted on a slice,
-    up to 45 each; no atrophy and no T2 lesions show in the images.  The scanners differ in noise
-    only; what that does to the index is not imposed.
+    up to 45 each; atrophy shows in the T1w scan, T2 lesions in none.  The scanners differ in
+    noise only; what that does to the index is not imposed.
 
     Parameters
     ----------
     rng
-        Size of the head, places of spaces, pose, noise.
+        Size of the head, places of spaces, pose, noise; the T1w scan has a stream of its own.
     person
         A row of `draw`.
     """
@@ -381,24 +396,49 @@ def scan(rng: Generator, person: pd.Series) -> tuple[images.Dwi, nib.Nifti1Image
         mni_to_world=head,
         z_range_mni_mm=T2_SLAB_MM,
     )
-    return diffusion.dwi, anatomy.scans["T2w"]
+    return diffusion.dwi, anatomy.scans["T2w"], _whole_brain(rng.spawn(1)[0], head, person)
 
 
-def measure(scans: tuple[images.Dwi, nib.Nifti1Image]) -> dict[str, float]:
-    """Measure ALPS in its three frames, and the spaces of the fuller hemisphere.
+def _whole_brain(rng: Generator, head: np.ndarray, person: pd.Series) -> nib.Nifti1Image:
+    """Make the T1w scan, in which grey matter has the person's volumes."""
+    brain = resize_grey(
+        make_brain(T1_MM, mni_to_world=head),
+        deep_grey=float(person["true_deep_grey_volume"]),
+        cortex=float(person["true_cortex_volume"]),
+    )
+    none = np.zeros(brain.shape, np.float32)
+    return draw_scan(
+        rng, brain, none, dict.fromkeys(LESIONS, none), contrast="T1w", look=Look(snr=T1_SNR)
+    )
+
+
+def measure(scans: tuple[images.Dwi, nib.Nifti1Image, nib.Nifti1Image]) -> dict[str, float]:
+    """Measure ALPS in its three frames, the spaces of the fuller hemisphere, and grey matter.
 
     Only public functions see the scans; nothing that is true of the person reaches them.  The
     T2-weighted scan is registered, from the place that its header gives, and the diffusion scan
     of the same visit takes its regions from there.
     """
-    dwi, anatomy = scans
+    dwi, anatomy, whole = scans
     mask = brain_mask(anatomy)
     place = register_to_mni(anatomy, contrast="t2", mask=mask, start=np.eye(4))
     of_alps = alps.measure(dwi, registration=place, n_bootstrap=50).to_row()
     of_pvs = pvs.measure(anatomy, brain_mask=mask, registration=place).to_row()
     names = ("classic", "reoriented", "tract")
     row = {f"alps_{name}": float(of_alps[f"alps_{name}_mean"]) for name in names}
-    return row | {"pvs": float(max(of_pvs["n_cso_left"], of_pvs["n_cso_right"]))}
+    row["pvs"] = float(max(of_pvs["n_cso_left"], of_pvs["n_cso_right"]))
+    return row | _measure_volumes(whole)
+
+
+def _measure_volumes(whole: nib.Nifti1Image) -> dict[str, float]:
+    """Volumes at the size of MNI's head."""
+    mask = brain_mask(whole)
+    place = register_to_mni(whole, contrast="t1", mask=mask, start=np.eye(4))
+    found = tissue.grey_volumes(whole, mask=mask, registration=place)
+    return {
+        "deep_grey_ml": found.head_scale * found.deep_grey_ml,
+        "cortex_ml": found.head_scale * found.cortex_ml,
+    }
 
 
 def from_images(rows: pd.DataFrame, model: Model | None = None) -> pd.DataFrame:
@@ -410,18 +450,28 @@ def from_images(rows: pd.DataFrame, model: Model | None = None) -> pd.DataFrame:
     table = rows.dropna(subset=["alps_tract", "pvs"]).reset_index(drop=True)
     table["grade"] = grade(table["pvs"])
     table["severe"] = table["pvs"] > m.severe_above
+    controls = table[table["group"] == "controls"]
+    for name in ("deep_grey", "cortex"):
+        volume, usual = table[f"{name}_ml"], controls[f"{name}_ml"]
+        table[f"{name}_z"] = (volume - usual.mean()) / usual.std()
     return table
 
 
 def measured_and_true(known: pd.DataFrame) -> dict[str, tuple[pd.Series, pd.Series]]:
     """Pair each measure of a cohort with what is true of it, from `cohorts.latent`.
 
-    The true index is that of the tissue with its free water.
+    The true index is that of the tissue with its free water; true volumes are those of a head of
+    MNI's size.
     """
     true = [
         true_index(_tissue(index, water))
         for index, water in zip(known["true_alps"], known["true_free_water"], strict=True)
     ]
     alps = pd.Series(true, index=known.index)
-    pairs = {name: (known[name], alps) for name in known if str(name).startswith("alps_")}
-    return pairs | {"pvs": (known["pvs"], known["true_pvs"])}
+    names = [str(c) for c in known if str(c).startswith("alps_")]
+    pairs = {name: (known[name], alps) for name in names}
+    pairs["pvs"] = (known["pvs"], known["true_pvs"])
+    usual = dict(zip(("deep_grey", "cortex"), grey_ml(make_brain()), strict=True))
+    for name, ml in usual.items():
+        pairs[f"{name}_ml"] = (known[f"{name}_ml"], ml * known[f"true_{name}_volume"])
+    return pairs

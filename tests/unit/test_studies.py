@@ -77,7 +77,7 @@ def test_nmosd_people_follow_the_declaration(many_nmosd):
     assert healthy["true_alps"].mean() == pytest.approx(1.37, abs=0.012)
     assert healthy["true_alps"].std() == pytest.approx(0.21, abs=0.01)
     assert healthy["true_alps"].corr(healthy["age_years"]) == pytest.approx(-0.45, abs=0.04)
-    for name in ("deep_grey_z", "cognition_z"):
+    for name in ("true_deep_grey_z", "cognition_z"):
         r = people.loc[ill, "true_pvs"].corr(people.loc[ill, name], method="spearman")
         assert r == pytest.approx(-0.40, abs=0.05)
 
