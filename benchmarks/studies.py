@@ -13,30 +13,34 @@ import argparse
 import os
 import tempfile
 import time
-from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pvsbook import jobs
+from pvsbook import images, jobs
 from pvsbook.stats import power
-from pvsbook.studies import cohorts, migraine, persons, repeat
+from pvsbook.studies import cohorts, persons, repeat
 
-SEED = 20_260  # other seeds than the tests and the pages use
+SEED = repeat.SEED
 pd.set_option("display.width", 200, "display.max_columns", 30)
 
 
-def coverage(n_studies: int) -> None:
-    declared = migraine.Model()
-    clean = replace(declared, false_7t=0.0, wmh_called_pvs=0.0)
-    settings = [("nmosd", "as declared", None), ("migraine", "as declared", None)]
-    settings += [("migraine", "no false spaces", clean), ("ms", "as declared", None)]
-    for study, name, model in settings:
+def coverage(n_studies: int, out: Path | None = None) -> None:
+    parts = []
+    for setting, (study, _) in repeat.SETTINGS.items():
         start = time.process_time()
-        rows = repeat.repeat(study, n_studies=n_studies, seed=SEED, model=model)
+        rows = repeat.repeat(study, n_studies=n_studies, seed=SEED, model=repeat.declared(setting))
         seconds = (time.process_time() - start) / n_studies
-        print(f"\n{study}, {name}: {n_studies} virtual studies, {seconds:.2f} CPU s each")
+        print(f"\n{setting}: {n_studies} virtual studies, {seconds:.2f} CPU s each")
         print(repeat.recovery(rows).round(3).to_string(index=False), flush=True)
+        parts.append(rows.assign(setting=setting))
+    if out is not None:
+        names = ["setting", "study", "term", "truth", "estimate", "low", "high", "p"]
+        text = pd.concat(parts)[names].to_csv(
+            sep="\t", index=False, na_rep="n/a", float_format="%.6g", lineterminator="\n"
+        )
+        images.write_bytes(text.encode(), out / "repeats.tsv")
 
 
 def types(n_studies: int) -> None:
@@ -63,7 +67,7 @@ def cost(n_studies: int) -> None:
             print(f"{study} {number}: {time.process_time() - start:.1f} CPU s", flush=True)
 
 
-def images(n_people: int) -> None:
+def on_workers(n_people: int) -> None:
     """Make a few people of each study on one worker and on two, all warm."""
     for study in repeat.STUDIES:
         walls, peaks = {}, {}
@@ -92,9 +96,13 @@ def images(n_people: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = {"coverage": coverage, "types": types, "curse": curse, "cost": cost}
-    parts["images"] = images
+    parts["images"] = on_workers
     parser.add_argument("part", choices=parts)
     parser.add_argument("--n", type=int, default=200, help="virtual studies")
     parser.add_argument("--people", type=int, default=6, help="of each study, for images")
+    parser.add_argument("--out", type=Path, help="folder for the table of the repeats (coverage)")
     words = parser.parse_args()
-    parts[words.part](words.people if words.part == "images" else words.n)
+    if words.part == "coverage":
+        coverage(words.n, words.out)
+    else:
+        parts[words.part](words.people if words.part == "images" else words.n)

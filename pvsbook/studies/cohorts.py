@@ -384,8 +384,22 @@ def errors(table: pd.DataFrame, study: str, *, n: int | None = None) -> pd.DataF
     return pd.DataFrame(rows)
 
 
-def recover(table: pd.DataFrame, study: str) -> pd.DataFrame:
+def recover(
+    table: pd.DataFrame, study: str, *, error_free: bool = False, n: int | None = None
+) -> pd.DataFrame:
     """Analyse each cohort of a table as the study is, and compare with what was declared.
+
+    Parameters
+    ----------
+    table
+        From `load` or `collect`.
+    study
+        Whose.
+    error_free
+        Analyse what is true of these people in place of what was measured: what is left between
+        that and the declared effect is chance in who was drawn, and no fault of the images.
+    n
+        Size of the cohorts, where it is not the published one; for `error_free`.
 
     Returns
     -------
@@ -397,6 +411,8 @@ def recover(table: pd.DataFrame, study: str) -> pd.DataFrame:
     """
     module = repeat.load(study)
     declared = module.truths()
+    if error_free:
+        table = module.error_free(latent(table, study, n=n))
     parts = []
     for number, (seed, part) in enumerate(table.groupby("seed")):
         try:

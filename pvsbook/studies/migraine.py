@@ -29,6 +29,7 @@ __all__ = [
     "Model",
     "clinical",
     "draw",
+    "error_free",
     "exact",
     "from_images",
     "measure",
@@ -306,3 +307,9 @@ def measured_and_true(known: pd.DataFrame) -> dict[str, tuple[pd.Series, pd.Seri
         for name in VOXEL_MM
         for region in COUNTED
     }
+
+
+def error_free(known: pd.DataFrame) -> pd.DataFrame:
+    """Put what is true of each person in place of what was measured; see `cohorts.recover`."""
+    pairs = measured_and_true(known)
+    return known.assign(**{name: true for name, (_, true) in pairs.items()})

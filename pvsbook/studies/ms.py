@@ -34,9 +34,11 @@ __all__ = [
     "STRUCTURES",
     "Model",
     "anova",
+    "calibrated",
     "change_tests",
     "draw",
     "drop_out",
+    "error_free",
     "from_images",
     "measure",
     "measured_and_true",
@@ -242,6 +244,39 @@ def truths(model: Model | None = None) -> dict[str, float]:
         "caudate, time": m.caudate_change_ppb + extra / 2,
         "caudate, difference of changes": extra,
     }
+
+
+def calibrated(found: pd.DataFrame, ruler: pd.DataFrame) -> pd.DataFrame:
+    """Divide effects by the slope with which their measure follows the truth.
+
+    Partial volume and regularisation shorten every difference of susceptibility.  By how much is
+    known where the truth is: on the images of other people, made in the same way.
+
+    Parameters
+    ----------
+    found
+        Primary effects, such as `pvsbook.studies.cohorts.recover` gives.
+    ruler
+        From `pvsbook.studies.cohorts.errors`, on a cohort that is not in `found`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `found` with estimate, limits and, where ``truth`` is known, ``covers`` anew.  The limits
+        hold the uncertainty of the slope too, by the delta method.
+    """
+    of = ruler.set_index("measure")
+    name = found["term"].map(lambda term: term.split(",")[0])
+    change = found["term"].str.contains("time|changes")
+    measure = name.where(~change, name + ", change")
+    slope = measure.map(of["slope"])
+    unsure = measure.map(of["slope_high"] - of["slope_low"]) / (2 * slope)
+    estimate = found["estimate"] / slope
+    half = np.hypot((found["high"] - found["low"]) / (2 * slope), estimate * unsure)
+    out = found.assign(estimate=estimate, low=estimate - half, high=estimate + half)
+    if "truth" in out:
+        out["covers"] = (out["low"] <= out["truth"]) & (out["truth"] <= out["high"])
+    return out
 
 
 def primary(table: pd.DataFrame) -> pd.DataFrame:
@@ -548,3 +583,9 @@ def measured_and_true(known: pd.DataFrame) -> dict[str, tuple[pd.Series, pd.Seri
         pairs[name] = (first, one)
         pairs[f"{name}, change"] = (second - first, two - one)
     return pairs
+
+
+def error_free(known: pd.DataFrame) -> pd.DataFrame:
+    """Put what is true of each person in place of what was measured; see `cohorts.recover`."""
+    names = [f"{name}_{k}_ppb" for name in STRUCTURES for k in (1, 2)]
+    return known.assign(**{name: known[f"true_{name}"] for name in names})

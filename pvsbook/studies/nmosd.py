@@ -36,6 +36,7 @@ __all__ = [
     "correlations",
     "disability",
     "draw",
+    "error_free",
     "from_images",
     "indices",
     "measure",
@@ -114,8 +115,8 @@ class Model:
     cortex_d: float = parameter(-0.8, f"{ASSUMED}: towards the printed R2 of .62", "SD")
     deep_grey_cv: float = parameter(0.08, f"{ASSUMED}: SD between people, share of the volume")
     cortex_cv: float = parameter(0.05, f"{ASSUMED}: SD between people, share of the volume")
-    deep_grey_error: float = parameter(0.35, _SEGMENTED, "SD")
-    cortex_error: float = parameter(0.10, _SEGMENTED, "SD")
+    deep_grey_error: float = parameter(0.29, _SEGMENTED, "SD")
+    cortex_error: float = parameter(0.095, _SEGMENTED, "SD")
     pvs_deep_grey_r: float = parameter(-0.40, f"{_PAPER}: -.44 to -.36")
     pvs_cognition_r: float = parameter(-0.40, f"{_PAPER}: -.44 to -.36")
     myelitis_mean: float = parameter(2.0, ASSUMED, "episodes")
@@ -475,3 +476,9 @@ def measured_and_true(known: pd.DataFrame) -> dict[str, tuple[pd.Series, pd.Seri
     for name, ml in usual.items():
         pairs[f"{name}_ml"] = (known[f"{name}_ml"], ml * known[f"true_{name}_volume"])
     return pairs
+
+
+def error_free(known: pd.DataFrame) -> pd.DataFrame:
+    """Put what is true of each person in place of what was measured; see `cohorts.recover`."""
+    pairs = measured_and_true(known)
+    return known.assign(**{name: true for name, (_, true) in pairs.items()})

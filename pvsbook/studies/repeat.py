@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import fields, replace
+from importlib.resources import files
 from types import ModuleType
 from typing import Any
 
@@ -13,9 +15,30 @@ from scipy import stats
 
 from pvsbook._errors import InputError
 
-__all__ = ["STUDIES", "load", "no_estimate", "recovery", "repeat", "run_once", "sized"]
+__all__ = [
+    "SEED",
+    "SETTINGS",
+    "STUDIES",
+    "declared",
+    "load",
+    "load_stored",
+    "no_estimate",
+    "recovery",
+    "repeat",
+    "run_once",
+    "sized",
+]
 
 STUDIES = ("nmosd", "migraine", "ms")
+SEED = 20_260
+"""Of the stored repeats: other people than those of the tests and the pages."""
+SETTINGS: Mapping[str, tuple[str, Mapping[str, float]]] = {
+    "nmosd": ("nmosd", {}),
+    "migraine": ("migraine", {}),
+    "migraine, no false spaces": ("migraine", {"false_7t": 0.0, "wmh_called_pvs": 0.0}),
+    "ms": ("ms", {}),
+}
+"""What the stored repeats are of: a study, and what is declared otherwise."""
 
 
 def load(study: str) -> ModuleType:
@@ -86,7 +109,7 @@ def repeat(study: str, *, n_studies: int, seed: int, model: Any = None) -> pd.Da
     pandas.DataFrame
         Primary effects of all studies, with ``study`` and ``truth``.
     """
-    declared = load(study).truths(model)
+    truths = load(study).truths(model)
     parts = []
     for number in range(n_studies):
         try:
@@ -95,7 +118,39 @@ def repeat(study: str, *, n_studies: int, seed: int, model: Any = None) -> pd.Da
             found = no_estimate(study)
         parts.append(found.assign(study=number))
     every = pd.concat(parts, ignore_index=True)
-    return every.assign(truth=every["term"].map(declared))
+    return every.assign(truth=every["term"].map(truths))
+
+
+def declared(setting: str) -> Any:
+    """Return the model of one of `SETTINGS`.
+
+    Examples
+    --------
+    >>> declared("migraine, no false spaces").false_7t
+    0.0
+    """
+    try:
+        study, otherwise = SETTINGS[setting]
+    except KeyError:
+        raise InputError(f"setting: {setting!r}; one of {', '.join(SETTINGS)}") from None
+    return replace(load(study).Model(), **otherwise)
+
+
+def load_stored(setting: str) -> pd.DataFrame:
+    """Load 200 repeats at the published size: `repeat` of a setting with the seed `SEED`.
+
+    ``python benchmarks/studies.py coverage --out pvsbook/studies/tables`` makes them again.
+
+    Examples
+    --------
+    >>> load_stored("nmosd").groupby("term").size().to_dict()
+    {'ALPS difference': 200, 'log odds ratio': 200}
+    """
+    declared(setting)
+    path = files("pvsbook.studies").joinpath("tables", "repeats.tsv")
+    with path.open(encoding="utf-8") as text:
+        table = pd.read_csv(text, sep="\t", na_values="n/a")
+    return table[table["setting"] == setting].drop(columns="setting").reset_index(drop=True)
 
 
 def no_estimate(study: str) -> pd.DataFrame:
@@ -121,14 +176,15 @@ def recovery(repeats: pd.DataFrame) -> pd.DataFrame:
         truth = float(part["truth"].iloc[0])
         cover = ((part["low"] <= truth) & (truth <= part["high"])).to_numpy()
         limits = stats.binomtest(int(cover.sum()), len(part)).proportion_ci(method="wilson")
-        error = estimate.std(ddof=1) / np.sqrt(len(estimate))
+        n = len(estimate)
+        error = stats.t.ppf(0.975, n - 1) * stats.sem(estimate) if n > 1 else np.nan
         rows.append(
             {
                 "term": term,
                 "declared": truth,
                 "recovered": estimate.mean(),
-                "low": estimate.mean() - 1.96 * error,
-                "high": estimate.mean() + 1.96 * error,
+                "low": estimate.mean() - error,
+                "high": estimate.mean() + error,
                 "coverage": cover.mean(),
                 "coverage_low": limits.low,
                 "coverage_high": limits.high,

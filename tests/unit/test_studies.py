@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import fields, replace
 
 import matplotlib.pyplot as plt
@@ -296,3 +297,55 @@ def test_figures_draw_every_row(tables):
     draw.draw_specifications(many, (axes[1, 0], axes[1, 1]), choices=["reference", "background"])
     assert len(axes[1, 1].get_yticklabels()) == 5
     plt.close(figure)
+
+
+def test_a_short_ruler_is_made_longer_again():
+    rng = np.random.default_rng(5)
+    ruler = pd.DataFrame(
+        {
+            "measure": ["thalamus", "caudate", "caudate, change"],
+            "slope": [0.5, 0.8, 0.4],
+            "slope_low": [0.5, 0.7, 0.4],
+            "slope_high": [0.5, 0.9, 0.4],
+        }
+    )
+    truths = ms.truths()
+    slopes = np.array([0.5, 0.8, 0.4, 0.4])
+    short = np.array(list(truths.values())) * slopes + rng.normal(0, 1e-9, 4)
+    found = pd.DataFrame(
+        {"term": list(truths), "estimate": short, "low": short - 0.1, "high": short + 0.1}
+    ).assign(truth=list(truths.values()))
+    right = ms.calibrated(found, ruler)
+    np.testing.assert_allclose(right["estimate"], list(truths.values()), atol=1e-6)
+    assert right["covers"].all()
+    half = (right["high"] - right["low"]) / 2
+    np.testing.assert_allclose(half[[0, 2, 3]], 0.1 / slopes[[0, 2, 3]], rtol=1e-6)
+    caudate = truths["caudate, group"]
+    assert half[1] == pytest.approx(np.hypot(0.1 / 0.8, caudate * 0.1 / 0.8), rel=1e-6)
+    assert "covers" not in ms.calibrated(found.drop(columns="truth"), ruler)
+
+
+@pytest.mark.parametrize("setting", repeat.SETTINGS)
+def test_a_stored_repeat_comes_out_again(setting):
+    stored = repeat.load_stored(setting)
+    draw = time.time_ns() % 2**32
+    number = int(np.random.default_rng(draw).integers(stored["study"].max() + 1))
+    print(f"drawn with {draw}: {setting}, study {number}")
+    study = repeat.SETTINGS[setting][0]
+    again = repeat.run_once(study, seed=repeat.SEED, number=number, model=repeat.declared(setting))
+    row = stored[stored["study"] == number].reset_index(drop=True)
+    assert list(row["term"]) == list(again["term"])
+    for name in ("estimate", "low", "high", "p"):
+        np.testing.assert_allclose(
+            row[name].astype(float), again[name].astype(float), rtol=1e-3, atol=1e-4
+        )
+
+
+def test_stored_repeats_are_two_hundred_of_each_setting():
+    for setting in repeat.SETTINGS:
+        stored = repeat.load_stored(setting)
+        truths = repeat.load(repeat.SETTINGS[setting][0]).truths(repeat.declared(setting))
+        assert stored.groupby("term").size().to_dict() == dict.fromkeys(truths, 200)
+        assert stored.groupby("term")["truth"].first().to_dict() == pytest.approx(truths, rel=1e-5)
+    with pytest.raises(InputError, match="setting: 'stroke'; one of nmosd"):
+        repeat.load_stored("stroke")

@@ -20,6 +20,7 @@ from pvsbook.studies import cohorts, migraine, ms, nmosd, persons, repeat
 # hundredths of a millimetre: an object at the threshold comes or goes, a voxel at the rim of a
 # region changes sides (8 to 30 voxels a region, spread 0.1 in the index and 15 ppb).
 TOLERANCE = {"alps": 0.01, "pvs": 2.0, "cso": 3.0, "bg": 2.0, "ppb": 1.0}
+TOLERANCE |= {"deep_grey": 0.2, "cortex": 2.0}  # ml
 STUDIES = repeat.STUDIES
 
 
@@ -35,10 +36,13 @@ def quick(monkeypatch):
     def scan(rng, person):
         if person["person"] == 3:
             raise InputError("counts: no room for 45 spaces in cso_left")
-        return float(rng.normal(person["true_alps"], 0.01)), int(person["true_pvs"])
+        volumes = [float(person[f"true_{k}_volume"]) for k in ("deep_grey", "cortex")]
+        return float(rng.normal(person["true_alps"], 0.01)), int(person["true_pvs"]), *volumes
 
     def measure(scans):
-        return {"alps_tract": scans[0], "pvs": float(scans[1])}
+        alps, spaces, deep, cortex = scans
+        row = {"alps_tract": alps, "pvs": float(spaces)}
+        return row | {"deep_grey_ml": 40 * deep, "cortex_ml": 900 * cortex}
 
     monkeypatch.setattr(nmosd, "scan", scan)
     monkeypatch.setattr(nmosd, "measure", measure)
