@@ -462,7 +462,9 @@ def negative_binomial(
     """Compare counts by negative binomial regression: rate ratios.
 
     Counts of lesions or spaces vary between people more than a Poisson model allows; one that
-    ignores this gives intervals that are too short.
+    ignores this gives intervals that are too short.  So does Wald's z with few people: limits and p
+    are by Student's t with n less the coefficients of the mean.  In 200 virtual studies of 25
+    people that holds the truth in 93.5 %, z in 91.5 % (``benchmarks/studies.py coverage``).
 
     Parameters
     ----------
@@ -499,7 +501,6 @@ def negative_binomial(
         warnings.simplefilter("always")
         try:
             fit = model.fit(disp=0, maxiter=500, method="bfgs")
-            limits = fit.conf_int()
             usable = bool(np.isfinite(fit.bse).all() and fit.mle_retvals["converged"])
         except np.linalg.LinAlgError:
             usable = False
@@ -509,15 +510,17 @@ def negative_binomial(
             "`permutation`"
         )
     rows = []
+    df = len(clean) - (len(fit.params) - 1)  # alpha is no coefficient of the mean
+    reach = stats.t.ppf(0.975, df) * fit.bse
     for name in fit.params.index.drop(["Intercept", "alpha"]):
         term = name.removeprefix("Q('").removesuffix("')")
         if "[T." in name:
             term = f"{name.split('[T.')[1][:-1]} - {reference}"
-        values = np.exp([fit.params[name], *limits.loc[name]])
+        values = np.exp(fit.params[name] + np.array([0, -1, 1]) * reach[name])
         rows.append(
             result(
-                term, "rate ratio", *values, n=len(clean), test="negative binomial, Wald z",
-                statistic=fit.tvalues[name], p=fit.pvalues[name],
+                term, "rate ratio", *values, n=len(clean), test="negative binomial, t",
+                statistic=fit.tvalues[name], df=str(df), p=2 * stats.t.sf(abs(fit.tvalues[name]), df),
             )
         )  # fmt: skip
     return pd.DataFrame(rows)

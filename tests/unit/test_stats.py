@@ -226,7 +226,11 @@ def test_negative_binomial_rate_ratio_without_covariates_is_that_of_means():
     people = pd.DataFrame({"g": ["p"] * 30 + ["c"] * 30, "n": n})
     found = groups.negative_binomial(people, value="n", group="g", reference="c").loc[0]
     assert found["estimate"] == pytest.approx(n[:30].mean() / n[30:].mean(), rel=1e-3)
-    assert found["low"] < found["estimate"] < found["high"]
+    known = smf.negativebinomial("n ~ C(g, Treatment('c'))", people).fit(disp=0)
+    half = stats.t.ppf(0.975, 58) * known.bse.iloc[1]
+    assert found["low"] == pytest.approx(np.exp(known.params.iloc[1] - half), rel=1e-3)
+    assert found["high"] == pytest.approx(np.exp(known.params.iloc[1] + half), rel=1e-3)
+    assert found["p"] == pytest.approx(2 * stats.t.sf(abs(known.tvalues.iloc[1]), 58), rel=1e-2)
 
 
 def test_regression_to_the_mean_shows_without_change():
