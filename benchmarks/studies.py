@@ -13,6 +13,7 @@ import argparse
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,9 +68,9 @@ def cost(n_studies: int) -> None:
             print(f"{study} {number}: {time.process_time() - start:.1f} CPU s", flush=True)
 
 
-def on_workers(n_people: int) -> None:
+def on_workers(n_people: int, studies: Sequence[str] = repeat.STUDIES) -> None:
     """Make a few people of each study on one worker and on two, all warm."""
-    for study in repeat.STUDIES:
+    for study in studies:
         walls, peaks = {}, {}
         load = os.getloadavg()[0]
         for n in (1, 2):
@@ -95,14 +96,16 @@ def on_workers(n_people: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parts = {"coverage": coverage, "types": types, "curse": curse, "cost": cost}
-    parts["images"] = on_workers
-    parser.add_argument("part", choices=parts)
+    parts = {"types": types, "curse": curse, "cost": cost}
+    parser.add_argument("part", choices=[*parts, "coverage", "images"])
     parser.add_argument("--n", type=int, default=200, help="virtual studies")
     parser.add_argument("--people", type=int, default=6, help="of each study, for images")
+    parser.add_argument("--study", action="append", choices=repeat.STUDIES, help="for images")
     parser.add_argument("--out", type=Path, help="folder for the table of the repeats (coverage)")
     words = parser.parse_args()
     if words.part == "coverage":
         coverage(words.n, words.out)
+    elif words.part == "images":
+        on_workers(words.people, words.study or repeat.STUDIES)
     else:
-        parts[words.part](words.people if words.part == "images" else words.n)
+        parts[words.part](words.n)
