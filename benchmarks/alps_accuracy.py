@@ -262,11 +262,11 @@ EXPERIMENTS = {f.__name__: f for f in (tilt, grid, noise, control, coverage, mot
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("experiments", nargs="*", choices=[*EXPERIMENTS])
+    parser.add_argument("experiments", nargs="*", choices=[*EXPERIMENTS, "all"], default="all")
     parser.add_argument("--out", type=Path, help="folder for one TSV an experiment")
     chosen = parser.parse_args()
     register_to_mni(mni("t1"))  # warm: templates are read once
-    for name in chosen.experiments or EXPERIMENTS:
+    for name in EXPERIMENTS if "all" in chosen.experiments else chosen.experiments:
         rows = []
         for row in EXPERIMENTS[name]():
             rows.append(row)

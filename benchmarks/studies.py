@@ -97,7 +97,9 @@ def on_workers(n_people: int, studies: Sequence[str] = repeat.STUDIES) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = {"types": types, "curse": curse, "cost": cost}
-    parser.add_argument("part", choices=[*parts, "coverage", "images"])
+    parser.add_argument(
+        "part", nargs="?", default="coverage", choices=[*parts, "coverage", "images"]
+    )
     parser.add_argument("--n", type=int, default=200, help="virtual studies")
     parser.add_argument("--people", type=int, default=6, help="of each study, for images")
     parser.add_argument("--study", action="append", choices=repeat.STUDIES, help="for images")
