@@ -111,7 +111,11 @@ def classify(image: nib.Nifti1Image, *, mask: nib.Nifti1Image) -> Tissue:
 
 
 def _class_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Means of CSF, grey and white matter of a scan scaled to 0..1, with 0 outside the brain."""
+    """Means of CSF, grey and white matter of a scan scaled to 0..1, with 0 outside the brain.
+
+    The steps of DIPY's `TissueClassifierHMRF`, which itself adds unseeded noise to the background
+    and loses that class where it is exactly zero.
+    """
     model, field = ConstantObservationModel(), IteratedConditionalModes()
     mean, variance = (np.asarray(v) for v in model.initialize_param_uniform(values, CLASSES))
     order = np.argsort(mean)

@@ -463,8 +463,7 @@ def negative_binomial(
 
     Counts of lesions or spaces vary between people more than a Poisson model allows; one that
     ignores this gives intervals that are too short.  So does Wald's z with few people: limits and
-    p are by Student's t with n less the coefficients of the mean.  In 200 virtual studies of 25
-    people without false spaces that interval held the truth in 93.5 %, that of z in 91.5 %.
+    p are by Student's t with n less the coefficients of the mean.
 
     Parameters
     ----------

@@ -170,6 +170,9 @@ def test_errors_and_effects_of_a_table_with_known_ones():
     found = cohorts.errors(table, "ms").set_index("measure")
     assert found["slope"].to_numpy() == pytest.approx(0.8)
     assert found["sd"].to_numpy() == pytest.approx(0.0, abs=1e-6)
+    right = cohorts.recover(table, "ms", error_free=True)
+    short = cohorts.recover(table, "ms")
+    np.testing.assert_allclose(0.8 * right["estimate"], short["estimate"], rtol=1e-3, atol=1e-3)
     table.loc[0, "caudate_1_ppb"] = np.nan
     long = ms.from_images(table[table["seed"] == 11])
     assert (long["structure"] == "caudate").sum() == 2 * 159
