@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import pingouin
-import statsmodels.formula.api as smf
+import statsmodels.api as sm
 from scipy import stats
 from statsmodels.miscmodels.ordinal_model import OrderedModel
 
 from pvsbook._errors import InputError
-from pvsbook.stats.tables import check, result
+from pvsbook.stats.tables import check, design, result
 
 __all__ = ["correlate", "correlation_from_summary", "linear", "ordinal"]
 
@@ -126,7 +126,7 @@ def linear(table: pd.DataFrame, *, value: str, predictors: Sequence[str]) -> pd.
     value
         Column of the outcome.
     predictors
-        Columns; text is taken as categories.
+        Columns of numbers or categories, as in `pvsbook.stats.tables.check`.
 
     Returns
     -------
@@ -148,15 +148,15 @@ def linear(table: pd.DataFrame, *, value: str, predictors: Sequence[str]) -> pd.
     ['alps', 'model', 'model']
     """
     clean = check(table, value=value, covariates=predictors, least=len(predictors) + 3).table
-    fit = smf.ols(f"Q('{value}') ~ " + " + ".join(f"Q('{p}')" for p in predictors), clean).fit()
+    x, names = design(clean, predictors)
+    fit = sm.OLS(clean[value].to_numpy(np.float64), x).fit()
     limits = fit.conf_int()
     rows = [
         result(
-            name.replace("Q('", "").replace("')", ""), "coefficient", fit.params[name],
-            *limits.loc[name], n=len(clean), test="OLS t", statistic=fit.tvalues[name],
-            df=f"{fit.df_resid:.0f}", p=fit.pvalues[name],
+            name, "coefficient", fit.params[k], *limits[k], n=len(clean), test="OLS t",
+            statistic=fit.tvalues[k], df=f"{fit.df_resid:.0f}", p=fit.pvalues[k],
         )
-        for name in fit.params.index.drop("Intercept")
+        for k, name in enumerate(names, start=1)
     ]  # fmt: skip
     df = f"{fit.df_model:.0f}, {fit.df_resid:.0f}"
     rows.append(

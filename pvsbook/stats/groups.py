@@ -10,7 +10,7 @@ from math import comb
 import numpy as np
 import pandas as pd
 import pingouin
-import statsmodels.formula.api as smf
+import statsmodels.api as sm
 from numpy.random import Generator
 from scipy import stats
 from statsmodels.stats.contingency_tables import Table2x2
@@ -18,7 +18,7 @@ from statsmodels.stats.nonparametric import rank_compare_2indep
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from pvsbook._errors import InputError
-from pvsbook.stats.tables import adjust, check, result
+from pvsbook.stats.tables import adjust, check, design, result
 
 __all__ = [
     "ancova",
@@ -205,7 +205,8 @@ def _two(
     table: pd.DataFrame, value: str, group: str, order: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     _known(table, group, order)
-    chosen = table[table[group].isin(list(order))]
+    labels = table[group].map(lambda v: v.strip() if isinstance(v, str) else v)
+    chosen = table[labels.isin(list(order))]
     clean = check(chosen, value=value, group=group, least=2).table
     a, b = (clean.loc[clean[group] == name, value].to_numpy(np.float64) for name in order)
     return a, b
@@ -214,7 +215,8 @@ def _two(
 def _known(table: pd.DataFrame, group: str, names: Sequence[str]) -> None:
     if not isinstance(table, pd.DataFrame) or group not in table:
         check(table, value=group)
-    unknown = [name for name in names if name not in set(table[group])]
+    labels = {v.strip() if isinstance(v, str) else v for v in table[group]}
+    unknown = [name for name in names if name not in labels]
     if unknown:
         raise InputError(f"{group}: no {', '.join(map(repr, unknown))} in the table")
 
@@ -238,8 +240,9 @@ def ancova(
     reference
         The group that the others are compared with.
     covariates
-        Columns; text is taken as categories.  Only what comes before the disease belongs here:
-        adjusting for its consequences (lesions, atrophy) asks another question.
+        Columns of numbers or categories, as in `pvsbook.stats.tables.check`.  Only what comes
+        before the disease belongs here: adjusting for its consequences (lesions, atrophy) asks
+        another question.
 
     Returns
     -------
@@ -262,34 +265,30 @@ def ancova(
     """
     _known(table, group, [reference])
     clean = check(table, value=value, group=group, covariates=covariates, least=2).table
-    model = smf.ols(_formula(value, group, reference, covariates), clean)
-    if np.linalg.matrix_rank(model.exog) < model.exog.shape[1] or model.df_resid < 1:
+    x, names = design(clean, [group, *covariates], references={group: reference})
+    y = clean[value].to_numpy(np.float64)
+    if np.linalg.matrix_rank(x) < x.shape[1] or len(y) <= x.shape[1]:
         raise InputError(
             f"covariates: {', '.join(covariates)} with {len(clean)} people leave nothing to "
             "estimate, or repeat each other; take some out"
         )
-    fit = model.fit()
+    fit = sm.OLS(y, x).fit()
     limits = fit.conf_int()
     spread = np.sqrt(fit.scale)
     rows = []
-    for name in fit.params.index[fit.params.index.str.startswith(f"C(Q('{group}')")]:
-        term = f"{name.split('[T.')[1][:-1]} - {reference}"
+    for k in range(1, clean[group].nunique()):
+        term = names[k - 1]
         given = f"adjusted for {', '.join(covariates)}" if covariates else "not adjusted"
-        values = (fit.params[name], *limits.loc[name])
+        values = (fit.params[k], *limits[k])
         rows.append(
             result(
                 term, f"mean difference, {given}", *values, n=len(clean), test="OLS t",
-                statistic=fit.tvalues[name], df=f"{fit.df_resid:.0f}", p=fit.pvalues[name],
+                statistic=fit.tvalues[k], df=f"{fit.df_resid:.0f}", p=fit.pvalues[k],
             )
         )  # fmt: skip
         scaled = [v / spread for v in values]
         rows.append(result(term, "difference in residual SD", *scaled, n=len(clean)))
     return pd.DataFrame(rows)
-
-
-def _formula(value: str, group: str, reference: str, covariates: Sequence[str]) -> str:
-    terms = [f"C(Q('{group}'), Treatment('{reference}'))", *(f"Q('{c}')" for c in covariates)]
-    return f"Q('{value}') ~ " + " + ".join(terms)
 
 
 def kruskal_wallis(
@@ -495,7 +494,8 @@ def negative_binomial(
     counts = clean[value]
     if (counts < 0).any() or (counts != counts.round()).any():
         raise InputError(f"{value}: not counts; give whole numbers from 0")
-    model = smf.negativebinomial(_formula(value, group, reference, covariates), clean)
+    x, names = design(clean, [group, *covariates], references={group: reference})
+    model = sm.NegativeBinomial(counts.to_numpy(np.float64), x)
     with warnings.catch_warnings(record=True):  # convergence is asked for below
         warnings.simplefilter("always")
         try:
@@ -509,18 +509,15 @@ def negative_binomial(
             "`permutation`"
         )
     rows = []
-    df = len(clean) - (len(fit.params) - 1)  # alpha is no coefficient of the mean
+    df = len(clean) - x.shape[1]
     reach = stats.t.ppf(0.975, df) * fit.bse
-    for name in fit.params.index.drop(["Intercept", "alpha"]):
-        term = name.removeprefix("Q('").removesuffix("')")
-        if "[T." in name:
-            term = f"{name.split('[T.')[1][:-1]} - {reference}"
-        values = np.exp(fit.params[name] + np.array([0, -1, 1]) * reach[name])
+    for k, term in enumerate(names, start=1):
+        values = np.exp(fit.params[k] + np.array([0, -1, 1]) * reach[k])
         rows.append(
             result(
                 term, "rate ratio", *values, n=len(clean), test="negative binomial, t",
-                statistic=fit.tvalues[name], df=str(df),
-                p=2 * stats.t.sf(abs(fit.tvalues[name]), df),
+                statistic=fit.tvalues[k], df=str(df),
+                p=2 * stats.t.sf(abs(fit.tvalues[k]), df),
             )
         )  # fmt: skip
     return pd.DataFrame(rows)

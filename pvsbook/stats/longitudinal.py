@@ -8,14 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import pingouin
-import statsmodels.formula.api as smf
+import statsmodels.api as sm
 from numpy.random import Generator
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
-from statsmodels.stats.anova import anova_lm
 
 from pvsbook._errors import InputError
-from pvsbook.stats.tables import Checked, check, result
+from pvsbook.stats.tables import Checked, check, design, result
 
 __all__ = [
     "change_regression",
@@ -26,6 +25,9 @@ __all__ = [
     "paired_effects",
     "regression_to_mean",
 ]
+
+
+_WIDE = ("first", "second", "mean", "change")  # columns that `change_scores` adds
 
 
 def change_scores(
@@ -49,7 +51,8 @@ def change_scores(
     order
         The first and the second visit.
     covariates
-        Columns that do not change, taken from the first visit.
+        Columns that do not change, taken from the first visit, or from the second where the
+        first lacks one.
 
     Returns
     -------
@@ -59,7 +62,8 @@ def change_scores(
     Raises
     ------
     InputError
-        As `pvsbook.stats.tables.check`, or not two visits.
+        As `pvsbook.stats.tables.check`, not two visits, or a column with the name of one that
+        comes out.
 
     Examples
     --------
@@ -72,6 +76,12 @@ def change_scores(
     """
     if len(order) != 2:
         raise InputError(f"order: {tuple(order)}; name two visits, first and second")
+    taken = [c for c in (person, group, *covariates) if c in _WIDE]
+    if taken:
+        raise InputError(
+            f"table: a column {', '.join(map(repr, taken))}, which is the name of a result; "
+            "rename it"
+        )
     if isinstance(table, pd.DataFrame) and time in table:
         absent = [t for t in order if t not in set(table[time])]
         if absent:
@@ -139,35 +149,49 @@ def mixed_anova(
     """
     checked = change_scores(table, value=value, group=group, time=time, person=person, order=order)
     wide = checked.table
-    long = wide.melt([person, group], ["first", "second"], var_name=time, value_name=value)
+    long = pd.DataFrame(  # with names of our own: the user's may be those of pingouin
+        {
+            "person": np.tile(np.arange(len(wide)), 2),
+            "group": np.tile(pd.factorize(wide[group], sort=True)[0], 2),
+            "time": np.repeat(["first", "second"], len(wide)),
+            "value": np.r_[wide["first"], wide["second"]],
+        }
+    )
     with warnings.catch_warnings():  # pingouin 0.7 calls pandas in ways that pandas 3 deprecates
         warnings.simplefilter("ignore")
-        two = pingouin.mixed_anova(long, value, within=time, subject=person, between=group)
+        two = pingouin.mixed_anova(long, "value", within="time", subject="person", between="group")
     two = two.set_index("Source")
     rows = [
         _f_row(name, "F, type II", row["F"], row["DF1"], row["DF2"], len(wide))
         for name, row in (
             ("interaction", two.loc["Interaction"]),
-            ("group", two.loc[group]),
-            ("time", two.loc[time]),
+            ("group", two.loc["group"]),
+            ("time", two.loc["time"]),
         )
     ]
-    between = _sum_coded("mean", group, wide)
-    within = _sum_coded("change", group, wide)
-    for name, table_of, source in (
-        ("interaction", within, 1),
-        ("group", between, 1),
-        ("time", within, 0),
+    for name, source, of_groups in (
+        ("interaction", "change", True),
+        ("group", "mean", True),
+        ("time", "change", False),
     ):
-        row = table_of.iloc[source]
-        degrees = (row["df"], table_of["df"].iloc[-1])
-        rows.append(_f_row(name, "F, type III", row["F"], *degrees, len(wide)))
+        row = _type_three(wide[source], wide[group], of_groups=of_groups)
+        rows.append(_f_row(name, "F, type III", *row, len(wide)))
     return pd.DataFrame(rows)
 
 
-def _sum_coded(value: str, group: str, wide: pd.DataFrame) -> pd.DataFrame:
-    """Type III table with sum coding: intercept, group, residual."""
-    return anova_lm(smf.ols(f"{value} ~ C(Q('{group}'), Sum)", wide).fit(), typ=3)
+def _type_three(
+    values: pd.Series, groups: pd.Series, *, of_groups: bool
+) -> tuple[float, float, float]:
+    """F and degrees of freedom of sum-coded groups, or of their unweighted mean."""
+    codes, names = pd.factorize(groups, sort=True)
+    last = len(names) - 1
+    x = np.ones((len(values), last + 1))
+    for k in range(last):
+        x[:, k + 1] = np.where(codes == k, 1.0, np.where(codes == last, -1.0, 0.0))
+    fit = sm.OLS(values.to_numpy(np.float64), x).fit()
+    chosen = np.eye(last + 1)[1:] if of_groups else np.eye(last + 1)[:1]
+    found = fit.f_test(chosen)
+    return float(found.fvalue), float(found.df_num), float(found.df_denom)
 
 
 def _f_row(term: str, test: str, f: float, df1: float, df2: float, n: int) -> dict:
@@ -241,7 +265,8 @@ def change_test(
         found = stats.ttest_ind(*changes, equal_var=equal)
         term = f"change, {groups[0]} - {groups[1]}"
         rows.append(
-            _t_row(term, "difference of changes", difference, found, len(wide)) | {"test": name}
+            _t_row(term, "difference of changes", difference, found, sum(map(len, changes)))
+            | {"test": name}
         )
     return pd.DataFrame(rows)
 
@@ -373,27 +398,28 @@ def mixed_model(
         raise InputError(f"{time}, {group}: not all of {tuple(order)}, {tuple(groups)} are there")
     rows["_group"] = np.where(rows[group] == groups[0], 0.5, -0.5)
     rows["_time"] = np.where(rows[time] == order[1], 0.5, -0.5)
-    formula = f"Q('{value}') ~ _group * _time" + "".join(f" + Q('{c}')" for c in covariates)
+    more, names = design(rows, covariates)
+    step, later = rows.pop("_group").to_numpy(), rows.pop("_time").to_numpy()
+    x = np.column_stack([np.ones(len(rows)), step, later, step * later, more[:, 1:]])
     with warnings.catch_warnings(record=True):  # convergence is asked for below
         warnings.simplefilter("always")
-        fit = smf.mixedlm(formula, rows, groups=rows[person]).fit(reml=True)
+        model = sm.MixedLM(rows[value].to_numpy(np.float64), x, groups=rows[person].to_numpy())
+        fit = model.fit(reml=True)
     if not fit.converged or not np.isfinite(fit.bse_fe).all():
         raise InputError(
             f"{value}: the mixed model did not converge; are there people with both visits, and "
             "do people differ?"
         )
-    n, names = rows[person].nunique(), {"_group": "group", "_time": "time"}
-    names["_group:_time"] = "difference of changes"
-    limits = fit.conf_int()
+    n, limits = rows[person].nunique(), fit.conf_int()
+    terms = ["group", "time", "difference of changes", *names]
     found = [
         result(
-            names.get(name, name.replace("Q('", "").replace("')", "")), "mixed model coefficient",
-            fit.fe_params[name], *limits.loc[name], n=n, test="MixedLM (REML), Wald z",
-            statistic=fit.tvalues[name], p=fit.pvalues[name],
+            term, "mixed model coefficient", fit.fe_params[k], *limits[k], n=n,
+            test="MixedLM (REML), Wald z", statistic=fit.tvalues[k], p=fit.pvalues[k],
         )
-        for name in (*names, *(k for k in fit.fe_params.index if k not in (*names, "Intercept")))
+        for k, term in enumerate(terms, start=1)
     ]  # fmt: skip
-    between = float(fit.cov_re.iloc[0, 0])
+    between = float(np.asarray(fit.cov_re)[0, 0])
     share = between / (between + fit.scale)
     found.append(result("intraclass correlation", "share of variance between people", share, n=n))
     return pd.DataFrame(found)
@@ -440,18 +466,20 @@ def change_regression(
         table, value=value, group=group, time=time, person=person, order=order,
         covariates=covariates,
     ).table  # fmt: skip
-    wide["_group"] = np.where(wide[group] == groups[0], 1.0, 0.0)
+    unknown = [g for g in groups if g not in set(wide[group])]
+    if unknown or len(groups) != 2:
+        raise InputError(f"groups: {tuple(groups)}; name two that {group!r} holds")
+    wide = wide[wide[group].isin(list(groups))]
     rows = []
     for more in ((), ("first",)):
-        given = (*covariates, *more)
-        fit = smf.ols("change ~ _group" + "".join(f" + Q('{c}')" for c in given), wide).fit()
+        x, _ = design(wide, [group, *covariates, *more], references={group: groups[1]})
+        fit = sm.OLS(wide["change"].to_numpy(np.float64), x).fit()
         name = "adjusted for the first value" if more else "change score"
         rows.append(
             result(
-                f"change, {groups[0]} - {groups[1]}", name, fit.params["_group"],
-                *fit.conf_int().loc["_group"], n=len(wide), test="OLS t",
-                statistic=fit.tvalues["_group"], df=f"{fit.df_resid:.0f}",
-                p=fit.pvalues["_group"],
+                f"change, {groups[0]} - {groups[1]}", name, fit.params[1], *fit.conf_int()[1],
+                n=len(wide), test="OLS t", statistic=fit.tvalues[1],
+                df=f"{fit.df_resid:.0f}", p=fit.pvalues[1],
             )
         )  # fmt: skip
     return pd.DataFrame(rows)

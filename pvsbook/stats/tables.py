@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pingouin
+from numpy.typing import NDArray
 
 from pvsbook._errors import InputError
 
-__all__ = ["COLUMNS", "Checked", "adjust", "check", "result"]
+__all__ = ["COLUMNS", "Checked", "adjust", "check", "design", "result"]
 
 COLUMNS = (
     "term",
@@ -27,6 +29,7 @@ COLUMNS = (
     "n",
     "correction",
 )
+_NUMBER_LIKE = re.compile(r"\s*[<>=~+-]*\s*[.,]?\d")  # 45,0 and <20, but also a date
 _METHODS = {"holm": "Holm", "fdr_bh": "FDR (Benjamini-Hochberg)", "bonferroni": "Bonferroni"}
 
 
@@ -96,7 +99,10 @@ def check(
     person, time, group
         Names of the columns; `time` needs `person`.
     covariates
-        Columns that must be complete: numbers or categories.
+        Columns that must be complete: numbers, truth values, or categories.  Words are taken as
+        categories; text that looks like numbers is not, unless the column has the dtype
+        ``category``.  Where people have several rows, one that lacks a covariate takes the
+        person's value if the others agree on it.
     complete
         Leave out people who lack one of the times; otherwise their other rows stay.
     least
@@ -105,9 +111,10 @@ def check(
     Raises
     ------
     InputError
-        Not a table, a column that is absent or holds text, infinite values, a person, group or
-        time that is missing, duplicate rows, a person in two groups, fewer than two groups, or
-        groups with fewer than `least` people.  The message names column, rows and fix.
+        Not a table, a column that is absent or holds text, a covariate of numbers written as
+        text, infinite values, a person, group or time that is missing, duplicate rows, a person
+        in two groups, fewer than two groups, or groups with fewer than `least` people.  The
+        message names column, rows and fix.
 
     Examples
     --------
@@ -129,8 +136,11 @@ def check(
         )
     if time is not None and person is None:
         raise InputError("person: name the column of people too, since time is given")
+    table = _stripped(table, [*keys, *covariates])
     for column in values:
         _numbers(table, column)
+    for column in covariates:
+        _covariate(table, column)
     for column in keys:
         if table[column].isna().any():
             raise InputError(
@@ -138,6 +148,7 @@ def check(
             )
     if person is not None:
         _one_row_each(table, person, time, group)
+        table = _carried(table, person, covariates)
     dropped = []
     keep = pd.Series(True, index=table.index)
     for column in (*values, *covariates):
@@ -145,7 +156,7 @@ def check(
         for index in table.index[missing]:
             dropped.append(_left_out(table, index, person, time, f"{column} is missing"))
         keep &= ~missing
-    kept = table.loc[keep, wanted]
+    kept = table.loc[keep, wanted].copy()
     if complete and person is not None and time is not None:
         times = set(kept[time])
         seen = kept.groupby(person, observed=True)[time].agg(set)
@@ -160,6 +171,9 @@ def check(
         _enough(kept, person, group, least)
     elif len(kept) < least:
         raise InputError(f"table: {len(kept)} complete rows; at least {least} are needed")
+    for column in (*keys, *covariates):
+        if isinstance(kept[column].dtype, pd.CategoricalDtype):
+            kept[column] = kept[column].cat.remove_unused_categories()
     columns = ["row", "person", "time", "reason"]
     return Checked(kept.reset_index(drop=True), pd.DataFrame(dropped, columns=columns))
 
@@ -181,6 +195,101 @@ def _numbers(table: pd.DataFrame, column: str) -> None:
             f"{column}: infinite in rows {_rows(table, pd.Series(infinite, table.index))}; "
             "correct them or set NaN"
         )
+
+
+def _stripped(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Take blanks off the ends of labels: ``"MS "`` is ``"MS"``; a repeated index is made anew."""
+    table = table.copy() if table.index.is_unique else table.reset_index(drop=True)
+    for column in columns:
+        if table[column].dtype == object or pd.api.types.is_string_dtype(table[column].dtype):
+            table[column] = table[column].map(lambda v: v.strip() if isinstance(v, str) else v)
+    return table
+
+
+def _covariate(table: pd.DataFrame, column: str) -> None:
+    """Refuse numbers that are written as text: each would become a category of its own."""
+    kind = table[column].dtype
+    if isinstance(kind, pd.CategoricalDtype) or pd.api.types.is_bool_dtype(kind):
+        return
+    if pd.api.types.is_numeric_dtype(kind):
+        _numbers(table, column)
+        return
+    words = table[column].map(lambda v: isinstance(v, str) and not _NUMBER_LIKE.match(v))
+    wrong = ~words & table[column].notna()
+    if wrong.any():
+        example = table.loc[wrong, column].iloc[0]
+        raise InputError(
+            f"{column}: holds {example!r} in rows {_rows(table, wrong)}, which is text; turn the "
+            "column into numbers (pandas.to_numeric), or, where its values are categories, say "
+            f"so: table[{column!r}].astype('category')"
+        )
+    if table[column].nunique() > max(2, len(table) // 4):
+        raise InputError(
+            f"{column}: {table[column].nunique()} different words in {len(table)} rows; as "
+            "categories they leave nothing to estimate, so leave the column out"
+        )
+
+
+def _carried(table: pd.DataFrame, person: str, covariates: Sequence[str]) -> pd.DataFrame:
+    """Give a row that lacks a covariate the person's value, where the other rows agree on it."""
+    for column in covariates:
+        lacking = table[column].isna()
+        if not lacking.any():
+            continue
+        by_person = table.groupby(person, observed=True)[column]
+        alike = table[person].map(by_person.nunique()) == 1
+        known = table[person].map(by_person.first())
+        table.loc[lacking & alike, column] = known[lacking & alike]
+    return table
+
+
+def design(
+    table: pd.DataFrame, columns: Sequence[str], *, references: Mapping[str, Any] | None = None
+) -> tuple[NDArray[np.float64], list[str]]:
+    """Make the columns of a regression: an intercept, numbers as they are, categories as 0 and 1.
+
+    No formula is written, so that a name or label may hold anything.
+
+    Parameters
+    ----------
+    table
+        From `check`, complete.
+    columns
+        To put in, in this order.
+    references
+        By column, the level that the others are compared with; by default the first in order.
+        A column that is named here is taken as categories, whatever it holds.
+
+    Returns
+    -------
+    tuple of numpy.ndarray and list
+        Shape (row, term), the first all ones; and a name for each term but the first.
+
+    Examples
+    --------
+    >>> people = pd.DataFrame({"sex": ["F", "M", "F"], "age": [30.0, 40, 50]})
+    >>> x, names = design(people, ["sex", "age"])
+    >>> x.tolist(), names
+    ([[1.0, 0.0, 30.0], [1.0, 1.0, 40.0], [1.0, 0.0, 50.0]], ['sex: M - F', 'age'])
+    """
+    references = references or {}
+    terms, names = [np.ones(len(table))], []
+    for column in columns:
+        values = table[column]
+        if column not in references and (
+            values.dtype == bool or pd.api.types.is_numeric_dtype(values.dtype)
+        ):
+            terms.append(values.to_numpy(np.float64))
+            names.append(column)
+            continue
+        levels = sorted(values.unique(), key=lambda v: (str(type(v)), v))
+        first = references.get(column, levels[0])
+        for level in levels:
+            if level != first:
+                terms.append((values == level).to_numpy(np.float64))
+                names.append(f"{level} - {first}" if column in references
+                             else f"{column}: {level} - {first}")  # fmt: skip
+    return np.column_stack(terms), names
 
 
 def _one_row_each(table: pd.DataFrame, person: str, time: str | None, group: str | None) -> None:

@@ -22,7 +22,6 @@ from pvsbook.stats import (
     power,
     tables,
 )
-from pvsbook.stats.longitudinal import _sum_coded
 
 DESIGN = {"value": "value", "group": "group", "time": "visit", "person": "person", "order": (1, 2)}
 PAIR = ("first", "second")
@@ -383,7 +382,19 @@ def test_mann_whitney_leaves_limits_out_where_there_are_none():
     assert found["correction"] == "Holm over 1"
 
 
-def test_sum_coding_gives_equal_weight():
-    wide = pd.DataFrame({"g": ["a"] * 30 + ["b"] * 5, "v": [1.0] * 30 + [-1.0] * 5})
-    wide["v"] += np.random.default_rng(0).normal(0, 0.1, 35)
-    assert _sum_coded("v", "g", wide)["F"].iloc[0] < 1 < _sum_coded("v", "g", wide)["F"].iloc[1]
+def test_type_three_gives_groups_equal_weight():
+    """Changes of +1 in 30 people and -1 in 5 have an unweighted mean of zero."""
+    rng = np.random.default_rng(0)
+    change = np.r_[np.full(30, 1.0), np.full(5, -1.0)] + rng.normal(0, 0.1, 35)
+    first = rng.normal(0, 1, 35)
+    table = pd.DataFrame(
+        {
+            "person": np.tile(np.arange(35), 2),
+            "visit": np.repeat([1, 2], 35),
+            "group": np.tile(["a"] * 30 + ["b"] * 5, 2),
+            DESIGN["value"]: np.r_[first, first + change],
+        }
+    )
+    found = longitudinal.mixed_anova(table, **DESIGN).set_index(["test", "term"])["statistic"]
+    assert found["F, type III", "time"] < 1 < found["F, type III", "interaction"]
+    assert found["F, type II", "time"] > 100, "type II weighs the 30 more"

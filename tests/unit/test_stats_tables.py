@@ -181,3 +181,149 @@ def test_bad_arguments_are_named(call, says):
     with pytest.raises(InputError) as caught:
         call()
     assert says in str(caught.value)
+
+
+# --- tables as people bring them ---------------------------------------------------------------
+
+
+def people(seed: int = 1, n: int = 24) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame({"group": ["MS"] * n + ["control"] * n})
+    table["age"] = rng.normal(45, 10, 2 * n).round(0)
+    table["sex"] = rng.choice(["F", "M"], 2 * n)
+    table["alps"] = 1.4 - 0.08 * (table["group"] == "MS") + rng.normal(0, 0.08, 2 * n)
+    return table
+
+
+def two_visits(seed: int = 3, n: int = 40) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    group = np.where(np.arange(n) < 28, "MS", "control")
+    first = rng.normal(40, 6, n)
+    second = first + 2 * (group == "MS") + rng.normal(0, 1, n)
+    return pd.DataFrame(
+        {
+            "person": np.repeat(np.arange(n), 2),
+            "visit": [1, 2] * n,
+            "group": np.repeat(group, 2),
+            "chi": np.stack([first, second], 1).ravel(),
+            "age": np.repeat(rng.normal(45, 9, n).round(), 2),
+        }
+    )
+
+
+PLAN = {"value": "chi", "group": "group", "time": "visit", "person": "person", "order": (1, 2)}
+CONTRAST = {"value": "alps", "group": "group", "covariates": ["age"]}
+
+
+@pytest.mark.parametrize(
+    ("codes", "reference"),
+    [
+        ({"MS": 1, "control": 0}, 0),
+        ({"MS": True, "control": False}, False),
+        ({"MS": "MS", "control": "Sjögren's"}, "Sjögren's"),
+        ({"MS": 'a"b', "control": "C(x) ~ y"}, "C(x) ~ y"),
+        ({"MS": " MS", "control": "control "}, "control"),
+    ],
+)
+def test_group_labels_may_be_anything(codes, reference):
+    table = people()
+    wanted = groups.ancova(table, reference="control", **CONTRAST)
+    table["group"] = table["group"].map(codes)
+    found = groups.ancova(table, reference=reference, **CONTRAST)
+    assert found["estimate"].to_numpy() == pytest.approx(wanted["estimate"].to_numpy())
+    table["n"] = np.random.default_rng(0).negative_binomial(3, 0.2, len(table))
+    rates = groups.negative_binomial(
+        table, value="n", group="group", reference=reference, covariates=["age"]
+    )
+    assert len(rates) == 2
+
+
+@pytest.mark.parametrize("name", ["Young's y", "a ~ b", "C(age)", "const", "Intercept", "alpha"])
+def test_columns_may_have_any_name(name):
+    table = people().rename(columns={"age": name})
+    wanted = groups.ancova(people(), reference="control", **CONTRAST)["estimate"]
+    found = groups.ancova(
+        table, value="alps", group="group", reference="control", covariates=[name]
+    )
+    assert found["estimate"].to_numpy() == pytest.approx(wanted.to_numpy())
+    terms = association.linear(table, value="alps", predictors=[name, "sex"])["term"].tolist()
+    assert terms == [name, "sex: M - F", "model", "model"]
+
+
+@pytest.mark.parametrize("name", ["time", "value", "subject", "Source", "mean_", "variable"])
+def test_columns_of_visits_may_have_any_name(name):
+    table = two_visits()
+    wanted = longitudinal.mixed_anova(table, **PLAN)["statistic"].to_numpy()
+    for role in ("group", "person", "time"):
+        plan = PLAN | {role: name}
+        renamed = table.rename(columns={PLAN[role]: name})
+        assert longitudinal.mixed_anova(renamed, **plan)["statistic"].to_numpy() == pytest.approx(
+            wanted
+        )
+
+
+@pytest.mark.parametrize("name", ["first", "second", "mean", "change"])
+def test_a_column_with_the_name_of_a_result_is_refused(name):
+    table = two_visits().rename(columns={"age": name})
+    with pytest.raises(InputError, match=f"'{name}', which is the name of a result"):
+        longitudinal.change_scores(table, **PLAN, covariates=[name])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda ages: [f"{a:.1f}".replace(".", ",") for a in ages], "holds '45,0'|text"),
+        (lambda ages: ["n/a", *ages[1:].astype(str)], "in rows"),
+        (lambda ages: [f"<{a}" for a in ages], "text"),
+        (lambda ages: [f"19{a:02.0f}-01-01" for a in ages], "text"),
+        (lambda ages: [f"p{k}" for k in range(len(ages))], "different words"),
+        (lambda ages: [np.inf, *ages[1:]], "infinite"),
+    ],
+)
+def test_a_covariate_of_numbers_written_as_text_is_refused(spoil, words):
+    table = people()
+    table["age"] = spoil(table["age"].to_numpy())
+    for call in (
+        lambda: groups.ancova(table, reference="control", **CONTRAST),
+        lambda: association.linear(table, value="alps", predictors=["age"]),
+    ):
+        with pytest.raises(InputError, match=f"age: .*({words})"):
+            call()
+
+
+def test_a_declared_category_is_a_category():
+    table = people()
+    table["site"] = pd.Categorical(np.arange(len(table)) % 2 + 1, categories=[1, 2, 9])
+    found = association.linear(table, value="alps", predictors=["site"])
+    assert found["term"].tolist() == ["site: 2 - 1", "model", "model"], "level 9 is not used"
+
+
+def test_a_covariate_written_at_one_visit_is_carried_to_the_other():
+    table = two_visits()
+    both = {"groups": ("MS", "control"), "covariates": ["age"]}
+    wanted = [f(table, **PLAN, **both) for f in (longitudinal.mixed_model,
+                                                longitudinal.change_regression)]  # fmt: skip
+    for lacking in (table["visit"] == 2, table["visit"] == 1, table.index % 4 == 1):
+        once = table.assign(age=table["age"].mask(lacking))
+        found = [f(once, **PLAN, **both) for f in (longitudinal.mixed_model,
+                                                  longitudinal.change_regression)]  # fmt: skip
+        for one, two in zip(found, wanted, strict=True):
+            assert one["estimate"].to_numpy() == pytest.approx(two["estimate"].to_numpy())
+            assert one["n"].tolist() == two["n"].tolist()
+
+
+def test_a_third_group_is_no_part_of_the_contrast():
+    table = two_visits()
+    more = two_visits(seed=9).assign(group="other")
+    more["person"] += 1000
+    plan = PLAN | {"groups": ("MS", "control")}
+    for function in (
+        longitudinal.change_regression,
+        longitudinal.change_test,
+        longitudinal.mixed_model,
+    ):
+        alone, beside = function(table, **plan), function(pd.concat([table, more]), **plan)
+        assert beside["estimate"].to_numpy() == pytest.approx(alone["estimate"].to_numpy())
+        assert beside["n"].tolist() == alone["n"].tolist()
+    with pytest.raises(InputError, match="groups: "):
+        longitudinal.change_regression(table, **PLAN, groups=("MS", "nobody"))
