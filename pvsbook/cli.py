@@ -441,7 +441,8 @@ def run(
 
     Each scan becomes maps, a table and a page under OUT_DIR; each person gets a page
     (sub-*.html). A scan that fails stops no other, and says why. What is done is not done again
-    while inputs, options and version are the same: after an interruption, run the same command.
+    while inputs, options and the code of pvsbook are the same: after an interruption, run the same
+    command.
 
     Ends with 0 when all is well, 1 when scans failed (they are listed), 2 when it cannot start.
     """

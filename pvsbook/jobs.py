@@ -4,13 +4,14 @@ A task is a function by name, the paths it reads and its parameters; no voxel pa
 scheduler.  Each task writes into a folder of its own; when it is through, its files are moved to
 their place, and a small JSON record is written last.  So there is a record if and only if the
 work is whole.  The next run skips a task whose record carries the same fingerprint (contents of
-the inputs, parameters, version) and whose files are still there.
+the inputs, parameters, the code of this package) and whose files are still there.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
 import logging
@@ -26,8 +27,11 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from packaging.requirements import Requirement
 
 from pvsbook import images
 from pvsbook._errors import InputError
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Record",
     "Task",
+    "code_hash",
     "default_workers",
     "fingerprint",
     "read_record",
@@ -93,7 +98,7 @@ class Record:
     status
         ``"done"``, ``"failed"``, or ``"skipped"`` where nothing could be tried.
     fingerprint
-        Of inputs, function, parameters and version; empty where they could not be read.
+        Of inputs, function, parameters and code; empty where they could not be read.
     reason
         Why it failed or was skipped, in one sentence.
     result
@@ -129,13 +134,37 @@ _NOT_STORED = ("again", "seconds", "peak_mb", "log")
 # --- one task ----------------------------------------------------------------------------------
 
 
+@functools.cache
+def code_hash(package: Path = Path(__file__).parent) -> str:
+    """Return the SHA-256 of all code that a result follows from.
+
+    Parameters
+    ----------
+    package
+        Folder whose modules count; with them the versions of the packages that they stand on.
+
+    Examples
+    --------
+    >>> len(code_hash())
+    64
+    """
+    digest = hashlib.sha256(__version__.encode())
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    for line in requires("pvsbook") or ():
+        needed = Requirement(line)
+        if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+            digest.update(f"{needed.name} {version(needed.name)}".encode())
+    return digest.hexdigest()
+
+
 def fingerprint(function: Function, task: Task, hashes: Mapping[str, str]) -> str:
     """Return the SHA-256 of all that a result follows from.
 
     Parameters
     ----------
     function
-        Its name counts, its text does not: the version stands for that.
+        Its name counts, and the code of the whole package (`code_hash`).
     task
         Names of files count, their folders do not, so that a moved data set stays done.
     hashes
@@ -150,7 +179,7 @@ def fingerprint(function: Function, task: Task, hashes: Mapping[str, str]) -> st
     True
     """
     content = {
-        "version": __version__,
+        "code": code_hash(),
         "function": f"{function.__module__}.{function.__qualname__}",
         "name": task.name,
         "parameters": task.parameters,
@@ -471,17 +500,19 @@ def _joined(address: str) -> Iterator[Client]:
     with client:
         if not client.nthreads():
             client.wait_for_workers(1, timeout=60)
-        versions = set(client.run(_version_there).values())
-        if versions != {__version__}:
+        here = (__version__, code_hash())
+        there = set(client.run(_version_and_code).values())
+        if there != {here}:
+            versions = ", ".join(sorted({f"{v} (code {c[:8]})" for v, c in there}))
             raise InputError(
-                f"--scheduler: its workers have pvsbook {', '.join(sorted(versions))}, but this "
-                f"is {__version__}; install the same version there"
+                f"--scheduler: its workers have pvsbook {versions}, but this is {here[0]} "
+                f"(code {here[1][:8]}); install the same version there"
             )
         yield client
 
 
-def _version_there() -> str:
-    return __version__
+def _version_and_code() -> tuple[str, str]:
+    return __version__, code_hash()
 
 
 def run(

@@ -125,7 +125,7 @@ def read_settings(path: images.PathLike | None) -> dict[str, dict[str, Any]]:
     shared = {
         k: v
         for k, v in content.get("qsm", {}).items()
-        if k in ("phase_period", "phase_sign", "inversion")
+        if k in ("phase_period", "phase_sign")  # of the scanner; the recipe of change is its own
     }
     return {m: dict(content.get(m, {})) for m in METHODS} | {
         CHANGE: {**shared, **content.get(CHANGE, {})}

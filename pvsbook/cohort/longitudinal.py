@@ -12,15 +12,13 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from pvsbook import derivatives, images, report
-from pvsbook.atlas import deep_grey, registration
+from pvsbook.atlas import deep_grey
 from pvsbook.cohort.measure import Done
 from pvsbook.figures import people
 from pvsbook.qsm import change
-from pvsbook.qsm import pipeline as qsm_pipeline
 
 __all__ = ["CHANGE_LIMITS", "CHANGE_ROW", "measure_qsm_change"]
 
-BACKGROUND = "vsharp"  # its bias is large but the same at both visits (see pvsbook.qsm.change)
 CHANGE_LIMITS = (
     "The nuclei are simple shapes brought over from MNI space, the same at both visits: their "
     "change means more than their value.",
@@ -70,12 +68,14 @@ def measure_qsm_change(
     field_strength_t: tuple[float | None, float | None] = (None, None),
     phase_period: float | None = None,
     phase_sign: int = 1,
-    inversion: str = "tv",
+    background: str = change.SETTINGS["background"],
+    inversion: str = change.SETTINGS["inversion"],
+    regularisation: float = change.SETTINGS["inversion_options"]["regularisation"],
 ) -> Done:
     """Measure the change of susceptibility between two visits, and write it to a folder.
 
-    Both visits are reconstructed alike, with V-SHARP, and aligned halfway; nuclei come from MNI
-    space by an affine registration of the first visit's last echo.
+    By `pvsbook.qsm.change.measure_visits`: both visits are reconstructed alike and aligned
+    halfway; nuclei come from MNI space by an affine registration of the first visit's last echo.
 
     Parameters
     ----------
@@ -87,8 +87,11 @@ def measure_qsm_change(
         Label of the first visit, for the table.
     echo_times_s, field_strength_t
         One for each visit.
-    phase_period, phase_sign, inversion
+    phase_period, phase_sign
         As in `pvsbook.cohort.measure_qsm`.
+    background, inversion, regularisation
+        As in `pvsbook.qsm.reconstruct`; by default `pvsbook.qsm.change.SETTINGS`, which differ
+        from those of a single scan.  `regularisation` goes to TV.
 
     Returns
     -------
@@ -100,53 +103,34 @@ def measure_qsm_change(
         See `pvsbook.images.load_gre`, `pvsbook.qsm.reconstruct` and
         `pvsbook.atlas.registration.register_to_mni`.
     """
-    scans, results = [], []
-    for (magnitude, phase), times, field in zip(
-        (first, second), echo_times_s, field_strength_t, strict=True
-    ):
-        gre = images.load_gre(
+    settings = {
+        "background": background,
+        "inversion": inversion,
+        "inversion_options": {"regularisation": regularisation} if "tv" in inversion else {},
+        "phase_sign": phase_sign,
+    }
+    visits = [
+        images.load_gre(
             list(magnitude),
             list(phase),
             echo_times_s=times,
             field_strength_t=field,
             phase_period=phase_period,
         )
-        scans.append(gre)
-        results.append(
-            qsm_pipeline.reconstruct(
-                gre, background=BACKGROUND, inversion=inversion, phase_sign=phase_sign
-            )
+        for (magnitude, phase), times, field in zip(
+            (first, second), echo_times_s, field_strength_t, strict=True
         )
-    last = [images.make(gre.magnitude[..., -1], gre.affine) for gre in scans]
-    alignment = change.align_visits(last[0], last[1], results[0].mask, results[1].mask)
-    to_mni = registration.register_to_mni(
-        last[0], contrast="t2", mask=images.make(results[0].mask, scans[0].affine)
-    )
-    found = change.measure_change(
-        (scans[0], results[0]),
-        (scans[1], results[1]),
+    ]
+    found = change.measure_visits(
+        visits[0],
+        visits[1],
         deep_grey.labels(),
-        alignment.first_to_halfway @ np.linalg.inv(to_mni.native_to_mni),
         deep_grey.table(),
         np.random.default_rng(0),
-        alignment=alignment,
+        settings=settings,
     )
-    lost = tuple(
-        f"{name} visit: {step} is not supported, so its change is not a measurement"
-        for name, result in zip(("first", "second"), results, strict=True)
-        for step in result.unsupported_steps
-    )
-    status, reasons = ("fail" if lost else found.status), (*lost, *found.reasons)
-    row: dict[str, Any] = {
-        "first_session": first_session,
-        **found.to_row(),
-        "registration_correlation": to_mni.correlation,
-        "status": status,
-        "reasons": "; ".join(reasons),
-    }
-    if lost:
-        row |= {k: float("nan") for k in row if k.endswith(("_change_ppb", "_error_ppb"))}
-    return _save(found.table, row, second, out, first, status=status, reasons=reasons)
+    row = {"first_session": first_session, **found.to_row()}
+    return _save(found.table, row, second, out, first, status=found.status, reasons=found.reasons)
 
 
 def _save(

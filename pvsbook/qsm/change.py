@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +17,8 @@ from scipy import linalg, ndimage
 
 from pvsbook import images
 from pvsbook._errors import InputError
-from pvsbook.qsm.pipeline import QsmResult
+from pvsbook.atlas.registration import register_to_mni
+from pvsbook.qsm.pipeline import QsmResult, reconstruct
 from pvsbook.qsm.regions import carry_labels, measure_regions, noise_ppb
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Change",
     "align_visits",
     "measure_change",
+    "measure_visits",
 ]
 
 ALIGN_MM = 3.0
@@ -107,17 +109,24 @@ class Change:
         Angle between the static fields as the head saw them.
     reasons
         What casts doubt on the change.
+    is_supported
+        False where a step of a reconstruction is not supported; the table then holds no change.
+    registration_correlation
+        Of the first visit with the template; NaN where `measure_change` was given the labels'
+        place.
     """
 
     table: pd.DataFrame
     alignment: Alignment
     tilt_difference_deg: float
     reasons: tuple[str, ...]
+    is_supported: bool = True
+    registration_correlation: float = float("nan")
 
     @property
     def status(self) -> str:
-        """``"pass"`` or ``"warn"``."""
-        return "warn" if self.reasons else "pass"
+        """``"pass"``, ``"warn"``, or ``"fail"`` where the scans support no change."""
+        return "fail" if not self.is_supported else "warn" if self.reasons else "pass"
 
     def to_row(self) -> dict[str, Any]:
         """Return one flat row: the change of each region and the quality of the pair."""
@@ -127,6 +136,7 @@ class Change:
             "overlap": self.alignment.overlap,
             "rotation_deg": self.alignment.rotation_deg,
             "tilt_difference_deg": self.tilt_difference_deg,
+            "registration_correlation": self.registration_correlation,
         }
         for r in self.table.to_dict("records"):
             name = f"{r['region']}_{r['side']}".replace(" ", "_")
@@ -215,6 +225,87 @@ def _reduce(
 
 def _centre_mm(values: NDArray, affine: NDArray) -> NDArray[np.float64]:
     return nib.affines.apply_affine(affine, ndimage.center_of_mass(values))
+
+
+def measure_visits(
+    first: images.Gre,
+    second: images.Gre,
+    labels: nib.Nifti1Image,
+    table: pd.DataFrame,
+    rng: np.random.Generator,
+    *,
+    settings: Mapping[str, Any] = SETTINGS,
+    start: ArrayLike | None = None,
+    control: str | None = None,
+    erode: int = 1,
+    n_repeats: int = 2,
+) -> Change:
+    """Measure change from two scans: reconstruct, align halfway, place the labels, subtract.
+
+    This is the one recipe: the command, the virtual study and the chapter call it.
+
+    Parameters
+    ----------
+    first, second
+        Gradient echoes of one person, from `pvsbook.images.load_gre`.
+    labels
+        Label image in MNI space.
+    table
+        Columns ``label``, ``region``, ``side``.
+    rng
+        Draws noise for the error.
+    settings
+        Keyword arguments of `pvsbook.qsm.reconstruct`, the same for both visits.
+    start
+        First guess of the registration to MNI space, as in
+        `pvsbook.atlas.registration.register_to_mni`.
+    control, erode, n_repeats
+        As in `measure_change`.
+
+    Returns
+    -------
+    Change
+        Without numbers, and with the status ``"fail"``, where the scans do not support
+        background removal or inversion.
+
+    Raises
+    ------
+    InputError
+        See `pvsbook.qsm.reconstruct` and `pvsbook.atlas.registration.register_to_mni`.
+    """
+    results = [reconstruct(gre, **settings) for gre in (first, second)]
+    last = [images.make(gre.magnitude[..., -1], gre.affine) for gre in (first, second)]
+    halved = [_halve(i, r.mask) for i, r in zip(last, results, strict=True)]
+    alignment = align_visits(halved[0][0], halved[1][0], halved[0][1], halved[1][1])
+    brain = images.make(np.asarray(results[0].mask, np.uint8), first.affine)
+    to_mni = register_to_mni(last[0], contrast="t2", mask=brain, start=start)
+    change = measure_change(
+        (first, results[0]),
+        (second, results[1]),
+        labels,
+        alignment.first_to_halfway @ np.linalg.inv(to_mni.native_to_mni),
+        table,
+        rng,
+        alignment=alignment,
+        control=control,
+        erode=erode,
+        n_repeats=n_repeats,
+    )
+    return replace(change, registration_correlation=to_mni.correlation)
+
+
+def _halve(
+    image: nib.Nifti1Image, mask: NDArray[np.bool_]
+) -> tuple[nib.Nifti1Image, NDArray[np.bool_]]:
+    """Average blocks of eight voxels of a scan, and their mask: enough to align two visits by."""
+    even = tuple(slice(n - n % 2) for n in image.shape)
+
+    def blocks(values: NDArray) -> NDArray[np.float32]:
+        x, y, z = (n // 2 for n in image.shape)
+        return values[even].reshape(x, 2, y, 2, z, 2).mean(axis=(1, 3, 5), dtype=np.float32)
+
+    affine = image.affine @ nib.affines.from_matvec(2 * np.eye(3), np.full(3, 0.5))
+    return images.make(blocks(images.array(image)), affine), blocks(mask) >= 0.5
 
 
 def measure_change(
@@ -311,7 +402,16 @@ def measure_change(
         }
     )
     tilt = _tilt_difference_deg(alignment)
-    return Change(rows, alignment, tilt, _doubts(results, alignment, tilt, rows))
+    unsupported = tuple(
+        f"{name} visit: {step} is not supported, so its change is not a measurement"
+        for name, result in zip(("first", "second"), results, strict=True)
+        for step in result.unsupported_steps
+    )
+    reasons = unsupported + _doubts(results, alignment, tilt, rows)
+    if unsupported:
+        numbers = [c for c in rows.columns if c.endswith("_ppb")]
+        rows = rows.assign(**dict.fromkeys(numbers, np.nan))
+    return Change(rows, alignment, tilt, reasons, is_supported=not unsupported)
 
 
 def _tilt_difference_deg(alignment: Alignment) -> float:

@@ -9,17 +9,17 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.random import Generator
-from numpy.typing import NDArray
 
-from pvsbook import images, qsm
+from pvsbook import images
 from pvsbook._errors import InputError
-from pvsbook.atlas import deep_grey, register_to_mni
+from pvsbook.atlas import deep_grey
 from pvsbook.phantoms.brain import pose
 from pvsbook.phantoms.gradient_echo import CHI_PPB, MYELIN_PPB, RELAXIVITY_HZ_PPM, make_gre
 from pvsbook.qsm import change
@@ -48,6 +48,7 @@ __all__ = [
     "observe",
     "primary",
     "scan",
+    "tilted_heads",
     "truths",
 ]
 
@@ -503,25 +504,10 @@ def measure(scans: tuple[images.Gre, images.Gre]) -> dict[str, float]:
         ``caudate_1_ppb``, ``caudate_2_ppb`` and so on (mean of both sides), the overlap of the
         two aligned visits, and the angle between their fields.
     """
-    results = [qsm.reconstruct(visit, **change.SETTINGS) for visit in scans]
-    last = [images.make(visit.magnitude[..., -1], visit.affine) for visit in scans]
-    masks = [result.mask for result in results]
-    small = [_halved(i, m) for i, m in zip(last, masks, strict=True)]
-    (one, one_mask), (two, two_mask) = small
-    alignment = change.align_visits(one, two, one_mask, two_mask)
-    brain = images.make(np.asarray(masks[0], np.uint8), scans[0].affine)
-    place = register_to_mni(last[0], contrast="t2", mask=brain, start=np.eye(4))
     table = deep_grey.table()
     table = table[table["region"].isin(STRUCTURES)].reset_index(drop=True)
-    found = change.measure_change(
-        (scans[0], results[0]),
-        (scans[1], results[1]),
-        _labels(),
-        alignment.first_to_halfway @ np.linalg.inv(place.native_to_mni),
-        table,
-        np.random.default_rng(0),
-        alignment=alignment,
-        n_repeats=0,
+    found = change.measure_visits(
+        *scans, _labels(), table, np.random.default_rng(0), start=np.eye(4), n_repeats=0
     )
     row = {}
     for name in STRUCTURES:
@@ -529,7 +515,7 @@ def measure(scans: tuple[images.Gre, images.Gre]) -> dict[str, float]:
         row[f"{name}_1_ppb"] = float(sides["first_ppb"].mean())
         row[f"{name}_2_ppb"] = float(sides["second_ppb"].mean())
     return row | {
-        "overlap": float(alignment.overlap),
+        "overlap": float(found.alignment.overlap),
         "tilt_difference_deg": float(found.tilt_difference_deg),
     }
 
@@ -539,16 +525,24 @@ def _labels() -> nib.Nifti1Image:
     return deep_grey.labels()
 
 
-def _halved(image: nib.Nifti1Image, mask: NDArray[np.bool_]) -> tuple[nib.Nifti1Image, NDArray]:
-    """Average blocks of eight voxels of a scan, and their mask: enough to align two visits by."""
-    even = tuple(slice(n - n % 2) for n in image.shape)
+def tilted_heads() -> pd.DataFrame:
+    """Load the change measured in ten simulated heads that lay differently at two visits.
 
-    def blocks(values: NDArray) -> NDArray[np.float32]:
-        x, y, z = (n // 2 for n in image.shape)
-        return values[even].reshape(x, 2, y, 2, z, 2).mean(axis=(1, 3, 5), dtype=np.float32)
+    The notebook *Change over time* makes the rows of one head; with another ``SEED`` it makes
+    those of another.
 
-    affine = image.affine @ nib.affines.from_matvec(2 * np.eye(3), np.full(3, 0.5))
-    return images.make(blocks(images.array(image)), affine), blocks(mask) >= 0.5
+    Returns
+    -------
+    pandas.DataFrame
+        One row a head, setting, region and side: ``change_ppb`` and ``true_ppb``.
+
+    Examples
+    --------
+    >>> tilted_heads().groupby("setting")["head"].nunique().to_dict()
+    {'LBV': 10, 'tilt ignored': 10, 'tilt used': 10}
+    """
+    with files("pvsbook.studies").joinpath("tables", "tilted_heads.tsv").open("rb") as text:
+        return pd.read_csv(text, sep="\t")
 
 
 def from_images(rows: pd.DataFrame) -> pd.DataFrame:

@@ -14,9 +14,11 @@ import pandas as pd
 import pytest
 import stubs
 
-from pvsbook import InputError, cli, jobs
-from pvsbook.cohort import app, group, inputs
+from pvsbook import InputError, cli, images, jobs
+from pvsbook.atlas import deep_grey
+from pvsbook.cohort import app, group, inputs, longitudinal
 from pvsbook.phantoms.people import write_people
+from pvsbook.qsm import change
 
 PEOPLE = [f"{k:02d}" for k in range(1, 11)]
 BROKEN, SILENT, ODD = "03", "05", "07"  # cut file; no echo time; part-pha
@@ -191,12 +193,34 @@ def test_a_changed_sidecar_or_setting_runs_just_that_again(visits, tmp_path, cap
     assert call("run", top, out, "participant", *options) == 0
     assert "3 done (3 by an earlier run)" in capsys.readouterr().out
     settings = tmp_path / "settings.yml"
-    settings.write_text("qsm: {inversion: tkd}\nqsmchange: {inversion: tv}\n")
+    settings.write_text("qsm: {inversion: tkd}\nqsmchange: {background: smv}\n")
     assert call("run", top, out, "participant", *options, "--settings", settings) == 0
     assert "3 done (1 by an earlier run)" in capsys.readouterr().out
     assert call("run", top, out, "participant", *options) == 0
-    # a default that is written out, as tv here, is no change; all is as it was
+    # a default that is written out, as smv here, is no change; all is as it was
     assert stubs.tree(out) == before
+
+
+def test_the_command_measures_change_by_the_recipe_of_the_library(tmp_path):
+    """One head at two visits: the row of the command is that of `change.measure_visits`."""
+    write_people(tmp_path, ["a"], rng=np.random.default_rng(4), sessions=["1", "2"])
+    scans = inputs.find(tmp_path, methods=["qsm"]).scans
+    gres = [
+        images.load_gre(s.inputs["magnitude"], s.inputs["phase"], **s.parameters) for s in scans
+    ]
+    wanted = change.measure_visits(
+        *gres, deep_grey.labels(), deep_grey.table(), np.random.default_rng(0)
+    ).to_row()
+    pair = [(s.inputs["magnitude"], s.inputs["phase"]) for s in scans]
+    row = longitudinal.measure_qsm_change(
+        *pair,
+        tmp_path / "out",
+        echo_times_s=tuple(s.parameters["echo_times_s"] for s in scans),
+        field_strength_t=tuple(s.parameters["field_strength_t"] for s in scans),
+    ).row
+    assert {k: v for k, v in row.items() if k != "first_session"} == pytest.approx(
+        wanted, nan_ok=True
+    )
 
 
 def test_labels_choose(visits, tmp_path):

@@ -77,10 +77,24 @@ def test_only_what_changed_is_done_again(tmp_path, scans, monkeypatch, racy_ns):
     tasks = with_inputs(scans, calls)
     tasks[2] = jobs.Task("t2", tasks[2].inputs, {**tasks[2].parameters, "k": 1})
     assert again(tasks) == ["2"]
-    monkeypatch.setattr(jobs, "__version__", "99")
+    monkeypatch.setattr(jobs, "code_hash", lambda: "of a package with another default")
     assert again(tasks) == ["0", "1", "2"]
     (out / jobs.STATE / "records" / "t1.json").write_text("{ cut")
     assert again(tasks) == ["1"]
+
+
+def test_other_code_has_another_hash(tmp_path):
+    module = tmp_path / "qsm" / "inversion.py"
+    module.parent.mkdir()
+    module.write_text("REGULARISATION = 2e-4\n")
+    jobs.code_hash.cache_clear()
+    before = jobs.code_hash(tmp_path)
+    module.write_text("REGULARISATION = 1e-3\n")
+    jobs.code_hash.cache_clear()
+    assert jobs.code_hash(tmp_path) != before
+    module.write_text("REGULARISATION = 2e-4\n")
+    jobs.code_hash.cache_clear()
+    assert jobs.code_hash(tmp_path) == before
 
 
 def test_a_moved_data_set_stays_done(tmp_path, scans, believe_stamps):
