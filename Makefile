@@ -7,7 +7,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
-export PVSBOOK_ROOT := $(CURDIR)
 # One thread a process: tests and notebooks run side by side.
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
@@ -40,11 +39,12 @@ test: $(STAMP) book  ## Unit, property, notebook and site tests; coverage of pvs
 test-public: $(STAMP)  ## The tests on real files, fetched from their public hosts
 	PVSBOOK_TEST_PUBLIC=1 $(BIN)/python -m pytest tests -m public
 
-check: $(STAMP)  ## Lint, format, types, layers, spelling, links inside, installed packages
+check: $(STAMP)  ## Lint, format, types, layers, dependencies, spelling, links inside
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/deptry pvsbook
 	$(BIN)/codespell
 	$(BIN)/python book/_ext/links.py
 	$(BIN)/python -m pip check

@@ -215,11 +215,12 @@ def rerun(
 def doctor() -> None:
     """Look at this machine: versions, cores, memory, cache, and what is missing."""
     import platform
-    from importlib.metadata import PackageNotFoundError, version
 
     import psutil
 
     from pvsbook import manifest
+    from pvsbook._version import required
+    from pvsbook.rerun import find_notebook
 
     table = Table("what", "found", box=None)
     table.add_row("pvsbook", __version__)
@@ -232,26 +233,43 @@ def doctor() -> None:
     table.add_row("cache", f"{cache}, {decimal(free)} free")
     table.add_row("mirror", os.environ.get("PVSBOOK_MIRROR") or "none")
     table.add_row("offline", "yes" if manifest.offline() else "no")
-    missing = []
-    for name in _needs():
-        try:
-            table.add_row(name, version(name))
-        except PackageNotFoundError:
-            missing.append(name)
+    missing = _versions(table, required())
+    try:
+        where = manifest.folder()
+        table.add_row("manifest", f"{len(manifest.datasets())} data sets in {where}")
+    except InputError as error:
+        table.add_row("manifest", "none")
+        missing.append(f"the manifest ({error})")
+    absent = _versions(None, required("book"))
+    book = (
+        f"{len(absent)} packages missing: pip install 'pvsbook[book]'" if absent else "installed"
+    )
+    table.add_row("for rerun", book)
+    try:
+        table.add_row("notebooks", str(find_notebook("10").parent))
+    except InputError:
+        table.add_row("notebooks", "none: rerun takes them from a copy of the repository")
     table.add_row("missing", ", ".join(missing) or "nothing")
     _out().print(table)
     if missing:
-        raise InputError(f"packages are missing: {', '.join(missing)}; run: make setup")
+        raise InputError(
+            f"missing: {', '.join(missing)}; run: pip install --force-reinstall pvsbook"
+        )
 
 
-def _needs() -> list[str]:
-    """Name the packages that pvsbook is declared to need at run time."""
-    from importlib.metadata import requires
+def _versions(table: Table | None, names: list[str]) -> list[str]:
+    """Put the version of each package into a table; return those that are not there."""
+    from importlib.metadata import PackageNotFoundError, version
 
-    from packaging.requirements import Requirement
-
-    declared = [Requirement(line) for line in requires("pvsbook") or ()]
-    return [r.name for r in declared if r.marker is None or r.marker.evaluate({"extra": ""})]
+    missing = []
+    for name in names:
+        try:
+            found = version(name)
+            if table is not None:
+                table.add_row(name, found)
+        except PackageNotFoundError:
+            missing.append(name)
+    return missing
 
 
 @app.command()

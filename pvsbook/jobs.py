@@ -27,15 +27,13 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import requires, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from packaging.requirements import Requirement
-
 from pvsbook import images
 from pvsbook._errors import InputError
-from pvsbook._version import __version__
+from pvsbook._version import __version__, required
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -151,10 +149,8 @@ def code_hash(package: Path = Path(__file__).parent) -> str:
     digest = hashlib.sha256(__version__.encode())
     for path in sorted(package.rglob("*.py")):
         digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
-    for line in requires("pvsbook") or ():
-        needed = Requirement(line)
-        if needed.marker is None or needed.marker.evaluate({"extra": ""}):
-            digest.update(f"{needed.name} {version(needed.name)}".encode())
+    for name in required():
+        digest.update(f"{name} {version(name)}".encode())
     return digest.hexdigest()
 
 

@@ -368,19 +368,22 @@ class _OneKeyOnce(_Yaml):
 
 
 def folder() -> Path:
-    """Find the folder of YAML files (see the environment above)."""
+    """Find the folder of YAML files (see the environment above).
+
+    The wheel carries them inside the package; in a copy of the repository they lie above it.
+    """
     own = os.environ.get("PVSBOOK_MANIFEST")
     if own:
         if any(Path(own).expanduser().glob("*.yml")):
             return Path(own).expanduser()
         raise InputError(f"PVSBOOK_MANIFEST={own!r} holds no *.yml; name the data_manifest folder")
-    for start in (Path(__file__).resolve(), Path.cwd() / "here"):
-        for parent in start.parents:
-            if any((parent / "data_manifest").glob("*.yml")):
-                return parent / "data_manifest"
+    package = Path(__file__).resolve().parent
+    for parent in (package, package.parent):
+        if any((parent / "data_manifest").glob("*.yml")):
+            return parent / "data_manifest"
     raise InputError(
-        f"no data_manifest folder above {Path(__file__).parent} or {Path.cwd()}; "
-        "set PVSBOOK_MANIFEST to the data_manifest folder of a copy of the repository"
+        f"no data_manifest folder in {package} or above it: this installation is broken; "
+        "install pvsbook again, or set PVSBOOK_MANIFEST to a folder of manifest files"
     )
 
 

@@ -24,6 +24,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 
 from pvsbook import __version__
+from pvsbook._version import required
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parents[1] / "_templates"), autoescape=True
@@ -32,11 +33,7 @@ TEMPLATES = Environment(
 LOCAL = "http://127.0.0.1:8000/"  # where `make serve` shows the site
 TIMES, VERSIONS, LAUNCH = "<!-- times -->", "<!-- versions -->", "<!-- launch -->"
 CFF = "CITATION.cff"
-PACKAGES = (
-    "numpy", "scipy", "pandas", "numba", "nibabel", "nilearn", "dipy", "scikit-image",
-    "scikit-learn", "statsmodels", "pingouin", "skan", "connected-components-3d", "edt", "dask",
-    "matplotlib", "jupyter-book", "sphinx", "sphinx-book-theme", "sphinx-mathjax-offline",
-)  # fmt: skip
+SITE_PACKAGES = ("jupyter-book", "sphinx", "sphinx-book-theme", "sphinx-mathjax-offline")
 # Pages that were renamed: the old name, without its ending, and where it leads now.
 RENAMED: dict[str, str] = {}
 
@@ -89,7 +86,7 @@ def versions() -> str:
     rows = [
         ("pvsbook", __version__),
         ("Python", platform.python_version()),
-        *((name, version(name)) for name in PACKAGES),
+        *((name, version(name)) for name in (*required(), *SITE_PACKAGES)),
     ]
     where = f"{platform.system()} on {platform.machine()}, {os.cpu_count()} cores"
     table = "\n".join(f"| {name} | {number} |" for name, number in rows)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import nibabel as nib
 import numpy as np
-from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -53,7 +52,7 @@ def use_style() -> None:
     mpl.rcParams.update(
         {
             "axes.grid": False,
-            "axes.prop_cycle": cycler(
+            "axes.prop_cycle": mpl.cycler(
                 color=[COLORS[k] for k in ("projection", "subcortical", "association", "pvs")]
             ),
             "axes.spines.right": False,

@@ -217,16 +217,11 @@ def test_manifest_folder_is_found_or_asked_for(monkeypatch, tmp_path, write, ent
     assert "ds000221" in manifest.datasets()  # above the package
     installed = tmp_path / "lib" / "pvsbook" / "manifest.py"
     monkeypatch.setattr(manifest, "__file__", str(installed))
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="set PVSBOOK_MANIFEST to the data_manifest folder"):
+    with pytest.raises(InputError, match="this installation is broken"):
         manifest.datasets()
-    (tmp_path / "manifest").rename(tmp_path / "data_manifest")
-    monkeypatch.setenv("PVSBOOK_MANIFEST", str(tmp_path / "data_manifest"))
-    write_to = tmp_path / "data_manifest" / "toy.yml"
-    write_to.write_text(yaml.safe_dump(entry))
-    monkeypatch.delenv("PVSBOOK_MANIFEST")
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
+    carried = installed.parent / "data_manifest"  # as in a wheel
+    carried.mkdir(parents=True)
+    (carried / "toy.yml").write_text(yaml.safe_dump(entry))
     assert manifest.datasets() == ("toy",)
 
 

@@ -1,0 +1,97 @@
+"""What is shipped is what is tested: the wheel, outside of the repository."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from setuptools import find_packages
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Build the wheel from a copy, so that nothing is left in the repository."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    names = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "pvsbook",
+         "data_manifest", "pyproject.toml", "README.md", "LICENSE"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    for name in names:
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
+         "--wheel-dir", folder, source],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def call(wheel, tmp_path_factory):
+    """Run the command of the unpacked wheel, in an empty folder."""
+    top = tmp_path_factory.mktemp("installed")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(top / "lib")
+    (top / "work").mkdir()
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("PVSBOOK")}
+
+    def run(*arguments: str, code: str = "") -> subprocess.CompletedProcess[str]:
+        what = ["-c", code] if code else ["-m", "pvsbook", *arguments]
+        return subprocess.run(
+            [sys.executable, *what],
+            cwd=top / "work",
+            env=kept
+            | {
+                "PYTHONPATH": str(top / "lib"),
+                "PVSBOOK_DATA": str(top / "cache"),
+                "PVSBOOK_OFFLINE": "1",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+def test_every_package_is_listed():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = find_packages(str(ROOT), include=["pvsbook*"])
+    assert sorted(listed) == sorted([*found, "pvsbook.data_manifest"])
+
+
+def test_the_wheel_carries_what_the_package_reads(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for pattern in ("data_manifest/*.yml", "pvsbook/answers/*.yml", "pvsbook/studies/tables/*"):
+        for path in ROOT.glob(pattern):
+            inside = path.relative_to(ROOT).as_posix().removeprefix("pvsbook/")
+            assert f"pvsbook/{inside}" in names
+    assert not any(name.startswith(("tests", "book", "data_manifest")) for name in names)
+
+
+def test_the_installed_command_works_away_from_the_repository(call):
+    where = call(code="import pvsbook; print(pvsbook.__file__)").stdout
+    assert str(ROOT) not in where
+    listed = call("data", "list")
+    assert listed.returncode == 0, listed.stderr
+    assert "ds000221" in listed.stdout
+    assert "10.18112" in call("data", "cite", "ds000221").stdout
+    assert call("--help").returncode == 0
+    looked = call("doctor")
+    assert looked.returncode == 0, looked.stderr
+    for words in ("16 data sets", "none: rerun takes them from a copy", "nothing"):
+        assert words in " ".join(looked.stdout.split())
+    code = "from pvsbook.atlas import deep_grey; deep_grey.tian()"
+    assert "PVSBOOK_OFFLINE" in call(code=code).stderr, "the atlas is known, and not downloaded"
