@@ -8,7 +8,8 @@ def required(extra: str = "") -> list[str]:
     from packaging.requirements import Requirement
 
     declared = [Requirement(line) for line in requires("pvsbook") or ()]
-    markers = [(r, r.marker is None or r.marker.evaluate({"extra": ""})) for r in declared]
-    if not extra:
-        return [r.name for r, always in markers if always]
-    return [r.name for r, always in markers if not always and r.marker.evaluate({"extra": extra})]
+    environment = {"extra": extra}
+    for_extra = [r for r in declared if r.marker is not None and "extra" in str(r.marker)]
+    always = [r for r in declared if r not in for_extra]
+    chosen = for_extra if extra else always
+    return [r.name for r in chosen if r.marker is None or r.marker.evaluate(environment)]

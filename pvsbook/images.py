@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import os
+import reprlib
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from pvsbook._errors import InputError
@@ -22,10 +25,13 @@ __all__ = [
     "Dwi",
     "Gre",
     "array",
+    "header_notes",
     "load",
     "load_dwi",
     "load_gre",
     "make",
+    "number",
+    "read_json",
     "rotation",
     "same_grid",
     "save",
@@ -110,8 +116,14 @@ def load(
             np.asanyarray(image.dataobj).reshape(shape), image.affine, image.header
         )
     _check_affine(image.affine, label)
+    _check_kind(image, label)
     if check_values:
-        values = array(image)
+        try:
+            values = array(image)
+        except Exception as error:  # scale factors beyond all bounds, memory
+            raise InputError(
+                f"{label}: its voxels cannot be read ({error}); convert or download it again"
+            ) from error
         bad = int(values.size - np.isfinite(values).sum())
         if bad:
             raise InputError(
@@ -134,9 +146,11 @@ def _open(source: ImageLike, name: str) -> tuple[str, nib.Nifti1Image]:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise InputError(f"{path}: {what}; give the path of a NIfTI file (.nii or .nii.gz)")
     try:
-        image = _nifti(nib.load(path))
-        np.asanyarray(image.dataobj[..., -1:])  # a file cut short fails here, not much later
-    except (ImageFileError, OSError, EOFError, ValueError, gzip.BadGzipFile) as error:
+        with _without_warnings():
+            image = _nifti(nib.load(path))
+            np.asanyarray(image.dataobj[..., -1:])  # a file cut short fails here, not much later
+        _check_stream(path)
+    except Exception as error:  # whatever a damaged file makes the library say
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{path}: cannot be read as NIfTI ({reason}); convert or download it again"
@@ -144,9 +158,100 @@ def _open(source: ImageLike, name: str) -> tuple[str, nib.Nifti1Image]:
     return str(path), image
 
 
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep what libraries say of a header on the way from the reader: we say it ourselves."""
+    level = nib.imageglobals.logger.level
+    nib.imageglobals.logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        nib.imageglobals.logger.setLevel(level)
+
+
+def _check_stream(path: Path) -> None:
+    """Read a compressed file to its end, where its checksum stands: nibabel stops before."""
+    with path.open("rb") as file:
+        is_gzip = file.read(2) == b"\x1f\x8b"
+    if is_gzip:
+        with gzip.open(path) as stream:
+            while stream.read(1 << 22):
+                pass
+
+
 def _nifti(image: Any) -> nib.Nifti1Image:
     """Keep a NIfTI image as it is; turn another spatial format into one."""
     return image if isinstance(image, nib.Nifti1Image) else nib.Nifti1Image.from_image(image)
+
+
+def _check_kind(image: nib.Nifti1Image, label: str) -> None:
+    """Refuse voxels that are no single real number."""
+    kind = image.get_data_dtype()
+    if kind.kind == "c":
+        raise InputError(
+            f"{label}: holds complex numbers; give the magnitude, and for QSM the phase, as files "
+            "of their own (numpy.abs and numpy.angle of the data)"
+        )
+    if kind.kind not in "biuf":
+        raise InputError(
+            f"{label}: holds colours ({kind}), which is a picture of a map; give the map itself"
+        )
+
+
+def header_notes(image: nib.Nifti1Image) -> tuple[str, ...]:
+    """Say what the header of an image leaves open about where its voxels lie.
+
+    Parameters
+    ----------
+    image
+        As `load` returns it.
+
+    Returns
+    -------
+    tuple of str
+        Empty where the header says one thing.
+
+    Examples
+    --------
+    >>> scan = make(np.ones((3, 3, 3)), np.eye(4))
+    >>> header_notes(scan)
+    ()
+    >>> scan.set_qform(np.diag([-1, 1, 1, 1]), 1)
+    >>> header_notes(scan)[0][:43]
+    'orientation: qform and sform disagree (left'
+    """
+    header = image.header
+    if not hasattr(header, "get_qform"):
+        return ()
+    q_code, s_code = int(header["qform_code"]), int(header["sform_code"])
+    if q_code == 0 and s_code == 0:
+        return (
+            "orientation: both codes of the header are 0, so left and right are not certain; "
+            "convert the scan again from DICOM",
+        )
+    notes = []
+    if q_code > 0 and s_code > 0:
+        try:
+            qform, sform = header.get_qform(), header.get_sform()
+            mirrored = np.linalg.det(qform[:3, :3]) * np.linalg.det(sform[:3, :3]) < 0
+            turn = rotation(qform).T @ rotation(sform)
+        except (ValueError, np.linalg.LinAlgError, nib.spatialimages.HeaderDataError):
+            return ("orientation: the qform of the header cannot be read; sform was used",)
+        angle = np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1)))
+        if mirrored or angle > 1 or not np.isfinite(angle):
+            how = "left and right exchanged" if mirrored else f"{angle:.0f} degrees apart"
+            notes.append(
+                f"orientation: qform and sform disagree ({how}); sform was used, so compare the "
+                "picture with the scanner's"
+            )
+    if s_code in (3, 4) or (s_code == 0 and q_code in (3, 4)):
+        notes.append(
+            "orientation: the header says that the scan lies in a template's space, so the "
+            "direction of the scanner's field and the head's tilt are not those of the scan"
+        )
+    return tuple(notes)
 
 
 def _check_affine(affine: ArrayLike, label: str) -> None:
@@ -230,9 +335,19 @@ def same_grid(
     *,
     name: str = "mask",
     other_name: str = "image",
-    tolerance_mm: float = 0.01,
+    tolerance_mm: float | None = None,
 ) -> None:
     """Refuse two images whose voxels do not lie in the same places.
+
+    Parameters
+    ----------
+    image, other
+        To compare.
+    name, other_name
+        What to call them in an error.
+    tolerance_mm
+        How far a corner of the grid may lie apart; by default a tenth of the smallest voxel edge,
+        which the rounding of a header can reach.
 
     Raises
     ------
@@ -257,7 +372,9 @@ def same_grid(
         other.affine, corners
     )
     worst = float(np.linalg.norm(apart, axis=1).max())
-    if worst > tolerance_mm:
+    if tolerance_mm is None:
+        tolerance_mm = 0.1 * float(voxel_size_mm(other).min())
+    if not worst <= tolerance_mm:
         raise InputError(
             f"{name}: its affine puts a corner {worst:.3g} mm away from where {other_name} has "
             f"it; resample it to {other_name} (labels: nearest)"
@@ -327,7 +444,7 @@ def load_dwi(image: ImageLike, bval: PathLike | ArrayLike, bvec: PathLike | Arra
     label = str(image) if isinstance(image, str | os.PathLike) else "dwi"
     n = volumes.shape[3]
     bvals, bval_name = _numbers(bval, "bval")
-    vectors, bvec_name = _numbers(bvec, "bvec")
+    vectors, bvec_name = _numbers(bvec, "bvec", may_be_nan=True)
     if bvals.ndim == 2 and bvals.shape[0] == 3 and vectors.size == n:
         raise InputError(f"{bval_name}: holds three rows, so bval and bvec are swapped; swap them")
     bvals = bvals.ravel()
@@ -347,11 +464,23 @@ def load_dwi(image: ImageLike, bval: PathLike | ArrayLike, bvec: PathLike | Arra
         raise InputError(
             f"{bval_name}: b-values from {bvals.min():g} to {bvals.max():g}; s/mm2 are needed"
         )
+    if 0 < bvals.max() < B0_BELOW_S_MM2:
+        raise InputError(
+            f"{bval_name}: b-values up to {bvals.max():g} look like ms/um2; give s/mm2 "
+            f"({1000 * bvals.max():g})"
+        )
     is_b0 = bvals < B0_BELOW_S_MM2
     if not is_b0.any():
         raise InputError(
             f"{bval_name}: the smallest b-value is {bvals.min():g} s/mm2, but a volume with "
             f"b < {B0_BELOW_S_MM2:g} is needed; include the b=0 volume of the series"
+        )
+    vectors = np.where(is_b0, 0.0, vectors)  # some converters write NaN where there is none
+    if np.isnan(vectors).any():
+        k = int(np.flatnonzero(np.isnan(vectors).any(axis=0))[0])
+        raise InputError(
+            f"{bvec_name}: volume {k} has b = {bvals[k]:g} s/mm2 and NaN for its direction; "
+            "convert the series again"
         )
     length = np.linalg.norm(vectors, axis=0)
     odd = ~is_b0 & (np.abs(length - 1) > 0.05)
@@ -377,7 +506,9 @@ def load_dwi(image: ImageLike, bval: PathLike | ArrayLike, bvec: PathLike | Arra
     return Dwi(volumes, bvals, bvecs_ras)
 
 
-def _numbers(source: PathLike | ArrayLike, name: str) -> tuple[NDArray[np.float64], str]:
+def _numbers(
+    source: PathLike | ArrayLike, name: str, *, may_be_nan: bool = False
+) -> tuple[NDArray[np.float64], str]:
     """Read numbers from a text file or an array; say which it was."""
     if isinstance(source, str | os.PathLike):
         path = Path(source)
@@ -386,15 +517,20 @@ def _numbers(source: PathLike | ArrayLike, name: str) -> tuple[NDArray[np.float6
             values = np.array([[float(x) for x in row] for row in rows if row])
         except FileNotFoundError:
             raise InputError(f"{path}: does not exist; give the .{name} file") from None
-        except (OSError, UnicodeDecodeError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise InputError(
                 f"{path}: is not a table of numbers ({error}); give the .{name} text file"
             ) from error
         name = str(path)
     else:
-        values = np.asarray(source, dtype=np.float64)
-    if values.size == 0 or not np.isfinite(values).all():
-        raise InputError(f"{name}: is empty or holds NaN; convert the series again")
+        try:
+            values = np.asarray(source, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name}: is not an array of numbers ({error})") from error
+    if values.size == 0:
+        raise InputError(f"{name}: is empty; convert the series again")
+    if np.isinf(values).any() or (np.isnan(values).any() and not may_be_nan):
+        raise InputError(f"{name}: holds NaN or infinity; convert the series again")
     return values, name
 
 
@@ -518,19 +654,8 @@ def load_gre(
     radians -= np.float32(2 * np.pi) * np.round(radians / np.float32(2 * np.pi))
     np.clip(radians, -np.float32(np.pi), np.float32(np.pi), out=radians)
     meta = [sidecar(p) if isinstance(p, str | os.PathLike) else {} for p in phase_sources]
-    times = _echo_times(echo_times_s, meta, mag.shape[3])
-    if field_strength_t is None:
-        field_strength_t = next(
-            (m["MagneticFieldStrength"] for m in meta if "MagneticFieldStrength" in m), None
-        )
-    if field_strength_t is None:
-        raise InputError(
-            "field strength: not given, and no sidecar holds MagneticFieldStrength; give it in "
-            "tesla (--field-strength 3), since susceptibility scales with it"
-        )
-    field = float(field_strength_t)
-    if not 0.05 <= field <= 25:
-        raise InputError(f"field strength: {field:g} T is not plausible; give it in tesla")
+    times = _echo_times(echo_times_s, meta, phase_sources, mag.shape[3])
+    field = _field_strength(field_strength_t, meta, phase_sources)
     return Gre(mag, radians, times, field, np.asarray(first.affine, np.float64), stored_as)
 
 
@@ -603,15 +728,87 @@ def _partial_turn(values: NDArray[np.float32]) -> bool:
     return fractional and 1 < np.nanmax(np.abs(values)) <= np.pi * 1.001
 
 
-def _echo_times(given: ArrayLike | None, meta: list[dict], n_echoes: int) -> NDArray[np.float64]:
+def _field_strength(given: float | None, meta: list[dict], sources: Sequence[ImageLike]) -> float:
+    stored = [
+        number(m, "MagneticFieldStrength", source=source)[0]
+        for m, source in zip(meta, sources, strict=True)
+        if "MagneticFieldStrength" in m
+    ]
+    if given is None and not stored:
+        raise InputError(
+            "field strength: not given, and no sidecar holds MagneticFieldStrength; give it in "
+            "tesla (--field-strength 3), since susceptibility scales with it"
+        )
+    if given is None and len(set(stored)) > 1:
+        raise InputError(
+            f"MagneticFieldStrength: {', '.join(f'{b:g}' for b in stored)} T in the sidecars of "
+            "one scan; correct them, or give the right one (--field-strength 3)"
+        )
+    field = stored[0] if given is None else number({"": given}, "", source="field strength")[0]
+    if not 0.05 <= field <= 25:
+        raise InputError(f"field strength: {field:g} T is not plausible; give it in tesla")
+    return field
+
+
+def number(content: Mapping[str, Any], key: str, *, source: object) -> tuple[float, ...]:
+    """Read a number, or a list of them, from what a sidecar holds.
+
+    Parameters
+    ----------
+    content
+        As `sidecar` returns it.
+    key
+        Of the number; it is there.
+    source
+        What to name in an error: the image, or the sidecar.
+
+    Raises
+    ------
+    InputError
+        Text, a truth value, nothing, or a number that is not finite.
+
+    Examples
+    --------
+    >>> number({"EchoTime": 0.006}, "EchoTime", source="scan.json")
+    (0.006,)
+    >>> number({"MagneticFieldStrength": "3T"}, "MagneticFieldStrength", source="scan.json")
+    Traceback (most recent call last):
+    pvsbook._errors.InputError: scan.json: MagneticFieldStrength is '3T', but a number is needed...
+    """
+    value = content[key]
+    values = value if isinstance(value, list | tuple | np.ndarray) else [value]
+    for one in values:
+        plain = isinstance(one, int | float | np.integer | np.floating)
+        if not plain or isinstance(one, bool) or not np.isfinite(one):
+            where = source if isinstance(source, str | os.PathLike) else "the sidecar"
+            what = f"{key} is " if key else ""
+            raise InputError(
+                f"{where}: {what}{reprlib.repr(value)}, but a number is needed; write it without "
+                "unit or quotes"
+            )
+    if len(values) == 0:
+        raise InputError(f"{source}: {key} is empty; give the number")
+    return tuple(float(one) for one in values)
+
+
+def _echo_times(
+    given: ArrayLike | None, meta: list[dict], sources: Sequence[ImageLike], n_echoes: int
+) -> NDArray[np.float64]:
     if given is None:
-        found = [m["EchoTime"] for m in meta if "EchoTime" in m]
+        found = [
+            time
+            for m, source in zip(meta, sources, strict=True)
+            if "EchoTime" in m
+            for time in number(m, "EchoTime", source=source)
+        ]
         if len(found) != n_echoes:
             raise InputError(
                 f"echo times: not given, and sidecars hold {len(found)} EchoTime for {n_echoes} "
                 "echoes; give them in seconds (--echo-times 0.004,0.008)"
             )
         given = found
+    else:
+        given = number({"": np.atleast_1d(np.asarray(given)).tolist()}, "", source="echo times")
     times = np.atleast_1d(np.asarray(given, dtype=np.float64))
     seen = ", ".join(f"{t:g}" for t in times)
     if times.shape != (n_echoes,):
@@ -640,14 +837,25 @@ def sidecar(path: PathLike) -> dict:
     """
     image = Path(path)
     beside = image.with_name(image.name.removesuffix(".gz").removesuffix(".nii") + ".json")
-    if not beside.is_file():
-        return {}
+    return read_json(beside) if beside.is_file() else {}
+
+
+def read_json(path: PathLike) -> dict:
+    """Read a JSON object.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, is not JSON, or holds something else.
+    """
+    path = Path(path)
     try:
-        content = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{beside}: is not JSON ({error}); repair or remove it") from error
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: is not JSON ({reason}); repair or remove it") from error
     if not isinstance(content, dict):
-        raise InputError(f"{beside}: holds a {type(content).__name__}, but an object is needed")
+        raise InputError(f"{path}: holds a {type(content).__name__}, but an object is needed")
     return content
 
 

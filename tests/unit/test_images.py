@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -384,3 +385,169 @@ def test_save_names_and_modes(volume, tmp_path):
 )
 def test_make_keeps_files_small(dtype, kept):
     assert images.make(np.ones((2, 2, 2), dtype), np.eye(4)).get_data_dtype() == kept
+
+
+# --- damage and what headers leave open --------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory) -> tuple[bytes, Path]:
+    """A compressed scan of noise, as bytes, and a folder for damaged copies."""
+    folder = tmp_path_factory.mktemp("damage")
+    values = np.random.default_rng(0).integers(0, 4000, (12, 14, 10)).astype(np.int16)
+    path = images.save(images.make(values, np.diag([2, 2, 2, 1])), folder / "whole.nii.gz")
+    return path.read_bytes(), folder
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_one_flipped_bit_of_a_compressed_scan_is_noticed(packed, data):
+    content, folder = packed
+    bit = data.draw(st.integers(80, 8 * len(content) - 1))  # behind the header of gzip itself
+    damaged = bytearray(content)
+    damaged[bit // 8] ^= 1 << (bit % 8)
+    path = folder / "damaged.nii.gz"
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match="cannot be read as NIfTI"):
+        images.load(path)
+
+
+def test_a_compressed_scan_without_its_checksum_is_refused(packed):
+    content, folder = packed
+    path = folder / "cut.nii.gz"
+    path.write_bytes(content[:-9])
+    with pytest.raises(InputError, match="cannot be read as NIfTI"):
+        images.load(path)
+
+
+@given(
+    where=st.integers(0, 347),
+    new=st.binary(min_size=1, max_size=8),
+    kind=st.sampled_from([np.int16, np.float32, np.uint8]),
+)
+@settings(max_examples=400, deadline=None)
+def test_a_damaged_header_is_refused_or_read(tmp_path_factory, where, new, kind):
+    """Whatever stands in the header: one sentence that names the file, or a valid image."""
+    folder = tmp_path_factory.getbasetemp() / "headers"
+    folder.mkdir(exist_ok=True)
+    values = np.arange(60).reshape(3, 4, 5).astype(kind)
+    raw = bytearray(nib.Nifti1Image(values, np.eye(4)).to_bytes())
+    raw[where : where + len(new)] = new
+    path = folder / "header.nii"
+    path.write_bytes(raw)
+    found, refusal = _tried(lambda: images.load(path))
+    if found is None:
+        assert "header.nii" in refusal
+    else:
+        assert np.isfinite(images.array(found)).all()
+        images.header_notes(found)
+
+
+def _tried(load):
+    """Return what a door gives, or why it is shut; another exception is a fault of ours."""
+    try:
+        return load(), ""
+    except InputError as error:
+        return None, str(error)
+
+
+NUMBERS = st.one_of(
+    st.floats(allow_nan=True), st.integers(), st.booleans(), st.none(), st.text(max_size=4),
+    st.lists(st.one_of(st.floats(), st.text(max_size=3), st.none()), max_size=3),
+    st.dictionaries(st.text(max_size=2), st.integers(), max_size=1),
+)  # fmt: skip
+
+
+@given(time=NUMBERS, field=NUMBERS)
+@settings(max_examples=200, deadline=None)
+def test_a_sidecar_holds_numbers_or_is_named(tmp_path_factory, time, field):
+    folder = tmp_path_factory.getbasetemp() / "sidecars"
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    mag = images.save(images.make(1 + rng.random((4, 4, 4)), np.eye(4)), folder / "mag.nii")
+    turns = rng.uniform(-np.pi, np.pi, (4, 4, 4))
+    turns[0, 0, :2] = -np.pi, np.pi
+    phase = images.save(images.make(turns, np.eye(4)), folder / "phase.nii")
+    (folder / "phase.json").write_text(
+        json.dumps({"EchoTime": time, "MagneticFieldStrength": field})
+    )
+    gre, refusal = _tried(lambda: images.load_gre(mag, phase))
+    if gre is None:
+        words = ("EchoTime", "MagneticFieldStrength", "echo times", "field strength")
+        assert any(word in refusal for word in words)
+    else:
+        assert gre.echo_times_s.shape == (1,)
+        assert not isinstance(field, bool)
+
+
+def test_a_field_strength_that_differs_between_echoes_is_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    files: dict[str, list[Path]] = {"mag": [], "phase": []}
+    for echo, field in enumerate((3, 7)):
+        for part, values in (
+            ("mag", rng.random((4, 4, 4))),
+            ("phase", rng.uniform(-3.14, 3.14, (4, 4, 4))),
+        ):
+            path = images.save(images.make(values, np.eye(4)), tmp_path / f"{part}{echo}.nii")
+            files[part].append(path)
+        meta = {"EchoTime": 0.005 * (echo + 1), "MagneticFieldStrength": field}
+        (tmp_path / f"phase{echo}.json").write_text(json.dumps(meta))
+    with pytest.raises(InputError, match="MagneticFieldStrength: 3, 7 T"):
+        images.load_gre(files["mag"], files["phase"])
+    assert images.load_gre(files["mag"], files["phase"], field_strength_t=3).field_strength_t == 3
+
+
+def test_complex_numbers_and_colours_are_refused():
+    rng = np.random.default_rng(0)
+    values = rng.random((4, 4, 4)) * np.exp(1j * rng.random((4, 4, 4)))
+    with pytest.raises(InputError, match="complex numbers; give the magnitude"):
+        images.load(nib.Nifti1Image(values.astype(np.complex64), np.eye(4)))
+    colours = np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    with pytest.raises(InputError, match="holds colours"):
+        images.load(nib.Nifti1Image(colours, np.eye(4)))
+
+
+def test_what_a_header_leaves_open_is_said():
+    scan = images.make(np.random.default_rng(0).random((4, 4, 4)), np.eye(4))
+    assert images.header_notes(scan) == ()
+    mirrored = nib.Nifti1Image(scan.dataobj, np.eye(4))
+    mirrored.set_sform(np.eye(4), 2)
+    mirrored.set_qform(np.diag([-1, 1, 1, 1]), 1)
+    assert "left and right exchanged" in images.header_notes(mirrored)[0]
+    turned = nib.Nifti1Image(scan.dataobj, np.eye(4))
+    turned.set_sform(np.eye(4), 1)
+    turned.set_qform(nib.affines.from_matvec(nib.eulerangles.euler2mat(0.1)), 1)
+    assert "6 degrees apart" in images.header_notes(turned)[0]
+    template = nib.Nifti1Image(scan.dataobj, np.eye(4))
+    template.set_sform(np.eye(4), 4)
+    template.set_qform(np.eye(4), 4)
+    assert "template's space" in images.header_notes(template)[0]
+    unknown = nib.Nifti1Image(scan.dataobj, np.eye(4))
+    unknown.header["sform_code"] = unknown.header["qform_code"] = 0
+    assert "both codes of the header are 0" in images.header_notes(unknown)[0]
+
+
+def test_an_affine_that_was_rounded_is_the_same_grid():
+    turn = nib.eulerangles.euler2mat(0.1, -0.07, 0.3)
+    affine = nib.affines.from_matvec(turn @ np.diag([0.7, 0.7, 0.7]), (-90, -120, -60))
+    scan = nib.Nifti1Image(np.zeros((256, 320, 256), np.uint8), affine)
+    images.same_grid(nib.Nifti1Image(scan.dataobj, np.round(affine, 4)), scan)
+    shifted = affine.copy()
+    shifted[0, 3] += 0.1
+    with pytest.raises(InputError, match=r"puts a corner 0\.1 mm away"):
+        images.same_grid(nib.Nifti1Image(scan.dataobj, shifted), scan)
+
+
+def test_a_direction_of_nan_counts_only_where_there_is_a_direction():
+    rng = np.random.default_rng(0)
+    series = images.make(rng.random((4, 4, 4, 8)), np.eye(4))
+    vectors = rng.normal(size=(3, 8))
+    vectors /= np.linalg.norm(vectors, axis=0)
+    bvals = np.r_[0, [1000] * 7]
+    vectors[:, 0] = np.nan
+    assert (images.load_dwi(series, bvals, vectors).bvecs_ras[0] == 0).all()
+    vectors[1, 3] = np.nan
+    with pytest.raises(InputError, match="volume 3 has b = 1000 s/mm2 and NaN"):
+        images.load_dwi(series, bvals, vectors)
+    with pytest.raises(InputError, match="look like ms/um2; give s/mm2"):
+        images.load_dwi(series, bvals / 1000, np.nan_to_num(vectors))
