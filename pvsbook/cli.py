@@ -462,7 +462,8 @@ def run(
     while inputs, options and the code of pvsbook are the same: after an interruption, run the same
     command.
 
-    Ends with 0 when all is well, 1 when scans failed (they are listed), 2 when it cannot start.
+    Ends with 0 when all is well, 1 when scans failed or somebody has nothing that could be
+    measured (they are listed), 2 when it cannot start.
     """
     from pvsbook import jobs
     from pvsbook.cohort import app as people
@@ -475,18 +476,28 @@ def run(
         sessions=sessions or (),
         methods=[m.strip() for m in methods.split(",") if m.strip()],
     )
+    for note in dataset.notes:
+        _out().print(f"note: {note}", markup=False, soft_wrap=True)
     if level == "group":
         from pvsbook.cohort import group
 
         result = group.summarise(dataset, out_dir, settings=options)
         for path in (*result.files, result.report):
             _out().print(str(path), markup=False, soft_wrap=True)
+        if not result.participants_match:
+            _out().print(
+                "participants.tsv matches nobody who was measured, so its columns are not in the "
+                "tables; write its labels like the folders",
+                markup=False,
+                soft_wrap=True,
+            )
+            raise typer.Exit(1)
         return
     with jobs.workers(workers, scheduler=scheduler, memory_gb=memory_gb) as client:
         steps = people.run_people(dataset, out_dir, settings=options, client=client)
         total = sum(1 for _ in people.entries(dataset, options))
         records = _watch(steps, total)
-    _say_people(records, out_dir)
+    _say_people(records, out_dir, dataset.people)
 
 
 @app.command()
@@ -565,15 +576,21 @@ def _watch(steps: Iterator[Record], total: int, what: str = "scans") -> list[Rec
     return kept
 
 
-def _say_people(records: list[Record], out_dir: Path) -> None:
-    """Count, then name what failed or was skipped; exit with 1 where something failed."""
+def _say_people(records: list[Record], out_dir: Path, people: list[str]) -> None:
+    """Count, then name what failed or was skipped; exit with 1 where somebody was not measured."""
     _count(records)
-    _out().print(f"Pages: {out_dir}/sub-*.html; log: {out_dir}/logs/run.log", soft_wrap=True)
+    where = f"Pages: {out_dir}/sub-*.html; log: {out_dir}/logs/run.log"
+    _out().print(where, markup=False, soft_wrap=True)
     ended = [r.status for r in records]
-    if "failed" in ended:
-        raise typer.Exit(1)
-    if "done" not in ended:
+    if "done" not in ended and "failed" not in ended:
         raise InputError(f"{out_dir}: no scan has what a method needs; see the lines above")
+    measured = {r.name.split("_")[0] for r in records if r.status in ("done", "failed")}
+    nothing = [person for person in people if person not in measured]
+    if nothing:
+        words = f"nothing could be measured in {', '.join(nothing)}; see the lines above"
+        _out().print(words, markup=False, soft_wrap=True)
+    if "failed" in ended or nothing:
+        raise typer.Exit(1)
 
 
 def _count(records: list[Record]) -> None:

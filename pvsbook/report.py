@@ -110,6 +110,10 @@ _GROUP = """{% extends "base" %}{% from "macros" import grid, pictures %}
 {% for s in sections %}<li><a href="#{{ s.id }}">{{ s.title }}</a></li>{% endfor %}
 </ul></nav>
 {{ grid("What came of each method", overview.head, overview.rows) }}
+{% if notes %}
+<p>Of the data set:</p>
+<ul>{% for note in notes %}<li>{{ note }}</li>{% endfor %}</ul>
+{% endif %}
 {% for s in sections %}
 <h2 id="{{ s.id }}">{{ s.title }}</h2>
 {% for text in s.texts %}<p>{{ text }}</p>{% endfor %}
@@ -238,6 +242,7 @@ def group_page(
     overview: Mapping[str, Any],
     sections: Sequence[Mapping[str, Any]],
     limits: Sequence[str],
+    notes: Sequence[str] = (),
 ) -> str:
     """Render the page of all people.
 
@@ -252,6 +257,8 @@ def group_page(
         ``tables`` (each with ``caption``, ``head`` and ``rows``).
     limits
         Sentences on what such a page cannot show.
+    notes
+        What was found of the data set as a whole.
 
     Returns
     -------
@@ -271,6 +278,7 @@ def group_page(
         overview=overview,
         sections=[{**s, "figures": _pictures(s["figures"])} for s in sections],
         limits=limits,
+        notes=notes,
         version=__version__,
     )
 

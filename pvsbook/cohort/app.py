@@ -193,6 +193,7 @@ def _pair(first: Scan, later: Scan) -> Scan:
         CHANGE,
         inputs,
         {"first_session": first.session, **both},
+        notes=(later.order,) if later.order else (),
     )
 
 

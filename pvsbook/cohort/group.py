@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +102,15 @@ class Group:
         Paths of the tables.
     report
         Path of the page.
+    participants_match
+        False where ``participants.tsv`` is there, but cannot be read or names nobody of the
+        folders; its columns are then left out.
     """
 
     tables: Mapping[str, pd.DataFrame]
     files: tuple[Path, ...]
     report: Path
+    participants_match: bool = True
 
 
 def robust_z(values: ArrayLike) -> NDArray[np.float64]:
@@ -161,6 +165,9 @@ def summarise(
     """
     top = Path(out)
     settings = app.read_settings(None) if settings is None else settings
+    match = _match(dataset)
+    if not match:
+        dataset = replace(dataset, participants=dataset.participants.iloc[:0, :0])
     rows: dict[str, list[dict[str, Any]]] = {}
     links: dict[str, str] = {}
     reasons: dict[str, list[str]] = {}
@@ -185,6 +192,7 @@ def summarise(
     page = report.group_page(
         "All people",
         summary=_summary(dataset, tables),
+        notes=dataset.notes,
         overview=_overview(tables),
         sections=sections,
         limits=LIMITS,
@@ -193,7 +201,15 @@ def summarise(
         for figure, _, _ in section["figures"]:
             plt.close(figure)
     where = images.write_bytes(page.encode(), top / "group.html")
-    return Group(tables, tuple(files), where)
+    return Group(tables, tuple(files), where, match)
+
+
+def _match(dataset: Dataset) -> bool:
+    """Tell whether ``participants.tsv``, where it is there, names anybody of the folders."""
+    if any(note.startswith("participants.tsv is not used") for note in dataset.notes):
+        return False
+    named = set(dataset.participants.index)
+    return not named or bool(named & set(dataset.people))
 
 
 def _row(scan: Scan, record: jobs.Record | None) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import fnmatch
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ class Scan:
         Why the method cannot run, each with the file; empty where it can.
     notes
         What was chosen or taken otherwise than BIDS says it.
+    order
+        How the visits of this person were put in order; empty where there is one.
     """
 
     participant: str
@@ -51,6 +54,7 @@ class Scan:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     lacks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    order: str = ""
 
     @property
     def name(self) -> str:
@@ -72,12 +76,15 @@ class Dataset:
         ``participants.tsv`` with its index, or an empty table.
     columns
         ``participants.json``: what its columns mean.
+    notes
+        What was left out, what does not fit together, and how visits were ordered.
     """
 
     root: Path
     scans: tuple[Scan, ...]
     participants: pd.DataFrame
     columns: Mapping[str, Mapping[str, Any]]
+    notes: tuple[str, ...] = ()
 
     @property
     def people(self) -> list[str]:
@@ -94,6 +101,11 @@ class _File:
 
     def get(self, entity: str) -> str:
         return self.entities.get(entity, "")
+
+    @property
+    def visit(self) -> tuple[str, str]:
+        session = self.get("ses")
+        return f"sub-{self.get('sub')}", f"ses-{session}" if session else ""
 
 
 def find(
@@ -151,27 +163,205 @@ def find(
             f"it has {', '.join(sorted(there)) or 'no sessions'}"
         )
     look = _Inheritance(top)
-    scans = []
+    table, columns, notes = _participants(top)
+    files, misplaced, left_out = _sorted_out(top, files)
+    notes += left_out
+    scans: list[Scan] = []
+    held: dict[tuple[str, str], list[_File]] = {}
+    for file in sorted(files, key=lambda f: f.path.name):
+        held.setdefault(file.visit, []).append(file)
+    people = _expected(top, participants, table, held)
+    orders: dict[tuple[str, str], list[str]] = {}
+    for person in people:
+        visits = [v for v in held if v[0] == person and not (wanted and v[1] not in wanted)]
+        ordered, how = _ordered(top, person, [session for _, session in visits])
+        if how:
+            orders.setdefault((", ".join(ordered), how), []).append(person)
+        for session in ordered or [""]:
+            lacks = tuple(misplaced.get(person, ()))
+            here = held.get((person, session), [])
+            if not here:
+                lacks = lacks or (_without_images(top, person, wanted),)
+            for method in methods:
+                scan = Scan(person, session, method, lacks=lacks)
+                scans.append(_found(scan, here, look) if here else scan)
+                if how and here:
+                    words = f"visits ordered by {how}: {', '.join(ordered)}"
+                    scans[-1] = replace(scans[-1], order=words)
+    for (order, how), whose in orders.items():
+        notes.append(f"visits in the order {order}, by {how} ({_some(whose)})")
+    if not held:
+        wrong = [text for texts in misplaced.values() for text in texts]
+        why = f" that is in its place ({wrong[0]})" if wrong else "; is it a BIDS folder?"
+        raise InputError(f"{root}: holds no image under sub-*/{why}")
+    return Dataset(top, tuple(scans), table, columns, tuple(notes))
 
-    def visit(file: _File) -> tuple[str, str]:
-        session = file.get("ses")
-        return f"sub-{file.get('sub')}", f"ses-{session}" if session else ""
 
-    files.sort(key=lambda f: (*visit(f), f.path.name))
-    for (participant, session), group in groupby(files, key=visit):
-        if wanted and session not in wanted:
+def _found(scan: Scan, files: Sequence[_File], look: _Inheritance) -> Scan:
+    """Find what a method needs; whatever is wrong with a person's files stops nobody else."""
+    try:
+        return _FINDERS[scan.method](replace(scan, lacks=()), files, look)
+    except InputError as error:
+        return replace(scan, lacks=(str(error),))
+    except Exception as error:
+        return replace(
+            scan, lacks=(f"its files cannot be read ({type(error).__name__}: {error})",)
+        )
+
+
+def _expected(
+    top: Path,
+    asked: Sequence[str],
+    table: pd.DataFrame,
+    held: Mapping[tuple[str, str], Sequence[_File]],
+) -> list[str]:
+    """List who should be there: asked for; else every folder, and who participants.tsv names."""
+    if asked:
+        return sorted({_label(p, "sub") for p in asked}, key=natural)
+    ignored = _Ignored(top)
+    folders = {p.name for p in top.glob("sub-*") if p.is_dir() and not ignored(Path(p.name))}
+    named = {str(p) for p in table.index if not ignored(Path(str(p)))}
+    if not named & folders:  # the table speaks of other labels, which is said elsewhere
+        named = set()
+    return sorted(folders | named | {person for person, _ in held}, key=natural)
+
+
+def _without_images(top: Path, person: str, wanted: set[str]) -> str:
+    """Say why nothing can be measured in a person."""
+    if wanted:
+        return f"no image of {', '.join(sorted(wanted))} under {person}/"
+    if (top / person).is_dir():
+        return f"no image (.nii, .nii.gz) that can be read under {person}/"
+    return f"named in participants.tsv, but there is no folder {person}/"
+
+
+def _sorted_out(
+    top: Path, files: Iterable[_File]
+) -> tuple[list[_File], dict[str, list[str]], list[str]]:
+    """Keep the images whose folder and name agree; say what was ignored or lies elsewhere."""
+    ignored = _Ignored(top)
+    kept: list[_File] = []
+    misplaced: dict[str, list[str]] = {}
+    left_out: set[str] = set()
+    for file in files:
+        inside = file.path.relative_to(top)
+        person = inside.parts[0]
+        if ignored(inside):
+            left_out.add(person if ignored(Path(person)) else str(inside))
             continue
-        held = list(group)
-        for method in methods:
-            scan = Scan(participant, session, method)
-            try:
-                scans.append(_FINDERS[method](scan, held, look))
-            except InputError as error:  # a sidecar that is not JSON stops this person only
-                scans.append(_with(scan, lacks=(str(error),)))
-    if not scans:
-        raise InputError(f"{root}: holds no image under sub-*/; is it a BIDS folder?")
-    table, columns = _participants(top)
-    return Dataset(top, tuple(scans), table, columns)
+        participant, session = file.visit
+        place = (participant, session, file.datatype) if session else (participant, file.datatype)
+        if inside.parts[:-1] == place:
+            kept.append(file)
+        elif inside.parts[:-1][: len(place)] != place:  # else: deeper than BIDS has it
+            misplaced.setdefault(person, []).append(
+                f"{file.path.name} lies in {inside.parent.as_posix()}/: folder and name disagree, "
+                "so it is nobody's; rename one of them"
+            )
+    notes = [f"left out by .bidsignore: {', '.join(sorted(left_out, key=natural))}"]
+    return kept, misplaced, notes if left_out else []
+
+
+class _Ignored:
+    """Tells what ``.bidsignore`` leaves out; the patterns are those of ``.gitignore``."""
+
+    def __init__(self, top: Path) -> None:
+        try:
+            lines = (top / ".bidsignore").read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError):
+            lines = []
+        self.patterns = [p for line in lines if (p := line.strip()) and not p.startswith("#")]
+
+    def __call__(self, path: Path) -> bool:
+        is_ignored = False
+        for pattern in self.patterns:
+            wanted = pattern.lstrip("!")
+            if self._matches(path, wanted):
+                is_ignored = not pattern.startswith("!")
+        return is_ignored
+
+    @staticmethod
+    def _matches(path: Path, pattern: str) -> bool:
+        anchored = "/" in pattern.rstrip("/")
+        pattern = pattern.strip("/").replace("**/", "*").replace("/**", "*")
+        parts = path.parts
+        if anchored:
+            heads = ["/".join(parts[: k + 1]) for k in range(len(parts))]
+            return any(fnmatch.fnmatchcase(head, pattern) for head in heads)
+        return any(fnmatch.fnmatchcase(part, pattern) for part in parts)
+
+
+def natural(label: str) -> list[tuple[int, int, str]]:
+    """Sort labels as people count: ses-2 before ses-10.
+
+    Examples
+    --------
+    >>> sorted(["ses-10", "ses-2", "ses-M12"], key=natural)
+    ['ses-2', 'ses-10', 'ses-M12']
+    """
+    parts = re.split(r"(\d+)", label)
+    return [(0, int(p), "") if p.isdecimal() else (1, 0, p.casefold()) for p in parts if p]
+
+
+EARLY = ("pre", "baseline", "base", "bl", "before", "first", "initial", "screening")
+LATE = ("post", "followup", "fu", "after", "last", "final")
+
+
+def _ordered(top: Path, person: str, sessions: Sequence[str]) -> tuple[list[str], str]:
+    """Put the visits of a person in the order of time; say by what, where there are several."""
+    sessions = sorted(set(sessions), key=natural)
+    if len(sessions) < 2:
+        return sessions, ""
+    for name, times in (
+        ("sessions.tsv", _session_times(top, person)),
+        ("scans.tsv", _scan_times(top, person, sessions)),
+    ):
+        known = [times.get(session) for session in sessions]
+        if all(known) and len(set(known)) == len(known):
+            return sorted(sessions, key=lambda session: times[session]), f"acq_time of {name}"
+    words = [session.removeprefix("ses-").casefold() for session in sessions]
+    ranks = [-1 if w.startswith(EARLY) else 1 if w.startswith(LATE) else 0 for w in words]
+    if any(ranks):
+        order = sorted(zip(ranks, sessions, strict=True), key=lambda r: (r[0], natural(r[1])))
+        return [session for _, session in order], "the words of their labels (no acq_time)"
+    if all(re.search(r"\d", word) for word in words):
+        return sessions, "the numbers of their labels (no acq_time)"
+    return sessions, (
+        "the letters of their labels, which may not be that of time; give acq_time in "
+        "sub-*_sessions.tsv"
+    )
+
+
+def _session_times(top: Path, person: str) -> dict[str, pd.Timestamp]:
+    return _times(top / person / f"{person}_sessions.tsv", "session_id", lambda s: s)
+
+
+def _scan_times(top: Path, person: str, sessions: Sequence[str]) -> dict[str, pd.Timestamp]:
+    """Take the earliest scan of each session."""
+    found = {}
+    for session in sessions:
+        table = top / person / session / f"{person}_{session}_scans.tsv"
+        times = _times(table, "filename", lambda name: name)
+        if times:
+            found[session] = min(times.values())
+    return found
+
+
+def _times(path: Path, column: str, clean: Callable[[str], str]) -> dict[str, pd.Timestamp]:
+    """Read ``acq_time`` by a column; nothing where the table is absent or holds none."""
+    try:
+        table = pd.read_csv(path, sep="\t", dtype=str, na_values="n/a")
+        times = pd.to_datetime(table["acq_time"], errors="coerce", format="ISO8601", utc=True)
+        labels = table[column].map(clean)
+    except (OSError, ValueError, KeyError, AttributeError):
+        return {}
+    known = zip(labels, times, strict=True)
+    return {str(label): time for label, time in known if not pd.isna(time)}
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more
 
 
 def _label(text: str, entity: str) -> str:
@@ -200,14 +390,14 @@ def _index(top: Path, people: Sequence[str]) -> list[_File]:
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        table = bids2table.index_dataset(top.resolve(), list(people) or None)
+        # bids2table reads no folder with a dot in its name, and takes brackets for a pattern.
+        with tempfile.TemporaryDirectory(prefix="pvsbook") as folder:
+            link = Path(folder, "dataset")
+            link.symlink_to(top.resolve(), target_is_directory=True)
+            table = bids2table.index_dataset(link, list(people) or None)
     finally:
         log.setLevel(level)
     paths = table.column("path").to_pylist()
-    if not paths and "." in top.resolve().name:
-        raise InputError(
-            f"{top}: bids2table reads no folder with a dot in its name; rename it, or give a link"
-        )
     files = []
     for path in paths:
         if path.endswith(NIFTI):
@@ -253,21 +443,9 @@ class _Inheritance:
         merged: dict[str, Any] = {}
         for path in reversed(list(self.files(image, ".json"))):
             if path not in self._read:
-                self._read[path] = _json_object(path)
+                self._read[path] = images.read_json(path)
             merged |= self._read[path]
         return merged
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path.name}: is not JSON ({error}); repair it") from error
-    if not isinstance(content, dict):
-        raise InputError(
-            f"{path.name}: holds a {type(content).__name__}, not an object; repair it"
-        )
-    return content
 
 
 def _raw(files: Iterable[_File], datatype: str, *suffixes: str) -> list[_File]:
@@ -368,7 +546,7 @@ def _read_series(scan: Scan, files: Sequence[_File], look: _Inheritance) -> Scan
         missing = "phase (part-phase)" if parts["mag"] else "magnitude (part-mag)"
         return _with(scan, lacks=(f"{example}: no {missing} beside it",))
     for held in parts.values():
-        held.sort(key=lambda f: (int(f.get("echo") or 0), f.path.name))
+        held.sort(key=lambda f: (natural(f.get("echo")), f.path.name))
     echoes = {part: [f.get("echo") for f in held] for part, held in parts.items()}
     if echoes["mag"] != echoes["phase"]:
         seen = {k: ",".join(v) or "none" for k, v in echoes.items()}
@@ -376,16 +554,16 @@ def _read_series(scan: Scan, files: Sequence[_File], look: _Inheritance) -> Scan
             scan, lacks=(f"{example}: echoes {seen['mag']} of mag, but {seen['phase']} of phase",)
         )
     times: list[float] = []
-    lacks, fields = [], set()
+    lacks: list[str] = []
+    fields: set[float] = set()
     for file in parts["phase"]:
         meta = look.sidecar(file)
         absent = [k for k in ("EchoTime", "MagneticFieldStrength") if k not in meta]
         if absent:
             lacks.append(f"{file.path.name}: no {' and no '.join(absent)} in its sidecars")
             continue
-        time = meta["EchoTime"]
-        times += time if isinstance(time, list) else [time]
-        fields.add(meta["MagneticFieldStrength"])
+        times += images.number(meta, "EchoTime", source=file.path.name)
+        fields |= set(images.number(meta, "MagneticFieldStrength", source=file.path.name))
     if len(fields) > 1:
         lacks.append(f"{example}: echoes with different MagneticFieldStrength")
     if lacks:
@@ -413,29 +591,39 @@ def _with(
     lacks: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> Scan:
-    return Scan(
-        scan.participant,
-        scan.session,
-        scan.method,
-        inputs or {},
-        parameters or {},
-        lacks,
-        notes,
+    return replace(
+        scan, inputs=inputs or {}, parameters=parameters or {}, lacks=lacks, notes=notes
     )
 
 
-def _participants(top: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Read ``participants.tsv`` and its dictionary."""
+def _participants(top: Path) -> tuple[pd.DataFrame, dict[str, Any], list[str]]:
+    """Read ``participants.tsv`` and its dictionary, and say where it does not fit the folders."""
     path = top / "participants.tsv"
     empty = pd.DataFrame(index=pd.Index([], name="participant_id"))
     if not path.is_file():
-        return empty, {}
+        return empty, {}, []
     try:
-        table = pd.read_csv(path, sep="\t", dtype={"participant_id": str}, na_values="n/a")
+        table = pd.read_csv(
+            path, sep="\t", dtype={"participant_id": str}, na_values="n/a", encoding="utf-8-sig"
+        )
+        words = path.with_suffix(".json")
+        columns = images.read_json(words) if words.is_file() else {}
     except (OSError, ValueError) as error:
-        raise InputError(f"{path.name}: cannot be read ({error})") from error
-    if "participant_id" not in table or table["participant_id"].duplicated().any():
-        raise InputError(f"{path.name}: needs a column participant_id with each person once")
-    table["participant_id"] = "sub-" + table["participant_id"].str.removeprefix("sub-")
-    words = path.with_suffix(".json")
-    return table.set_index("participant_id"), _json_object(words) if words.is_file() else {}
+        return empty, {}, [f"participants.tsv is not used: {str(error).splitlines()[0]}"]
+    if "participant_id" not in table:
+        return empty, {}, ["participants.tsv is not used: it has no column participant_id"]
+    labels = table["participant_id"].astype(str).str.strip().str.removeprefix("sub-")
+    table["participant_id"] = "sub-" + labels
+    again = table.loc[table["participant_id"].duplicated(), "participant_id"]
+    if len(again):
+        return empty, {}, [f"participants.tsv is not used: {', '.join(again)} stands there twice"]
+    folders = {p.name for p in top.glob("sub-*") if p.is_dir()}
+    named = set(table["participant_id"])
+    notes = []
+    for what, missing in (
+        ("have no row in participants.tsv", folders - named),
+        ("stand in participants.tsv and have no folder", named - folders),
+    ):
+        if missing:
+            notes.append(f"{_some(sorted(missing, key=natural))} {what}")
+    return table.set_index("participant_id"), columns, notes

@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 from pvsbook import images
 from pvsbook._errors import InputError
@@ -52,7 +53,7 @@ def use_style() -> None:
     mpl.rcParams.update(
         {
             "axes.grid": False,
-            "axes.prop_cycle": mpl.cycler(
+            "axes.prop_cycle": cycler(
                 color=[COLORS[k] for k in ("projection", "subcortical", "association", "pvs")]
             ),
             "axes.spines.right": False,

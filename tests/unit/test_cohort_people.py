@@ -288,14 +288,12 @@ def test_what_is_chosen_and_what_is_missing(tmp_path):
 
 def test_folders_that_are_no_bids_data_set(tmp_path):
     (tmp_path / "empty").mkdir()
-    touch(tmp_path, "a.b/sub-1/anat/sub-1_T2w.nii.gz", "json/sub-1/anat/sub-1_T2w.json")
-    touch(tmp_path, "table/sub-1/anat/sub-1_T2w.nii.gz", "table/participants.tsv")
+    touch(tmp_path, "json/sub-1/anat/sub-1_T2w.json", "renamed/sub-2/anat/sub-1_T2w.nii.gz")
     for name, message in (
         ("gone", "does not exist"),
         ("empty", "has no sub-"),
-        ("a.b", "no folder with a dot"),
         ("json", "holds no image"),
-        ("table", "participant_id"),
+        ("renamed", "in its place .sub-1_T2w.nii.gz lies in sub-2/anat/: folder and name"),
     ):
         with pytest.raises(InputError, match=message):
             inputs.find(tmp_path / name)
@@ -392,3 +390,125 @@ def test_real_scans(public_file, tmp_path):
     assert qsm.loc["sub-crop", "status"] == "fail"
     assert np.isnan(qsm.loc["sub-crop", "chi_sd_ppb"]), "a crop holds no susceptibility"
     assert validate(out) == []
+
+
+# --- who is who, and when -----------------------------------------------------------------------
+
+
+def names(dataset: inputs.Dataset) -> list[str]:
+    return [scan.name for scan in dataset.scans]
+
+
+def test_a_folder_may_have_any_name(tmp_path):
+    for name in ("ds-1.0.2", "study [1]", "a?b*", "Übung"):
+        touch(tmp_path, f"{name}/sub-1/anat/sub-1_T2w.nii.gz")
+        assert names(inputs.find(tmp_path / name, methods=["pvs"])) == ["sub-1_pvs"]
+
+
+def test_folder_and_name_must_agree(tmp_path):
+    touch(tmp_path, "sub-1/anat/sub-2_T2w.nii.gz", "sub-2/anat/sub-2_T2w.nii.gz")
+    touch(tmp_path, "sub-3/ses-2/anat/sub-3_ses-1_T2w.nii.gz")
+    found = {s.participant: s for s in inputs.find(tmp_path, methods=["pvs"]).scans}
+    assert not found["sub-2"].lacks
+    assert found["sub-2"].inputs["image"] == [str(tmp_path / "sub-2/anat/sub-2_T2w.nii.gz")]
+    assert "lies in sub-1/anat/" in found["sub-1"].lacks[0]
+    assert "lies in sub-3/ses-2/anat/" in found["sub-3"].lacks[0]
+
+
+def test_who_is_expected_and_has_no_image_is_a_row_with_a_reason(tmp_path, capsys):
+    write_people(tmp_path / "bids", ["01"], rng=np.random.default_rng(3), methods=["qsm"])
+    (tmp_path / "bids" / "sub-02").mkdir()
+    table = tmp_path / "bids" / "participants.tsv"
+    table.write_text("participant_id\tage\nsub-01\t30\nsub-03\t31\n")
+    dataset = inputs.find(tmp_path / "bids", methods=["qsm"])
+    lacks = {s.participant: s.lacks for s in dataset.scans}
+    assert lacks["sub-01"] == ()
+    assert "no image" in lacks["sub-02"][0]
+    assert "named in participants.tsv, but there is no folder" in lacks["sub-03"][0]
+    assert call("run", tmp_path / "bids", tmp_path / "out", "participant", "--methods", "qsm",
+                "--workers", 0) == 1  # fmt: skip
+    told = capsys.readouterr().out
+    assert "nothing could be measured in sub-02, sub-03" in told
+    assert call("run", tmp_path / "bids", tmp_path / "out", "group", "--methods", "qsm") == 0
+    rows = pd.read_csv(tmp_path / "out" / "group_qsm.tsv", sep="\t").set_index("participant_id")
+    assert rows["outcome"].to_dict() == {
+        "sub-01": "done", "sub-02": "skipped", "sub-03": "skipped",
+    }  # fmt: skip
+    page = (tmp_path / "out" / "group.html").read_text()
+    assert "sub-02 have no row in participants.tsv" in page
+    table.write_text("participant_id\tage\n1\t30\n2\t31\n")
+    capsys.readouterr()
+    assert call("run", tmp_path / "bids", tmp_path / "out", "group", "--methods", "qsm") == 1
+    assert "participants.tsv matches nobody" in capsys.readouterr().out
+    rows = pd.read_csv(tmp_path / "out" / "group_qsm.tsv", sep="\t")
+    assert "age" not in rows
+    assert len(rows) == 2, "nobody is expected by a table of other labels"
+
+
+@pytest.mark.parametrize(
+    ("patterns", "kept"),
+    [
+        ("sub-02/\n", ["sub-01", "sub-10"]),
+        ("# withdrawn\nsub-1*\n", ["sub-01", "sub-02"]),
+        ("**/*_T2w.nii.gz\n!sub-02/anat/*\n", ["sub-02"]),
+        ("/sub-01/anat/sub-01_T2w.nii.gz\n", ["sub-02", "sub-10"]),
+    ],
+)
+def test_bidsignore_is_read(tmp_path, patterns, kept):
+    for person in ("01", "02", "10"):
+        touch(tmp_path, f"sub-{person}/anat/sub-{person}_T2w.nii.gz")
+    (tmp_path / ".bidsignore").write_text(patterns)
+    dataset = inputs.find(tmp_path, methods=["pvs"])
+    assert [s.participant for s in dataset.scans if not s.lacks] == kept
+    assert any("left out by .bidsignore" in note for note in dataset.notes)
+
+
+@pytest.mark.parametrize(
+    ("labels", "table", "order", "how"),
+    [
+        (
+            ("post", "pre"),
+            "ses-post\t2022-01-01\nses-pre\t2020-01-01",
+            ("pre", "post"),
+            "acq_time",
+        ),
+        (("1", "2"), "ses-1\t2022-01-01\nses-2\t2020-01-01", ("2", "1"), "acq_time"),
+        (("M12", "M6"), "", ("M6", "M12"), "numbers"),
+        (("10", "2"), "ses-10\tn/a\nses-2\t2020-01-01", ("2", "10"), "numbers"),
+        (("followup", "baseline"), "", ("baseline", "followup"), "words"),
+        (("A", "B"), "", ("A", "B"), "letters"),
+    ],
+)
+def test_visits_are_ordered_by_time(tmp_path, labels, table, order, how):
+    for label in labels:
+        touch(tmp_path, f"sub-1/ses-{label}/anat/sub-1_ses-{label}_T2w.nii.gz")
+    if table:
+        (tmp_path / "sub-1" / "sub-1_sessions.tsv").write_text(f"session_id\tacq_time\n{table}\n")
+    dataset = inputs.find(tmp_path, methods=["pvs"])
+    assert [s.session for s in dataset.scans] == [f"ses-{label}" for label in order]
+    assert any(how in note and "sub-1" in note for note in dataset.notes)
+    if not table:
+        for k, label in enumerate(reversed(order)):
+            folder = tmp_path / "sub-1" / f"ses-{label}"
+            (folder / f"sub-1_ses-{label}_scans.tsv").write_text(
+                f"filename\tacq_time\nanat/x\t202{k}-01-01T10:00:00\n"
+            )
+        turned = inputs.find(tmp_path, methods=["pvs"])
+        assert [s.session for s in turned.scans] == [f"ses-{label}" for label in reversed(order)]
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        '{"EchoTime": 0.006, "MagneticFieldStrength": [3, {}]}',
+        "[" * 100_000,
+        '{"EchoTime": "6 ms"}',
+    ],
+)
+def test_a_sidecar_of_one_person_stops_nobody_else(tmp_path, meta):
+    write_people(tmp_path, ["01", "02"], rng=np.random.default_rng(3), methods=["qsm"])
+    for path in list(tmp_path.glob("sub-02/anat/*part-phase*.nii.gz")):
+        path.with_name(path.name.replace(".nii.gz", ".json")).write_text(meta)
+    found = {s.participant: s for s in inputs.find(tmp_path, methods=["qsm"]).scans}
+    assert not found["sub-01"].lacks
+    assert found["sub-02"].lacks
