@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +19,7 @@ from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook._version import __version__
 
-__all__ = ["BIDS_VERSION", "Writer", "describe", "plain", "prefix_from"]
+__all__ = ["BIDS_VERSION", "Writer", "claim", "describe", "plain", "prefix_from", "sources_of"]
 
 BIDS_VERSION = "1.10.0"
 README = """\
@@ -47,7 +49,8 @@ logs/
 """
 # What the validator requires of a map; every map here is zero outside the brain.
 REQUIRED_META: Mapping[str, Mapping[str, Any]] = {"Chimap": {"SkullStripped": True}}
-ENTITIES_KEPT = ("sub", "ses", "acq", "run")
+ENTITIES_KEPT = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run")
+OWN_README = "Results of pvsbook"  # how the README of every version begins
 
 Columns = Mapping[str, Mapping[str, str]]
 
@@ -177,7 +180,8 @@ class Writer:
 def describe(folder: images.PathLike) -> None:
     """Write what a BIDS-Derivatives data set has at its top, where it is not there already.
 
-    That is ``dataset_description.json``, ``README`` and ``.bidsignore``.
+    That is ``dataset_description.json``, ``README`` and ``.bidsignore``.  A file that this package
+    did not write stays as it is.
 
     Examples
     --------
@@ -193,15 +197,75 @@ def describe(folder: images.PathLike) -> None:
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "pvsbook", "Version": __version__}],
     }
-    files = {
-        "dataset_description.json": json.dumps(content, indent=2) + "\n",
-        "README": README,
-        ".bidsignore": IGNORED,
-    }
-    for name, text in files.items():
-        path = Path(folder, name)
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    top = Path(folder)
+    ours = _is_ours(top / "dataset_description.json")
+    for name, text in (
+        ("dataset_description.json", json.dumps(content, indent=2) + "\n"),
+        ("README", README),
+        (".bidsignore", IGNORED),
+    ):
+        path = top / name
+        try:
+            found = path.read_text(encoding="utf-8") if path.is_file() else None
+        except (OSError, ValueError):
+            continue  # not ours: we write UTF-8
+        written = found is None or (ours and (name != "README" or found.startswith(OWN_README)))
+        if written and found != text:
             images.write_bytes(text.encode(), path)
+
+
+def _is_ours(description: Path) -> bool:
+    """Tell whether this package wrote a ``dataset_description.json``."""
+    try:
+        makers = json.loads(description.read_text(encoding="utf-8"))["GeneratedBy"]
+        return any(maker.get("Name") == "pvsbook" for maker in makers)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
+
+
+def sources_of(paths: Sequence[images.PathLike]) -> dict[str, list[str]]:
+    """Name the files that a result was made from, and hash their contents."""
+    hashes = []
+    for path in paths:
+        try:
+            with Path(path).open("rb") as file:
+                hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    return {"Sources": [Path(p).name for p in paths], "SourceSHA256": hashes}
+
+
+def claim(writer: Writer, suffix: str, sources: Mapping[str, Sequence[str]]) -> None:
+    """Refuse to replace results of other files, before anything is measured.
+
+    Parameters
+    ----------
+    writer
+        Of the results.
+    suffix
+        Of their table: ``pvs``, ``alps`` or ``qsm``.
+    sources
+        From `sources_of`.
+
+    Raises
+    ------
+    InputError
+        The folder cannot be written, or holds results of this name that were made from files
+        with other contents.
+    """
+    top = Path(writer.folder).absolute()
+    there = next(p for p in (top, *top.parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{writer.folder}: cannot be written; choose another folder")
+    record = writer.path(suffix, ".json", desc="sources")
+    if not record.is_file():
+        return
+    known = images.read_json(record).get("SourceSHA256")
+    if known != list(sources["SourceSHA256"]):
+        raise InputError(
+            f"{writer.folder}: holds results of other files under the name {writer.prefix} "
+            f"({record.name}); give another folder, or name the scans apart, as sub-01_T2w.nii.gz"
+        )
 
 
 def plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ the inputs, parameters, the code of this package) and whose files are still ther
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import functools
 import hashlib
@@ -19,6 +20,7 @@ import os
 import resource
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 import time
@@ -28,7 +30,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pvsbook import images
@@ -194,6 +196,8 @@ def _sha256(path: str | Path) -> str:
 def _stamp(path: str | Path) -> list[int]:
     """Return what changes whenever a file changes: no program can set ctime back."""
     s = Path(path).stat()
+    if not stat.S_ISREG(s.st_mode):  # a pipe would keep its reader waiting
+        raise OSError(errno.EINVAL, "not a regular file")
     return [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino]
 
 
@@ -242,11 +246,28 @@ def read_record(folder: images.PathLike, name: str) -> Record | None:
 
 
 def _read_stored(folder: Path, name: str) -> dict[str, Any] | None:
+    """Read a record as foreign input: whatever is not as we write it is no record."""
+    path = _record_path(folder, name)
     try:
-        content = json.loads(_record_path(folder, name).read_text())
-    except (OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
-    return content if isinstance(content, dict) else None
+    if not isinstance(content, dict) or content.get("name") != name:
+        return None
+    kinds = {"status": str, "fingerprint": str, "reason": str, "result": dict, "inputs": dict}
+    if any(not isinstance(content.get(k, kind()), kind) for k, kind in kinds.items()):
+        return None
+    outputs = content.get("outputs", {})
+    if not isinstance(outputs, dict) or not all(_is_output(*item) for item in outputs.items()):
+        return None
+    return content
+
+
+def _is_output(path: str, known: Any) -> bool:
+    """Tell whether an entry of a record is a file below the folder, with its size and hash."""
+    inside = PurePosixPath(path)
+    below = not inside.is_absolute() and ".." not in inside.parts and len(inside.parts) > 1
+    return below and isinstance(known, list) and len(known) == 2 and isinstance(known[0], int)
 
 
 def _write_json(content: Any, path: Path) -> None:
@@ -264,7 +285,9 @@ def write_record(folder: images.PathLike, record: Record) -> None:
 def _remove_outputs(folder: Path, name: str, *, keep: Iterable[str] = ()) -> None:
     earlier = _read_stored(folder, name) or {}
     for path in set(earlier.get("outputs", ())) - set(keep):
-        (folder / path).unlink(missing_ok=True)
+        parent = (folder / path).parent
+        if parent.resolve().is_relative_to(folder.resolve()):  # no link leads out
+            (folder / path).unlink(missing_ok=True)
 
 
 def _finished(folder: Path, name: str, print_: str) -> Record | None:
@@ -570,7 +593,8 @@ def _alone(top: Path) -> Iterator[None]:
     path = top / STATE / "lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("w")
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # a link here would lead elsewhere
+        handle = os.fdopen(os.open(path, flags, 0o666), "r+")
     except OSError as error:
         raise InputError(f"{top}: cannot be written ({error.strerror})") from error
     with handle:

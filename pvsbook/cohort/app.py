@@ -7,6 +7,7 @@ import inspect
 import itertools
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,16 @@ from pvsbook.cohort.inputs import METHODS, Dataset, Scan
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["CHANGE", "TITLES", "entries", "measure_scan", "read_settings", "run_people"]
+__all__ = [
+    "CHANGE",
+    "TITLES",
+    "entries",
+    "linked",
+    "measure_scan",
+    "read_settings",
+    "run_people",
+    "texts",
+]
 
 CHANGE = "qsmchange"  # two visits of one person; runs with qsm
 TITLES = {
@@ -299,16 +309,29 @@ def _write_person(top: Path, person: str, held: list[tuple[Scan, jobs.Record]]) 
     images.write_bytes(page.encode(), top / f"{person}.html")
 
 
+def linked(text: str, result: Mapping[str, Any]) -> Any:
+    """Link to a scan's page, if it is one below this folder: a record may come from elsewhere."""
+    where = result.get("report")
+    if isinstance(where, str) and re.fullmatch(r"sub-[\w+-]+(?:/[\w+-]+)*/[\w+-]+\.html", where):
+        return {"text": text, "href": where}
+    return text
+
+
+def texts(found: Any) -> list[str]:
+    """Take a list of sentences from a record; nothing where there is none."""
+    return [str(text) for text in found] if isinstance(found, list) else []
+
+
 def _person_row(scan: Scan, record: jobs.Record) -> list[Any]:
     title: Any = TITLES[scan.method]
     result = record.result
     if record.status == "done":
-        title = {"text": title, "href": result["report"]}
-    know = [record.reason, *result.get("reasons", ()), *scan.notes]
+        title = linked(title, result)
+    know = [record.reason, *texts(result.get("reasons")), *scan.notes]
     return [
         title,
         record.status,
-        result.get("status", ""),
-        result.get("summary", ""),
+        str(result.get("status", "")),
+        str(result.get("summary", "")),
         "; ".join(text for text in know if text),
     ]

@@ -176,8 +176,10 @@ def summarise(
         rows.setdefault(scan.method, []).append(_row(scan, record))
         reasons.setdefault(scan.method, [])
         if record is not None and record.status == "done":
-            reasons[scan.method] += record.result["reasons"]
-            links[scan.name] = record.result["report"]
+            reasons[scan.method] += app.texts(record.result.get("reasons"))
+            linked = app.linked(scan.name, record.result)
+            if isinstance(linked, dict):
+                links[scan.name] = linked["href"]
     if not any(row["outcome"] == "done" for held in rows.values() for row in held):
         raise InputError(
             f"{out}: nothing has been measured there; run the participant level first"
@@ -220,7 +222,8 @@ def _row(scan: Scan, record: jobs.Record | None) -> dict[str, Any]:
         "outcome_reason": record.reason if record is not None and record.reason else None,
         "notes": "; ".join(scan.notes) or None,
     }
-    return row | (dict(record.result.get("row", {})) if record is not None else {})
+    measured = record.result.get("row") if record is not None else None
+    return row | (dict(measured) if isinstance(measured, dict) else {})
 
 
 def _table(

@@ -108,6 +108,8 @@ def measure_pvs(
     InputError
         See `pvsbook.images.load` and `pvsbook.pvs.measure`.
     """
+    sources = [p for p in (image, wmh_mask, brain_mask) if p is not None]
+    _claim(out, sources, datatype="anat", suffix="pvs")
     result = pvs_pipeline.measure(
         image,
         contrast=contrast,
@@ -141,7 +143,7 @@ def measure_pvs(
         datatype="anat",
         suffix="pvs",
         title="Perivascular spaces",
-        sources=[p for p in (image, wmh_mask, brain_mask) if p is not None],
+        sources=sources,
         summary=summary,
         status=result.status,
         reasons=result.reasons,
@@ -191,6 +193,8 @@ def measure_alps(
     InputError
         See `pvsbook.images.load_dwi`, `pvsbook.alps.preprocess` and `pvsbook.alps.measure`.
     """
+    sources = [p for p in (dwi, bval, bvec, brain_mask) if p is not None]
+    _claim(out, sources, datatype="dwi", suffix="alps")
     mask = None if brain_mask is None else images.load(brain_mask)
     series = images.load_dwi(dwi, bval, bvec)
     if denoise is not None:
@@ -222,7 +226,7 @@ def measure_alps(
         datatype="dwi",
         suffix="alps",
         title="ALPS index",
-        sources=[p for p in (dwi, bval, bvec, brain_mask) if p is not None],
+        sources=sources,
         summary=summary,
         status=result.status,
         reasons=result.reasons,
@@ -275,6 +279,8 @@ def measure_qsm(
     InputError
         See `pvsbook.images.load_gre` and `pvsbook.qsm.reconstruct`.
     """
+    sources = [*magnitude, *phase, *([brain_mask] if brain_mask is not None else [])]
+    _claim(out, sources, datatype="anat", suffix="qsm")
     gre = images.load_gre(
         list(magnitude),
         list(phase),
@@ -310,7 +316,7 @@ def measure_qsm(
         datatype="anat",
         suffix="qsm",
         title="Quantitative susceptibility mapping",
-        sources=[*magnitude, *phase, *([brain_mask] if brain_mask is not None else [])],
+        sources=sources,
         summary=summary,
         status=result.status,
         reasons=result.reasons,
@@ -331,6 +337,18 @@ def _styled(draw: Callable[[Any], Figure], result: Any) -> Figure:
     with plt.rc_context():
         use_style()
         return draw(result)
+
+
+def _claim(
+    out: images.PathLike, sources: Sequence[images.PathLike], *, datatype: str, suffix: str
+) -> None:
+    """Look at the folder first: it can be written, and holds nothing of other scans."""
+    missing = [str(path) for path in sources if not Path(path).is_file()]
+    if missing:
+        return  # the door names it, with what to do
+    prefix = derivatives.prefix_from(sources[0])
+    writer = derivatives.Writer(out, prefix=prefix, datatype=datatype)
+    derivatives.claim(writer, suffix, derivatives.sources_of(sources))
 
 
 def _finish(
@@ -367,4 +385,5 @@ def _finish(
     for figure, _, _ in figures:
         plt.close(figure)
     writer = derivatives.Writer(out, prefix=prefix, datatype=datatype)
+    writer.json(derivatives.sources_of(sources), suffix, desc="sources")
     return Done(summary, status, reasons, row, writer.text(page, suffix, ".html", desc="report"))

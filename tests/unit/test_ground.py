@@ -25,13 +25,63 @@ from pvsbook.phantoms import brain
     ("name", "prefix"),
     [
         ("sub-01_T2w.nii.gz", "sub-01"),
-        ("a/sub-01_ses-w1_acq-x_dir-AP_run-2_dwi.nii", "sub-01_ses-w1_acq-x_run-2"),
+        ("a/sub-01_ses-w1_acq-x_dir-AP_run-2_dwi.nii", "sub-01_ses-w1_acq-x_dir-AP_run-2"),
         ("scan_of-me.nii.gz", "sub-scanofme"),
         ("---.nii", "sub-scan"),
     ],
 )
 def test_prefix(name, prefix):
     assert derivatives.prefix_from(name) == prefix
+
+
+def test_files_of_others_stay_as_they_are(tmp_path):
+    mine = {
+        "README": "notes of my own\n",
+        "dataset_description.json": '{"Name": "My study", "BIDSVersion": "1.8.0"}',
+        ".bidsignore": "mine/\n",
+    }
+    for name, text in mine.items():
+        (tmp_path / name).write_text(text)
+    derivatives.describe(tmp_path)
+    assert {name: (tmp_path / name).read_text() for name in mine} == mine
+
+
+def test_files_of_an_earlier_version_are_brought_up_to_date(tmp_path):
+    derivatives.describe(tmp_path)
+    description = tmp_path / "dataset_description.json"
+    description.write_text(description.read_text().replace(derivatives.BIDS_VERSION, "1.8.0"))
+    (tmp_path / ".bidsignore").write_text("*.html\n")
+    (tmp_path / "README").write_text("Results of pvsbook, an earlier one.\n")
+    derivatives.describe(tmp_path)
+    assert derivatives.BIDS_VERSION in description.read_text()
+    assert "group_*" in (tmp_path / ".bidsignore").read_text()
+    assert "BIDS-Derivatives" in (tmp_path / "README").read_text()
+    (tmp_path / "README").write_text("My words on these results.\n")
+    derivatives.describe(tmp_path)
+    assert (tmp_path / "README").read_text() == "My words on these results.\n"
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"GeneratedBy": "pvsbook"}', '{"GeneratedBy": [1]}'])
+def test_an_odd_description_is_not_ours(tmp_path, text):
+    (tmp_path / "dataset_description.json").write_text(text)
+    derivatives.describe(tmp_path)
+    assert (tmp_path / "dataset_description.json").read_text() == text
+
+
+def test_results_of_other_files_are_not_replaced(tmp_path):
+    for who in ("anna", "ben"):
+        (tmp_path / who).mkdir()
+        (tmp_path / who / "T2w.nii.gz").write_text(who)
+    writer = derivatives.Writer(tmp_path / "out", prefix="sub-T2w")
+    anna = derivatives.sources_of([tmp_path / "anna" / "T2w.nii.gz"])
+    derivatives.claim(writer, "pvs", anna)
+    writer.json(anna, "pvs", desc="sources")
+    derivatives.claim(writer, "pvs", anna)
+    ben = derivatives.sources_of([tmp_path / "ben" / "T2w.nii.gz"])
+    with pytest.raises(InputError, match="holds results of other files under the name sub-T2w"):
+        derivatives.claim(writer, "pvs", ben)
+    with pytest.raises(InputError, match="cannot be read"):
+        derivatives.sources_of([tmp_path / "nobody"])
 
 
 def test_writer_makes_a_bids_derivative(tmp_path):

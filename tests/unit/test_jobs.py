@@ -312,3 +312,64 @@ def test_scheduler_address_with_two_worker_processes(tmp_path):
         for process in reversed(processes):
             process.terminate()
             process.wait(timeout=20)
+
+
+# --- a results folder that came from somebody else ----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda r: [],
+        lambda r: {},
+        lambda r: r | {"name": "other"},
+        lambda r: r | {"outputs": ["sub-0/a.txt"]},
+        lambda r: r | {"outputs": {"sub-0/a.txt": None}},
+        lambda r: r | {"result": None},
+        lambda r: r | {"status": 7},
+        lambda r: r | {"fingerprint": None},
+        lambda r: r | {"outputs": {"../victim.txt": [1, "x"]}},
+        lambda r: r | {"outputs": {"/etc/hostname": [1, "x"]}},
+    ],
+)
+def test_a_malformed_record_is_measured_again_and_removes_nothing(tmp_path, scans, spoil):
+    calls, out = tmp_path / "calls", tmp_path / "out"
+    victim = tmp_path / "victim.txt"
+    victim.write_text("mine")
+    run(stubs.work, with_inputs(scans, calls), out)
+    path = out / jobs.STATE / "records" / "t0.json"
+    path.write_text(json.dumps(spoil(json.loads(path.read_text()))))
+    assert jobs.read_record(out, "t0") is None
+    again = run(stubs.work, with_inputs(scans, calls), out)
+    assert [name for name, record in again.items() if record.again] == ["t0"]
+    assert victim.read_text() == "mine"
+
+
+def test_no_link_is_followed(tmp_path, scans):
+    calls, out = tmp_path / "calls", tmp_path / "out"
+    victim = tmp_path / "victim.txt"
+    victim.write_text("mine")
+    (out / jobs.STATE).mkdir(parents=True)
+    (out / jobs.STATE / "lock").symlink_to(victim)
+    with pytest.raises(InputError, match="cannot be written"):
+        run(stubs.work, with_inputs(scans, calls), out)
+    assert victim.read_text() == "mine"
+    (out / jobs.STATE / "lock").unlink()
+    run(stubs.work, with_inputs(scans, calls), out)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.txt").write_text("mine")
+    (out / "sub-9").symlink_to(tmp_path / "elsewhere")
+    path = out / jobs.STATE / "records" / "t0.json"
+    record = json.loads(path.read_text())
+    record["outputs"]["sub-9/a.txt"] = [4, "x"]
+    path.write_text(json.dumps(record | {"fingerprint": "of other inputs"}))
+    run(stubs.work, with_inputs(scans, calls), out)
+    assert (tmp_path / "elsewhere" / "a.txt").read_text() == "mine"
+
+
+def test_a_pipe_is_no_scan_and_keeps_nobody_waiting(tmp_path):
+    os.mkfifo(tmp_path / "scan.nii")
+    task = jobs.Task("t", {"scan": [str(tmp_path / "scan.nii")]}, {"kind": ""})
+    record = run(stubs.trouble, [task], tmp_path / "out")["t"]
+    assert record.status == "failed"
+    assert "not a regular file" in record.reason
