@@ -1,54 +1,47 @@
 """Tell readers whether their answer to an exercise of the book is right, without showing it.
 
-``check("ex-alps-null", 1.02)`` gives a `Verdict` that says *right*, or what may have gone wrong: a
-sign, a factor of a thousand, degrees for radians, the reverse order.  It never raises.
+``check("ex-alps-null", 1.02)`` gives a `Verdict` that says *right*, or what kind of slip may have
+been made: a sign, a unit, degrees for radians, the reverse order.  It never raises, and its
+message is never the answer: it does not say which way a factor goes.
 
-The answers lie sealed in ``answers.json``.  A number is cut into bins twice as wide as its
-tolerance, laid so that the answer is in the middle of one; stored is a salted hash of that bin's
-number, so that an answer is right when it falls into the bin.  Slips are found by asking the same
-of the answer times 1000, with the other sign, and so on.  A choice is stored as a salted hash of
-its words.  That hides an answer from the eye, not from somebody who tries every number.
-
-Each solution of the book ends in ``assert check(...)``, so an answer that the page no longer
-reaches fails the build.  To write a new one, put what `seal` gives into ``answers.json``.
+The answers stand in ``answers/``, one YAML file per chapter.  An entry has ``answer`` (a number,
+a list of numbers, one of the ``options``, or a list of them) and for numbers ``tolerance`` and
+``unit``, for choices ``options`` and ``why`` (what to tell readers who choose a wrong one).
+``slips`` maps known wrong numbers to the sentence that explains them.  Each solution of the book
+ends in ``assert check(...)``, so an answer that the page no longer reaches fails the build.
 """
 
 from __future__ import annotations
 
 import difflib
 import functools
-import hashlib
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 import numpy as np
+import yaml
 
-from pvsbook._errors import InputError
+__all__ = ["Verdict", "check"]
 
-__all__ = ["Verdict", "check", "seal"]
-
-_SLIPS: tuple[tuple[str, Callable[[float], float]], ...] = (
-    ("the size is right, the sign is not", lambda x: -x),
-    ("1000 times too large{unit}", lambda x: x / 1000),
-    ("1000 times too small{unit}", lambda x: x * 1000),
-    ("100 times too large: a share, not per cent?", lambda x: x / 100),
-    ("100 times too small: per cent, not a share?", lambda x: x * 100),
-    ("10 times too large{unit}", lambda x: x / 10),
-    ("10 times too small{unit}", lambda x: x * 10),
-    ("twice too large", lambda x: x / 2),
-    ("half of what it should be", lambda x: x * 2),
-    ("upside down: the ratio the other way round", lambda x: 1 / x),
-    ("the square of what it should be: a variance for a standard deviation?", math.sqrt),
-    ("the root of what it should be: a standard deviation for a variance?", lambda x: x * x),
-    ("in degrees, where radians are asked for", math.radians),
-    ("in radians, where degrees are asked for", math.degrees),
-    ("too large by 2 pi: radians for turns?", lambda x: x / (2 * math.pi)),
-    ("too small by 2 pi: turns for radians?", lambda x: x * (2 * math.pi)),
-)
+# What a wrong number may have in common with the right one.  Some are asked for only where the
+# tolerance is narrow, since a wide one is hit by chance.
+_SLIPS: tuple[tuple[str, bool, tuple[Callable[[float], float], ...]], ...] = (
+    ("look at the sign", False, (lambda x: -x,)),
+    ("a factor of 1000 is off{unit}", False, (lambda x: x / 1000, lambda x: x * 1000)),
+    ("a factor of 100 is off: a share or a percentage?", False,
+     (lambda x: x / 100, lambda x: x * 100)),
+    ("a factor of 10 is off{unit}", False, (lambda x: x / 10, lambda x: x * 10)),
+    ("a factor of 2 is off", True, (lambda x: x / 2, lambda x: x * 2)),
+    ("which quantity is divided by which?", True, (lambda x: 1 / x,)),
+    ("a variance or a standard deviation?", True, (math.sqrt, lambda x: x * x)),
+    ("degrees or radians?", False, (math.radians, math.degrees)),
+    ("turns or radians?", False, (lambda x: x / math.tau, lambda x: x * math.tau)),
+)  # fmt: skip
+_NARROW = 0.1  # tolerance as a share of the answer
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,7 +59,7 @@ class Verdict:
 
 
 def check(name: str, answer: Any) -> Verdict:
-    """Say whether `answer` is right, or what may have gone wrong.
+    """Say whether `answer` is right, or what kind of slip may have been made.
 
     Parameters
     ----------
@@ -74,7 +67,8 @@ def check(name: str, answer: Any) -> Verdict:
         Label of the exercise, as on its page.
     answer
         A number, a list or array of numbers, one of the words offered, or a list of them; what
-        the exercise asks for.  Three dots for no answer yet.
+        the exercise asks for.  Three dots for no answer yet.  Of an option, words that occur in
+        no other option are enough.
 
     Returns
     -------
@@ -97,126 +91,69 @@ def check(name: str, answer: Any) -> Verdict:
             False,
             f"There is no exercise {name!r}." + (f" Do you mean {close[0]!r}?" if close else ""),
         )
-    return _judge(name, entry, answer)
-
-
-def seal(
-    name: str,
-    answer: Any,
-    *,
-    tolerance: float = 0.0,
-    unit: str = "",
-    options: Sequence[str] = (),
-    why: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """Make the entry of ``answers.json`` for an exercise.
-
-    Parameters
-    ----------
-    name
-        Label of the exercise; it salts the hash.
-    answer
-        The right number, list of numbers, option, or list of options (in any order).
-    tolerance
-        How far a number may lie from the answer; 0 for whole numbers.  Widen it where the answer
-        hangs on noise.
-    unit
-        Of the numbers, for the reader.
-    options
-        The words to choose from; none where numbers are asked for.
-    why
-        What to tell readers who chose a wrong option.
-
-    Returns
-    -------
-    dict
-        Ready for JSON.
-
-    Raises
-    ------
-    InputError
-        An answer that is not among the options, or a tolerance so wide that the entry would
-        give the answer away.
-
-    Examples
-    --------
-    >>> entry = seal("ex-width", 2.5, tolerance=0.1, unit="mm")
-    >>> entry["step"], entry["unit"]
-    (0.2, 'mm')
-    """
-    if options:
-        right = {_word(a) for a in np.atleast_1d(np.asarray(answer, object))}
-        if missing := right - {_word(o) for o in options}:
-            raise InputError(f"answer: {sorted(missing)} not among the options {list(options)}")
-        return {
-            "options": list(options),
-            "seals": sorted(_hash(name, word) for word in right),
-            "why": {_hash(name, _word(option)): text for option, text in (why or {}).items()},
-        }
-    values = np.asarray(answer, float)
-    if tolerance < 0 or (tolerance and np.abs(values).min() < 4 * tolerance):
-        raise InputError(
-            f"tolerance: {tolerance:g} for an answer of {np.abs(values).min():g} would show the "
-            "answer; give at most a quarter of it, or ask for a choice"
-        )
-    step = 2.0 * tolerance or 1.0
-    offsets = np.round(values % step, 12) if tolerance else np.zeros(values.shape)
-    bins = np.rint((values - offsets) / step).astype(int)
-    return {
-        "shape": list(values.shape),
-        "step": step,
-        "whole": not tolerance,
-        "unit": unit,
-        "offsets": offsets.ravel().tolist(),
-        "seals": [_hash(name, k, n) for k, n in enumerate(bins.ravel())],
-    }
+    if answer is None or answer is ...:
+        return Verdict(False, "No answer yet: put yours in the place of the three dots.")
+    return (_choice if "options" in entry else _number)(entry, answer)
 
 
 @functools.cache
 def _answers() -> dict[str, dict[str, Any]]:
-    text = resources.files("pvsbook").joinpath("answers.json").read_text(encoding="utf-8")
-    return dict(json.loads(text))
+    folder = resources.files("pvsbook").joinpath("answers")
+    known: dict[str, dict[str, Any]] = {}
+    for file in sorted(folder.iterdir(), key=lambda f: f.name):
+        if file.name.endswith(".yml"):
+            known |= yaml.safe_load(file.read_text(encoding="utf-8"))
+    return known
 
 
-def _hash(*parts: object) -> str:
-    return hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()[:16]
+def _words(text: object) -> str:
+    return " ".join(str(text).casefold().split()).strip(".")
 
 
-def _word(answer: object) -> str:
-    return " ".join(str(answer).casefold().split()).strip(".")
+def _option(given: object, options: Mapping[str, str]) -> str | None:
+    """Find the option that is meant: its words, or some that no other option has."""
+    words = _words(given)
+    if words in options:
+        return words
+    if len(words) < 3:
+        return None
+    pattern = re.compile(rf"(?<!\w){re.escape(words)}(?!\w)")
+    matches = [option for option in options if pattern.search(option)]
+    return matches[0] if len(matches) == 1 else None
 
 
-def _judge(name: str, entry: Mapping[str, Any], answer: Any) -> Verdict:
-    if answer is None or answer is ...:
-        return Verdict(False, "No answer yet: put yours in the place of the three dots.")
-    return (_choice if "options" in entry else _number)(name, entry, answer)
-
-
-def _choice(name: str, entry: Mapping[str, Any], answer: Any) -> Verdict:
-    options = {_word(option): option for option in entry["options"]}
+def _choice(entry: Mapping[str, Any], answer: Any) -> Verdict:
+    options = {_words(option): str(option) for option in entry["options"]}
+    right = {_words(one) for one in np.atleast_1d(np.asarray(entry["answer"], object))}
     given = list(answer) if isinstance(answer, list | tuple | set | np.ndarray) else [answer]
+    if not given:
+        return Verdict(False, "Not yet: the list is empty.")
+    chosen = []
     for one in given:
-        if _word(one) not in options:
+        option = _option(one, options)
+        if option is None:
             offered = ", ".join(repr(o) for o in options.values())
             return Verdict(False, f"{one!r} is not one of the answers offered: {offered}.")
-    hashes = {_hash(name, _word(one)) for one in given}
-    right = set(entry["seals"])
-    if hashes == right:
+        chosen.append(option)
+    if set(chosen) == right:
         return Verdict(True, "Right.")
-    if hashes < right:
+    if set(chosen) < right:
         return Verdict(False, "What you named is right, and something is missing.")
-    wrong = next(one for one in given if _hash(name, _word(one)) not in right)
-    why = entry["why"].get(_hash(name, _word(wrong)), "think again, or open the hint.")
-    return Verdict(False, f"Not {options[_word(wrong)]!r}: {why}")
+    wrong = next(option for option in chosen if option not in right)
+    why = {_words(option): text for option, text in entry.get("why", {}).items()}
+    return Verdict(
+        False, f"Not {options[wrong]!r}: {why.get(wrong, 'think again, or open the hint.')}"
+    )
 
 
-def _number(name: str, entry: Mapping[str, Any], answer: Any) -> Verdict:
-    shape = tuple(entry["shape"])
+def _number(entry: Mapping[str, Any], answer: Any) -> Verdict:
+    target = np.asarray(entry["answer"], float)
+    shape = target.shape
     wanted = "a number" if not shape else f"{' x '.join(map(str, shape))} numbers"
     verb = "is" if not shape else "are"
-    unit = f" {entry['unit']}" if entry["unit"] else ""
+    unit = f" {entry['unit']}" if entry.get("unit") else ""
     try:
-        if np.asarray(answer).dtype.kind not in "iuf":
+        if np.asarray(answer).dtype.kind not in "iufUO" or isinstance(answer, bool | bytes | dict):
             raise TypeError
         values = np.asarray(answer, float)
     except (TypeError, ValueError):
@@ -227,48 +164,44 @@ def _number(name: str, entry: Mapping[str, Any], answer: Any) -> Verdict:
         return Verdict(False, f"Not yet: {wanted} {verb} asked for, and this is {got}.")
     if not np.isfinite(values).all():
         return Verdict(False, "Not yet: there is a value that is not finite.")
-    flat = values.ravel()
-    within = "exactly" if entry["whole"] else f"within {entry['step'] / 2:g}{unit}"
-    hits = _hits(name, entry, flat)
+    tolerance = float(entry.get("tolerance", 0))
+    hits = _hits(values, target, tolerance)
     if hits.all():
-        return Verdict(True, f"Right ({within}).")
-    if (hits | _hits(name, entry, flat, near=True)).all():
-        far = "off by one" if entry["whole"] else f"close, but not {within}"
-        return Verdict(False, f"Not yet: {far}.")
-    for words, mend in _SLIPS:
-        mended = [_try(mend, value) for value in flat]
-        if _hits(name, entry, np.array(mended)).all():
-            told = words.format(unit=f": look at the unit,{unit}" if unit else "")
-            return Verdict(False, f"Not yet: {told}.")
-    if flat.size > 1 and _hits(name, entry, flat[::-1]).all():
-        return Verdict(False, "Not yet: these are the right numbers in the reverse order.")
-    if hits.any():
-        found = ", ".join(str(k + 1) for k in np.flatnonzero(hits))
-        return Verdict(False, f"Not yet: of {flat.size} numbers, right are number {found}.")
-    return Verdict(False, f"Not yet: it should be right {within}. There is a hint.")
-
-
-def _hits(
-    name: str, entry: Mapping[str, Any], values: np.ndarray, *, near: bool = False
-) -> np.ndarray:
-    """Tell which values fall into their bin, or into one beside it."""
-    with np.errstate(all="ignore"):
-        places = (values - entry["offsets"]) / entry["step"]
-        if entry["whole"]:
-            places = np.where(np.abs(values - np.rint(values)) < 1e-6, places, np.nan)
-    found = []
-    for k, (place, sealed) in enumerate(zip(places, entry["seals"], strict=True)):
-        if not np.isfinite(place):
-            found.append(False)
+        return Verdict(
+            True, f"Right ({f'within {tolerance:g}{unit}' if tolerance else 'exactly'})."
+        )
+    for wrong, words in entry.get("slips", {}).items():
+        if not shape and _hits(values, float(wrong), max(tolerance, abs(wrong) * 0.005)):
+            return Verdict(False, f"Not yet: {words}")
+    if tolerance and _hits(values, target, 2 * tolerance).all():
+        return Verdict(False, f"Not yet: close, but not within {tolerance:g}{unit}.")
+    if values.size > 1 and _hits(values.ravel()[::-1].reshape(shape), target, tolerance).all():
+        return Verdict(False, "Not yet: look at the order of the numbers.")
+    wide = tolerance > _NARROW * np.abs(target).min()
+    at_unit = f": look at the unit,{unit}" if unit else ""
+    for words, needs_narrow, mends in _SLIPS:
+        if needs_narrow and wide:
             continue
-        middle = round(float(place))
-        bins = (middle - 1, middle + 1) if near else (middle,)
-        found.append(any(_hash(name, k, n) == sealed for n in bins))
-    return np.array(found)
+        for mend in mends:
+            mended = [_tried(mend, value) for value in values.ravel()]
+            if _hits(np.reshape(mended, shape), target, tolerance).all():
+                sentence = words.format(unit=at_unit)
+                return Verdict(False, f"Not yet: {sentence}{'' if sentence[-1] == '?' else '.'}")
+    if hits.any():
+        places = ", ".join(str(k + 1) for k in np.flatnonzero(hits.ravel()))
+        return Verdict(False, f"Not yet: of {values.size} numbers, right are number {places}.")
+    within = f"within {tolerance:g}{unit}" if tolerance else "exactly"
+    return Verdict(False, f"Not yet: the answer is wanted {within}. There is a hint.")
 
 
-def _try(mend: Callable[[float], float], value: float) -> float:
+def _hits(values: Any, target: Any, tolerance: float) -> Any:
+    """Tell which values lie within the tolerance, give or take the last digit of a float."""
+    with np.errstate(invalid="ignore"):
+        return np.abs(values - target) <= tolerance + 1e-9 * np.maximum(np.abs(target), 1)
+
+
+def _tried(mend: Callable[[float], float], value: float) -> float:
     try:
-        return float(mend(float(value)))
+        return mend(float(value))
     except (ValueError, ZeroDivisionError, OverflowError):
         return math.nan

@@ -23,7 +23,7 @@ CACHE = BUILD / ".jupyter_cache"
 KEY = CACHE / "made_of.txt"
 DEPENDS_ON = (
     "pvsbook/**/*.py",
-    "pvsbook/**/*.json",
+    "pvsbook/**/*.yml",
     "pvsbook/**/*.tsv",
     "requirements.txt",
     "data_manifest/*.yml",
