@@ -67,7 +67,7 @@ th, td { border-bottom: 1px solid #8888; padding: .2rem .7rem; text-align: right
 )
 
 
-def render(notebook: NotebookNode, title: str, *, of_phantom: bool = False) -> str:
+def render(notebook: NotebookNode, title: str) -> str:
     """Render an executed notebook as one HTML page.
 
     Parameters
@@ -76,9 +76,6 @@ def render(notebook: NotebookNode, title: str, *, of_phantom: bool = False) -> s
         As read by nbformat, with its outputs.
     title
         What was measured, for the heading.
-    of_phantom
-        Say of captions that they were written for the phantom, as in a rerun on another scan;
-        not of cells tagged ``remove-cell``, which are for scans alone.
 
     Returns
     -------
@@ -87,13 +84,12 @@ def render(notebook: NotebookNode, title: str, *, of_phantom: bool = False) -> s
     """
     glued = _glued(notebook)
     markdown = _markdown(json.dumps(glued, sort_keys=True))
-    note = "Written for the phantom: " if of_phantom else ""
     cells = [
         {
             "text": markdown.render(cell.source) if cell.cell_type == "markdown" else None,
             "code": cell.source,
             "outputs": [o for o in map(_output, cell.get("outputs", ())) if o],
-            **_words(cell, "" if "remove-cell" in cell.metadata.get("tags", ()) else note),
+            **_words(cell),
         }
         for cell in notebook.cells
         if "injected-parameters" not in cell.metadata.get("tags", ()) or cell.source.strip()
@@ -106,11 +102,11 @@ def render(notebook: NotebookNode, title: str, *, of_phantom: bool = False) -> s
     )
 
 
-def _words(cell: NotebookNode, note: str) -> dict[str, str]:
+def _words(cell: NotebookNode) -> dict[str, str]:
     meta = cell.metadata.get("mystnb", {})
     return {
-        "alt": note + meta.get("image", {}).get("alt", "a figure."),
-        "caption": note + meta.get("figure", {}).get("caption", ""),
+        "alt": meta.get("image", {}).get("alt", "a figure."),
+        "caption": meta.get("figure", {}).get("caption", ""),
     }
 
 

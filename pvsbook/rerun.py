@@ -1,9 +1,10 @@
 """Run a notebook of the book again: on a public scan, or with other parameters.
 
 A notebook that measures a scan takes its phantom by default.  Given a data set, the same cells
-run on the scan; cells tagged ``phantom``, which need the truth, are left out and say so.  Cells
-tagged ``remove-cell`` have something to do on a scan alone: the book and other reruns leave them
-out.
+run on the scan.  Cells tagged ``phantom``, which need the truth, the quiz and the exercises are
+left out, and figures take the words of their metadata key ``scan`` instead of those for the
+phantom.  Cells tagged ``remove-cell`` have something to do on a scan alone: the book and other
+reruns leave them out.
 """
 
 from __future__ import annotations
@@ -28,10 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Rerun", "find_notebook", "parameters", "rerun", "takes_scan"]
 
 NEEDS = ("papermill", "nbformat", "markdown_it", "mdit_py_plugins", "latex2mathml", "myst_nb")
-NO_TRUTH = (
-    "*Left out of this rerun:* what follows in grey works on the phantom, whose truth is known; "
-    "a scan of a person has none."
-)
+TEACHING = ("Quiz", "Exercises")  # sections of the book that a rerun leaves out
 
 
 @dataclass(frozen=True)
@@ -255,7 +253,7 @@ def rerun(
         prepared.unlink(missing_ok=True)
     done = _read(running)
     page = images.write_bytes(
-        notebook_page.render(done, title, of_phantom=dataset is not None).encode(),
+        notebook_page.render(done, title).encode(),
         target.with_suffix(".html"),
     )
     running.replace(target)
@@ -307,30 +305,34 @@ def _scan_parameters(dataset: str, scan: manifest.Scan, folder: Path) -> dict[st
 
 
 def _without_phantom(notebook: NotebookNode, title: str, beware: str | None) -> NotebookNode:
-    """Replace cells that need the truth by a word, and say in the headings what is measured."""
+    """Keep what is true of a scan: no cell, sentence or caption that needs the phantom."""
     from nbformat.v4 import new_markdown_cell
 
     kept: list[NotebookNode] = []
-    after_one = False
-    for cell in notebook.cells:
-        left_out = "phantom" in cell.metadata.get("tags", ())
-        if left_out and cell.cell_type == "code":
-            code = f"```python\n{cell.source}\n```"
-            if after_one:
-                kept[-1].source += f"\n\n{code}"
-            else:
-                kept.append(new_markdown_cell(f"{NO_TRUTH}\n\n{code}", id=cell.id))
-            after_one = True
-        elif not left_out:
-            if cell.cell_type == "markdown":
-                heading = re.compile(r"^(#+ .*)\(simulated\)", flags=re.M)
-                cell.source = heading.sub(rf"\1({title})", cell.source)
-            kept.append(cell)
-            after_one = False
+    left_out = 0
+    section = ""
+    for cell in notebook.cells[1:]:
+        if cell.cell_type == "markdown" and (found := re.match(r"## (.+)", cell.source)):
+            section = found[1]
+        of_phantom = "phantom" in cell.metadata.get("tags", ())
+        if of_phantom or section in TEACHING:
+            left_out += of_phantom and cell.cell_type == "code"
+            continue
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(
+                r"^(#+ .*)\(simulated\)", rf"\1({title})", cell.source, flags=re.M
+            )
+        if words := cell.metadata.get("scan"):
+            shown = cell.metadata["mystnb"]
+            shown["figure"]["caption"] = words["caption"]
+            shown["image"]["alt"] = words["alt"]
+        kept.append(cell)
+    first = notebook.cells[0]
+    first.source = "\n".join(re.findall(r"^(?:\(nb-[\w-]+\)=|# .*)$", first.source, flags=re.M))
     words = (
-        f"**This is a rerun on {title}**, a scan without a known truth. The cells are those of "
-        "the book; its sentences were written for the phantom, and numbers in them are this "
-        "scan's, or n/a where only the phantom has one."
+        f"**This is a rerun on {title}**, a scan without a known truth: every number below is "
+        f"this scan's. {left_out} cells of the page that need a known truth, the quiz and the "
+        "exercises are left out; the page in the book has them."
     ) + (f"\n\n**Beware:** {beware}" if beware else "")
-    notebook.cells = [kept[0], new_markdown_cell(words), *kept[1:]]
+    notebook.cells = [first, new_markdown_cell(words), *kept]
     return notebook

@@ -17,7 +17,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).resolve().parents[2]
-KEPT_METADATA = ("mystnb", "tags", "editable")
+KEPT_METADATA = ("mystnb", "scan", "tags", "editable")
 
 
 def slim(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
