@@ -40,8 +40,11 @@ __all__ = [
     "place_spheroids",
 ]
 
-# Signal relative to normal white matter.  Background (air) is 0.
-_T2W = {"wm": 1.0, "gm": 1.3, "csf": 3.0, "wmh": 1.8, "rim": 1.3, "lacune": 3.0, "microbleed": 0.6}
+# Signal relative to normal white matter.  Background (air) is 0.  After STRIVE (Wardlaw et al.
+# 2013, doi:10.1016/S1474-4422(13)70124-8): fluid stands out on T2w, T1w and FLAIR but not on
+# T2*-weighted scans, a microbleed on those alone.  A lesion of exactly 1.0 is isointense: it
+# shows the tissue that it lies in.
+_T2W = {"wm": 1.0, "gm": 1.3, "csf": 3.0, "wmh": 1.8, "rim": 1.3, "lacune": 3.0, "microbleed": 1.0}
 _T1W = {
     "wm": 1.0,
     "gm": 0.75,
@@ -49,7 +52,7 @@ _T1W = {
     "wmh": 0.85,
     "rim": 0.9,
     "lacune": 0.3,
-    "microbleed": 0.9,
+    "microbleed": 1.0,
 }
 _FLAIR = {
     "wm": 1.0,
@@ -58,15 +61,15 @@ _FLAIR = {
     "wmh": 1.8,
     "rim": 1.6,
     "lacune": 0.2,
-    "microbleed": 0.8,
+    "microbleed": 1.0,
 }
 _SWI = {
     "wm": 1.0,
     "gm": 0.95,
-    "csf": 1.2,
+    "csf": 1.0,
     "wmh": 1.05,
     "rim": 1.0,
-    "lacune": 1.2,
+    "lacune": 1.0,
     "microbleed": 0.1,
 }
 SIGNALS: Mapping[str, Mapping[str, float]] = {
@@ -76,7 +79,7 @@ SIGNALS: Mapping[str, Mapping[str, float]] = {
     "SWI": _SWI,
 }
 # Signal of a perivascular space: that of CSF, or so many times the tissue around it.
-WEAK: Mapping[str, float] = {"T2w": 1.38, "T1w": 0.8, "FLAIR": 0.9, "SWI": 1.02}
+WEAK: Mapping[str, float] = {"T2w": 1.38, "T1w": 0.8, "FLAIR": 0.9, "SWI": 1.0}
 STRENGTHS = ("csf", "weak")
 LESIONS = ("wmh", "rim", "lacune", "microbleed")  # in the order in which they cover each other
 
@@ -256,7 +259,7 @@ def make_phantom(
         own.
     strength
         ``"csf"``: the spaces are as bright as CSF; ``"weak"``: 38 % brighter than the
-        tissue around them on T2w, as many that are seen in people.
+        tissue around them on T2w.
     counts
         How many spaces each region holds.
     diameters_mm, lengths_mm
@@ -373,7 +376,8 @@ def draw_scan(
     signal = SIGNALS[contrast]
     mixed = sum(signal[t] * getattr(brain, t) for t in ("wm", "gm", "csf"))
     for kind in LESIONS:
-        mixed += lesions[kind] * (signal[kind] - mixed)
+        if signal[kind] != 1.0:
+            mixed += lesions[kind] * (signal[kind] - mixed)
     inside = signal["csf"] if strength == "csf" else WEAK[contrast] * mixed
     mixed += fraction * (inside - mixed)
     if look.texture:

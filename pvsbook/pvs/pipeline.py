@@ -207,7 +207,8 @@ def measure(
         ``"t2"``: fluid is bright; ``"t1"``: fluid is dark.
     wmh_mask
         Mask of white-matter hyperintensities on the grid of the scan (fractions count from
-        0.5).  Give it wherever there is one: lesions cost more than any choice of filter.
+        0.5).  Give it wherever there is one: no vesselness filter tells
+        lesions from spaces (Bernal et al. 2022, Magn Reson Imaging 93:33).
     brain_mask
         Brain mask on the grid of the scan; found by itself by default.  Give it for whole-head
         scans where the registration figure looks wrong.
