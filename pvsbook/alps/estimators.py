@@ -21,7 +21,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % confidence interval."""
+    """A number with the 95 % interval of the scan's noise."""
 
     value: float
     low: float

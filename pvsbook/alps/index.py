@@ -51,8 +51,9 @@ LIMITS: Mapping[str, tuple[float, float]] = {
 """Where a quality figure warns and where it fails; which side is worse follows from the order."""
 
 ADULTS = (1.37, 0.21)
-"""Mean and standard deviation of the index in 80 adults of normal cognition; an index
-more than two of them away is warned about."""
+"""Mean and standard deviation that are taken for healthy adults; an index more than two of them
+away is warned about.  A coarse check: the figures depend on protocol, frame and age, and a paper
+that reports them is not at hand."""
 
 N_PARAMETERS = 7  # of a tensor and its signal at b = 0
 VARIANTS = ("nlls", "restore", "free_water", "radius_5_mm", "shift_sd")
@@ -278,6 +279,9 @@ def measure(
 
     Notes
     -----
+    The intervals hold the noise of the scan and nothing else: not where the regions lie, the
+    registration, motion, or what a tensor leaves out.  Read `AlpsResult.variants` beside them.
+
     The index is not specific to perivascular or interstitial fluid and measures one site; write
     "lower ALPS index", not "impaired glymphatic function" (Taoka 2024).
 

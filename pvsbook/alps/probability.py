@@ -42,6 +42,12 @@ def probability_maps(
     InputError
         If nobody is given, or a label is missing from a drawing.
 
+    Notes
+    -----
+    Drawings are resampled to 1 mm and cut at one half, which makes small ones smaller: spheres
+    of 3 mm that were drawn on voxels of 2 mm lose about a fifth of their volume, and half of it
+    where the two grids coincide.  Compare sizes of maps with each other, not with drawings.
+
     References
     ----------
     Cacciaguerra et al. 2022, Ann Neurol 92:173, doi:10.1002/ana.26419.

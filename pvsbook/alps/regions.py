@@ -33,7 +33,8 @@ class RoiSet:
     centres_mm : mapping of str to (x, y, z)
         One centre for each of `NAMES`; x is positive on the right.
     radius_mm : float
-        A larger radius lowers noise and reaches other tissue: 5 mm leaves the white matter.
+        A larger radius lowers noise and reaches other tissue.  A sphere of 2.5 mm holds eight
+        voxels of 2 mm and three of 2.7 mm, so a small shift may move the index of a real scan.
     space : {"mni", "scanner"}
         What the centres are in: MNI mm, or scanner mm of the one scan on which they were placed
         by hand.
