@@ -27,6 +27,8 @@ def summary(
 ) -> Figure:
     """Draw the field, its misfit, the local field and susceptibility, in one slice.
 
+    Panels of a step that the scan cannot support say so in their title.
+
     Parameters
     ----------
     result
@@ -58,10 +60,11 @@ def summary(
         ("Local field (ppb)", 1e3 * result.local_field.field_ppm, (-40.0, 40.0)),
         ("Susceptibility (ppb)", 1e3 * result.susceptibility.chi_ppm, chi_limits_ppb),
     )
+    steps = (None, None, "background removal", "inversion")
     figure, axes = plt.subplots(2, 2, figsize=(7.0, 8.4))
-    for ax, (title, values, limits) in zip(axes.flat, panels, strict=True):
+    for ax, step, (title, values, limits) in zip(axes.flat, steps, panels, strict=True):
         show_slices(images.make(values, result.affine), [at], axes=[ax], limits=limits)
-        ax.set_title(title)
+        ax.set_title(title + ("\nnot supported" if step in result.unsupported_steps else ""))
         figure.colorbar(ax.images[0], ax=ax, location="bottom", shrink=0.8)
     flags = "; ".join(f.code for f in result.flags) or "none"
     figure.suptitle(
