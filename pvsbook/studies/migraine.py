@@ -71,18 +71,18 @@ class Model:
     n_controls: int = parameter(5, _PRESS)
     age_low_years: float = parameter(25.0, _PRESS, "years")
     age_high_years: float = parameter(60.0, _PRESS, "years")
-    cso_controls: float = parameter(15.0, f"{ASSUMED}; counts were not seen", "spaces")
+    cso_controls: float = parameter(15.0, f"{ASSUMED}; counts were not seen", "PVS")
     cso_ratio: float = parameter(1.8, f"{ASSUMED}: migraine over controls; only 'higher' was seen")
-    bg_controls: float = parameter(8.0, ASSUMED, "spaces")
+    bg_controls: float = parameter(8.0, ASSUMED, "PVS")
     bg_ratio: float = parameter(1.0, f"{ASSUMED}; not seen for migraine at 7 T")
-    midbrain_controls: float = parameter(2.0, ASSUMED, "spaces")
+    midbrain_controls: float = parameter(2.0, ASSUMED, "PVS")
     midbrain_ratio: float = parameter(1.0, f"{ASSUMED}; not seen for migraine at 7 T")
     size: float = parameter(6.0, f"{ASSUMED}: size of the negative binomial")
-    ratio_per_decade: float = parameter(1.15, f"{ASSUMED}: more spaces with age")
+    ratio_per_decade: float = parameter(1.15, f"{ASSUMED}: more PVS with age")
     wmh_mean: float = parameter(3.0, f"{ASSUMED}: deep lesions; no group difference ({_PRESS})")
     wmh_r: float = parameter(0.5, f"{ASSUMED}; that they go together is from {_PRESS}")
     bleed_mean: float = parameter(0.1, f"{ASSUMED}; one case was shown")
-    thin_share: float = parameter(0.4, f"{ASSUMED}: spaces thinner than 0.75 mm")
+    thin_share: float = parameter(0.4, f"{ASSUMED}: PVS thinner than 0.75 mm")
     seen_wide_7t: float = parameter(1.0, f"{_BENCH}, 0.5 mm voxels (one head)")
     seen_wide_3t: float = parameter(0.926, f"{_BENCH}, 1 mm voxels (three heads)")
     seen_thin_7t: float = parameter(0.5, f"{ASSUMED}; thinner than the benchmark's")
@@ -134,9 +134,8 @@ def observe(
 ) -> pd.DataFrame:
     """Measure people as a scanner of 7 or 3 tesla would, at the level of statistics.
 
-    Wide and thin spaces are seen with the chances that the model declares; false ones are added,
-    some of them hyperintensities taken for spaces (``cso_from_wmh``, which a study does not
-    know).
+    Wide and thin PVS are counted with the chances that the model declares; false ones are added,
+    some of them hyperintensities counted as PVS (``cso_from_wmh``, which a study does not know).
 
     Examples
     --------
@@ -206,7 +205,7 @@ def exact(table: pd.DataFrame, *, rng: Generator) -> pd.DataFrame:
 
 
 def with_hyperintensities(table: pd.DataFrame) -> pd.DataFrame:
-    """Correlate deep lesions with spaces: patients, all, and without what was a lesion."""
+    """Correlate deep lesions with PVS: patients, all, and without what was a lesion."""
     table = table.assign(cso_without=table["cso"] - table["cso_from_wmh"])
     patients = table[table["group"] != "controls"]
     parts = (
@@ -222,7 +221,7 @@ def with_hyperintensities(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def clinical(table: pd.DataFrame) -> pd.DataFrame:
-    """Correlate spaces of patients with headache days and years ill, given age; FDR."""
+    """Correlate PVS of patients with headache days and years ill, given age; FDR."""
     patients = table[table["group"] != "controls"]
     rows = [
         association.correlate(patients, "cso", y, method="spearman", covariates=["age_years"])
@@ -234,8 +233,8 @@ def clinical(table: pd.DataFrame) -> pd.DataFrame:
 def scan(rng: Generator, person: pd.Series) -> dict[str, nib.Nifti1Image]:
     """Make the two T2-weighted scans of a person, as `SCANS` says: one head, two poses.
 
-    Half of the spaces lie in each hemisphere, 0.4 to 2 mm wide and as weak as most that are seen
-    in people; deep hyperintensities lie between them.
+    Half of the PVS lie in each hemisphere, 0.4 to 2 mm wide and of weak contrast; deep
+    hyperintensities lie between them.
 
     Parameters
     ----------
@@ -267,12 +266,12 @@ def scan(rng: Generator, person: pd.Series) -> dict[str, nib.Nifti1Image]:
 
 
 def measure(scans: dict[str, nib.Nifti1Image]) -> dict[str, float]:
-    """Count the spaces of each scan, without a mask of lesions; none of the truth reaches it.
+    """Count the PVS of each scan, without a mask of lesions; none of the truth reaches it.
 
     Returns
     -------
     dict
-        ``cso_1mm``, ``bg_1mm`` (spaces, both sides), the same for ``1_5mm``.
+        ``cso_1mm``, ``bg_1mm`` (PVS, both sides), the same for ``1_5mm``.
     """
     row = {}
     for name, scan in scans.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import field, fields
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["ASSUMED", "describe", "head_size", "parameter", "visible"]
+__all__ = ["ASSUMED", "describe", "head_size", "parameter", "readable", "visible"]
 
 ASSUMED = "assumed"
 
@@ -48,6 +49,56 @@ def describe(model: Any) -> pd.DataFrame:
             {"parameter": one.name, "value": value, "unit": one.metadata["unit"], "source": source}
         )
     return pd.DataFrame(rows).set_index("parameter")
+
+
+def readable(table: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Write a table of results as text: three digits, and no number where there is none.
+
+    The limits of an interval become one column, a missing or infinite value becomes ``n/a``, and a
+    p-value below .001 is not written as zero.  A first column of names becomes the index.
+
+    Parameters
+    ----------
+    table
+        With the columns of `pvsbook.stats.tables.COLUMNS`, or some of them.
+    columns
+        Which to keep; all by default.  ``low`` and ``high`` follow ``estimate``.
+
+    Examples
+    --------
+    >>> found = pd.DataFrame({"estimate": [4.38], "low": [1.24], "high": [15.5], "p": [0.0004]})
+    >>> readable(found).to_dict("records")
+    [{'estimate': '4.38', '95 % interval': '1.24 to 15.5', 'p': '< .001'}]
+    """
+    kept = list(columns) or [str(name) for name in table.columns]
+    if "low" in table and "high" in table and "estimate" in kept:
+        kept = [c for c in kept if c not in ("low", "high")]
+        kept.insert(kept.index("estimate") + 1, "95 % interval")
+    written: dict[str, list[str]] = {}
+    for name in kept:
+        if name == "95 % interval":
+            pairs = zip(table["low"].astype(float), table["high"].astype(float), strict=True)
+            written[name] = [
+                f"{_number(low)} to {_number(high)}" if np.isfinite([low, high]).all() else "n/a"
+                for low, high in pairs
+            ]
+        elif table[name].map(lambda v: isinstance(v, float)).any():
+            is_p = name == "p" or name.startswith("p_")
+            written[name] = [_probability(v) if is_p else _number(v) for v in table[name]]
+        else:
+            written[name] = [str(v) for v in table[name]]
+    text = pd.DataFrame(written, index=table.index)
+    return text.set_index(kept[0]) if kept[0] in ("term", "region", "measure") else text
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if np.isfinite(value) else "n/a"
+
+
+def _probability(value: float) -> str:
+    if not np.isfinite(value):
+        return "n/a"
+    return "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
 
 
 def visible(people: pd.DataFrame) -> pd.DataFrame:

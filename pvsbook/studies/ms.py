@@ -54,7 +54,7 @@ __all__ = [
 
 _PAPER = "Hagemeier 2018, abstract"
 _GROUP = "600 MS v 250 controls of the same centre (see the evidence page)"
-_BENCH = "measured: benchmarks/qsm.py change, error of change after a tilt of 8 degrees"
+_BENCH = "measured: benchmarks/qsm.py change, error of change after a tilt of 8 degrees, 16 nuclei"
 STRUCTURES = ("caudate", "putamen", "pallidum", "thalamus")
 REFERENCES = ("whole brain", "CSF", "white matter")
 BACKGROUNDS = ("vsharp", "lbv")
@@ -99,7 +99,10 @@ class Model:
     )
     true_change_sd_ppb: float = parameter(1.5, ASSUMED, "ppb")
     within_sd_ppb: float = parameter(
-        7 / 1.96 / np.sqrt(2), "95 % limits of 7 ppb, doi:10.1111/jon.12923", "ppb"
+        7 / 1.96 / np.sqrt(2),
+        "95 % limits of -7.25 to 6.99 ppb, doi:10.1111/jon.12923: 12 healthy people, CSF as "
+        "reference; assumed for the whole brain too",
+        "ppb",
     )
     common_sd_ppb: float = parameter(1.5, f"{ASSUMED}: shared by all structures at a visit", "ppb")
     drift_ppb: float = parameter(0.0, f"{ASSUMED}: of the scanner, all structures", "ppb")
@@ -114,7 +117,10 @@ class Model:
     )
     white_change_ppb: float = parameter(0.5, f"{ASSUMED}: the same over the two years", "ppb")
     lbv_sd_ppb: float = parameter(
-        7.7 / 0.8 / np.sqrt(2), f"{_BENCH}: mean 7.7 ppb with LBV, 2.4 with V-SHARP", "ppb"
+        7.7 / 0.8 / np.sqrt(2),
+        f"{_BENCH}: mean 7.7 ppb with LBV (largest in the dentate; about 2 in the four nuclei of "
+        "this study), 2.4 with V-SHARP",
+        "ppb",
     )
 
 

@@ -52,6 +52,11 @@ _PAPER = "Cacciaguerra 2022, abstract"
 _TILT = "measured: benchmarks/alps_accuracy.py, 0.154 lower at a pitch of 12 degrees"
 _FLUID = "measured: benchmarks/alps_accuracy.py, 0.150 lower with 10 % free water"
 _SEGMENTED = "measured on simulated images, seed 601: scatter of a T1w segmentation"
+_CONTROLS = "1.45 +- 0.17 in controls of doi:10.3389/fimmu.2025.1698986"
+_AGE = (
+    "Spearman, 433 unimpaired people of 13 to 88 years, doi:10.1016/j.neuroscience.2023.04.004; "
+    "taken as a straight line"
+)
 COVARIATES = ("age_years", "sex", "scanner")
 
 T2_MM, T2_SLAB_MM = 1.25, (0.0, 78.0)
@@ -86,29 +91,29 @@ class Model:
     female_share: float = parameter(0.8, f"{ASSUMED}; the groups are matched")
     severe_patients: float = parameter(10 / 34, f"{_PAPER}: 29.4 %")
     severe_controls: float = parameter(4 / 46, f"{_PAPER}: 8.7 %")
-    severe_above: int = parameter(20, f"{ASSUMED}; above 10 is in use too", "spaces")
+    severe_above: int = parameter(20, f"{ASSUMED}; above 10 is in use too", "PVS")
     pvs_size: float = parameter(4.0, f"{ASSUMED}: size of the negative binomial")
     pvs_seen: float = parameter(
         0.80, "measured on simulated images, seed 601: share that an automated count finds"
     )
-    alps_controls: float = parameter(
-        1.37, "80 normal adults, 1.37 +- 0.21 (see the evidence page)"
-    )
-    alps_sd: float = parameter(0.21, "80 normal adults, 1.37 +- 0.21 (see the evidence page)")
-    alps_age_r: float = parameter(-0.45, "433 adults (see the evidence page)")
+    alps_controls: float = parameter(1.37, f"{ASSUMED}; {_CONTROLS}")
+    alps_sd: float = parameter(0.21, f"{ASSUMED}; {_CONTROLS}")
+    alps_age_r: float = parameter(-0.45, _AGE)
     alps_d: float = parameter(
-        0.8, f"{ASSUMED}: gives p between the printed .004 and .038 in cohorts of 17 v 23"
+        0.8, f"{ASSUMED}: gives p between the printed .004 and .038 in cohorts of 17 vs 23"
     )
-    alps_icc: float = parameter(0.90, f"{ASSUMED}; test-retest .83 (n=7) to .96 is published")
+    alps_icc: float = parameter(
+        0.90, f"{ASSUMED}; test-retest .83 (7 people) and .89 to .95 (50 people) are published"
+    )
     scanner_shift: float = parameter(0.05, f"{ASSUMED}: second scanner less the first")
     pitch_sd_deg: float = parameter(6.0, ASSUMED, "degrees")
     classic_loss: float = parameter(0.154 / 12**2, _TILT, "per squared degree")
     fluid_per_space: float = parameter(
-        0.0005, f"{ASSUMED}: free water that a space leaves in the region"
+        0.0005, f"{ASSUMED}: free water that one PVS adds to the region"
     )
     fluid_loss: float = parameter(1.50, _FLUID, "per fraction")
     manual_sd: float = parameter(0.06, f"{ASSUMED}: of regions drawn by hand")
-    automated_sd: float = parameter(0.03, f"{ASSUMED}: of regions carried from MNI")
+    automated_sd: float = parameter(0.03, f"{ASSUMED}: of regions transformed from MNI")
     mode_r: float = parameter(-0.85, "ALPS and mode of anisotropy, doi:10.1101/2025.11.12.688102")
     fa_r: float = parameter(0.3, ASSUMED)
     deep_grey_d: float = parameter(-1.5, f"{ASSUMED}: towards the printed R2 of .62", "SD")
@@ -203,7 +208,7 @@ def observe(rng: Generator, people: pd.DataFrame, model: Model | None = None) ->
     -------
     pandas.DataFrame
         `people` without what is true, with ``pvs`` (a reader's count), ``grade``, ``severe``,
-        ``pvs_automated`` (what a segmentation finds of them), and ALPS:
+        ``pvs_automated`` (what a segmentation finds of it), and ALPS:
         ``alps_classic``, ``alps_reoriented``, ``alps_tract``, ``alps_manual``,
         ``alps_automated``; and the volumes ``deep_grey_z`` and ``cortex_z``, in SD of controls.
 
@@ -257,7 +262,7 @@ def _ancova(table: pd.DataFrame, value: str, extra: tuple[str, ...] = ()) -> pd.
 
 
 def severe(table: pd.DataFrame) -> pd.DataFrame:
-    """Compare the frequency of severe spaces, by every test."""
+    """Compare the frequency of severe PVS, by every test."""
     names = ("NMOSD", "controls")
     parts = [table.loc[table["group"] == name, "severe"] for name in names]
     events = [int(p.sum()) for p in parts]
@@ -279,7 +284,7 @@ def indices(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def adjustments(table: pd.DataFrame) -> pd.DataFrame:
-    """Adjust the difference of ALPS for what goes with it: mode, FA, free water."""
+    """Adjust the difference of ALPS for what correlates with it: mode, FA, free water."""
     extras = {
         "age, sex, scanner": (),
         "+ FA": ("fa",),
@@ -294,7 +299,7 @@ def adjustments(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def correlations(table: pd.DataFrame) -> pd.DataFrame:
-    """Correlate the count of patients' spaces with atrophy and cognition, given age."""
+    """Correlate the PVS count of patients with atrophy and cognition, given age."""
     patients = table[table["group"] == "NMOSD"]
     rows = [
         association.correlate(patients, "pvs", y, method="spearman", covariates=["age_years"])
@@ -364,14 +369,14 @@ def _tissue(index: float, free_water: float) -> Tissue:
 def scan(rng: Generator, person: pd.Series) -> tuple[images.Dwi, nib.Nifti1Image, nib.Nifti1Image]:
     """Make the diffusion, the T2w and the T1w scan of a person, as `SCANS` says: one head.
 
-    The hemispheres hold as many spaces as the reader of the paper would have counted on a slice,
+    The hemispheres have as many PVS as the reader of the paper would have counted on a slice,
     up to 45 each; atrophy shows in the T1w scan, T2 lesions in none.  The scanners differ in
     noise only; what that does to the index is not imposed.
 
     Parameters
     ----------
     rng
-        Size of the head, places of spaces, pose, noise; the T1w scan has a stream of its own.
+        Size of the head, places of PVS, pose, noise; the T1w scan has a stream of its own.
     person
         A row of `draw`.
     """
@@ -414,7 +419,7 @@ def _whole_brain(rng: Generator, head: np.ndarray, person: pd.Series) -> nib.Nif
 
 
 def measure(scans: tuple[images.Dwi, nib.Nifti1Image, nib.Nifti1Image]) -> dict[str, float]:
-    """Measure ALPS in its three frames, the spaces of the fuller hemisphere, and grey matter.
+    """Measure ALPS in its three frames, the PVS of the fuller hemisphere, and grey matter.
 
     Only public functions see the scans; nothing that is true of the person reaches them.  The
     T2-weighted scan is registered, from the place that its header gives, and the diffusion scan

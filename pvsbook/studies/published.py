@@ -52,7 +52,8 @@ YUAN_PRINTED = (
     ("midbrain", "episodic", "chronic", "", "", "0.351"),
 )
 
-# NMOSD with AQP4 antibodies and no overt brain lesions, and controls: means, SDs, people
+# Zhang et al. 2025, doi:10.3389/fimmu.2025.1698986: NMOSD with AQP4 antibodies and no overt brain
+# lesions, and controls: means, SDs, people
 ALPS_WITHOUT_LESIONS = {"mean": (1.47, 1.45), "sd": (0.10, 0.17), "n": (39, 21), "p_printed": 0.20}
 
 
@@ -93,7 +94,7 @@ def recompute_yuan() -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a comparison: percentages, the p-value of the uncorrected chi-squared test, and
+        One row per comparison: percentages, the p-value of the uncorrected chi-squared test, and
         ``printed``; also Yates' and Fisher's, which were not printed.
 
     Examples

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from importlib import resources
 from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -133,12 +133,10 @@ def test_each_exercise_has_hint_check_and_a_solution_that_asserts(notebook):
         assert f'assert check("{label}", ' in solution, f"{label}: the answer is not checked"
 
 
-def test_every_answer_belongs_to_an_exercise():
-    path = resources.files("pvsbook").joinpath("answers.json")
-    labels: list[str] = []
-    for file in NOTEBOOKS:
-        labels += _exercises(_text(nbformat.read(file, as_version=4)))
-    assert sorted(labels) == list(json.loads(path.read_text()))
+def test_every_answer_belongs_to_an_exercise_of_its_chapter(notebook, request):
+    stem = request.node.callspec.params["notebook"].stem
+    file = resources.files("pvsbook").joinpath("answers", f"{stem}.yml")
+    assert sorted(_exercises(_text(notebook))) == sorted(yaml.safe_load(file.read_text("utf-8")))
 
 
 def test_the_quiz_explains_every_answer(notebook):
