@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import logging
 import os
@@ -650,6 +651,13 @@ def load_gre(
         )
     mag[outside] = 0
     raw[~np.isfinite(raw)] = 0
+    for first_echo, second_echo in itertools.combinations(range(mag.shape[3]), 2):
+        for what, values in (("magnitude", mag), ("phase", raw)):
+            if np.array_equal(values[..., first_echo], values[..., second_echo]):
+                raise InputError(
+                    f"{what}: echoes {first_echo + 1} and {second_echo + 1} hold the same image; "
+                    "give the file of each echo once"
+                )
     radians = raw * np.float32(2 * np.pi / period)
     radians -= np.float32(2 * np.pi) * np.round(radians / np.float32(2 * np.pi))
     np.clip(radians, -np.float32(np.pi), np.float32(np.pi), out=radians)
@@ -779,7 +787,7 @@ def number(content: Mapping[str, Any], key: str, *, source: object) -> tuple[flo
     values = value if isinstance(value, list | tuple | np.ndarray) else [value]
     for one in values:
         plain = isinstance(one, int | float | np.integer | np.floating)
-        if not plain or isinstance(one, bool) or not np.isfinite(one):
+        if not plain or isinstance(one, bool) or not abs(one) < 1e300:
             where = source if isinstance(source, str | os.PathLike) else "the sidecar"
             what = f"{key} is " if key else ""
             raise InputError(

@@ -407,11 +407,38 @@ def measure_change(
         for name, result in zip(("first", "second"), results, strict=True)
         for step in result.unsupported_steps
     )
-    reasons = unsupported + _doubts(results, alignment, tilt, rows)
+    reasons = (
+        unsupported
+        + _protocols((first[0], second[0]))
+        + _doubts(results, alignment, tilt, rows)
+        + (() if rows["change_ppb"].notna().any() else ("regions: no nucleus could be measured",))
+    )
     if unsupported:
         numbers = [c for c in rows.columns if c.endswith("_ppb")]
         rows = rows.assign(**dict.fromkeys(numbers, np.nan))
     return Change(rows, alignment, tilt, reasons, is_supported=not unsupported)
+
+
+def _protocols(visits: tuple[images.Gre, images.Gre]) -> tuple[str, ...]:
+    """Compare how two visits were scanned, before their values are compared."""
+    one, two = visits
+    reasons = []
+    if abs(one.field_strength_t - two.field_strength_t) > 0.05 * one.field_strength_t:
+        reasons.append(
+            f"protocol: {one.field_strength_t:g} T at the first visit and "
+            f"{two.field_strength_t:g} T at the second; check the sidecars"
+        )
+    times = one.echo_times_s, two.echo_times_s
+    if times[0].shape != times[1].shape or not np.allclose(*times, rtol=0.02):
+        texts = [", ".join(f"{1e3 * t:.3g}" for t in visit) for visit in times]
+        reasons.append(f"protocol: echo times of {texts[0]} and {texts[1]} ms")
+    sizes = one.voxel_size_mm, two.voxel_size_mm
+    if not np.allclose(np.sort(sizes[0]), np.sort(sizes[1]), rtol=0.05):
+        texts = [" x ".join(f"{v:.3g}" for v in size) for size in sizes]
+        reasons.append(f"protocol: voxels of {texts[0]} and {texts[1]} mm")
+    if one.phase_rad.shape == two.phase_rad.shape and np.array_equal(one.phase_rad, two.phase_rad):
+        reasons.append("visits: both hold the same phase, so this is one scan given twice")
+    return tuple(reasons)
 
 
 def _tilt_difference_deg(alignment: Alignment) -> float:

@@ -40,6 +40,10 @@ MAX_RESIDUAL_RAD = 0.2  # a voxel beyond it is left out
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 MAX_DROPPED_SHARE = 0.2
 DROPPED_SHARE = 0.02  # next to air the field itself is that steep
+CHI_SD_PPB = (8.0, 80.0)  # of a brain; ten times the echo times, or a tenth, lie far outside
+ECHO_RISE = 1.05  # the signal decays: the median of a later echo may exceed an earlier one by this
+SILENT_SHARE = 0.01  # of the first echo's median: an echo below it holds no signal
+JUMPS_SHARE = 0.005  # of neighbours in a magnitude that differ by nearly its whole range
 
 COLUMNS = {
     "status": {"Description": "pass, warn (read the reasons), or fail (susceptibility withheld)"},
@@ -171,6 +175,9 @@ class QsmResult:
     ) -> Path:
         """Write maps, row and settings as BIDS-Derivatives; return the path of the row.
 
+        A map that the scan cannot support gets another name (``desc-unsupported``), so that
+        nobody takes it by the ordinary one.
+
         Parameters
         ----------
         folder
@@ -185,9 +192,11 @@ class QsmResult:
         def put(data: ArrayLike, suffix: str, units: str, **entities: str) -> None:
             writer.image(images.make(data, self.affine), suffix, meta={"Units": units}, **entities)
 
+        lost = {s: {"desc": "unsupported"} for s in self.unsupported_steps}  # another name
         writer.image(
             images.make(self.susceptibility.chi_ppm, self.affine),
             "Chimap",
+            **lost.get("inversion", {}),
             meta={
                 "Units": "ppm",
                 "Reference": self.susceptibility.reference,
@@ -199,7 +208,8 @@ class QsmResult:
             },
         )
         put(self.field.field_hz, "fieldmap", "Hz", desc="total")
-        put(self.local_field.field_ppm, "fieldmap", "ppm", desc="local")
+        local = "localunsupported" if "background removal" in lost else "local"
+        put(self.local_field.field_ppm, "fieldmap", "ppm", desc=local)
         put(self.field.residual_rad, "fieldmap", "rad", desc="residual")
         put(self.mask, "mask", "", desc="brain")
         put(self.local_field.mask, "mask", "", desc="chi")
@@ -331,7 +341,8 @@ def reconstruct(
         field=field,
         local_field=local,
         affine=gre.affine,
-        flags=_flags(gre, known, field, n_dropped, is_bipolar),
+        flags=_flags(gre, known, field, n_dropped, is_bipolar)
+        + _implausible(gre, known, field, chi[local.mask]),
         settings=MappingProxyType(
             {
                 "mask": "made from magnitude and phase" if mask is None else "given",
@@ -494,6 +505,69 @@ def _check_mask(mask: ArrayLike, gre: images.Gre) -> NDArray[np.bool_]:
             "needed, so check that it belongs to this scan"
         )
     return inside
+
+
+def _implausible(
+    gre: images.Gre, inside: NDArray[np.bool_], field: FieldMap, chi_ppm: NDArray[np.float32]
+) -> tuple[Flag, ...]:
+    """Name what no gradient echo of a brain can be: files in another order, exchanged, scaled."""
+    flags = []
+    every = ("unwrapping", "background removal", "inversion")
+    medians = np.array([np.median(echo[inside]) for echo in np.moveaxis(gre.magnitude, -1, 0)])
+    seen = ", ".join(f"{m:.3g}" for m in medians)
+    if (medians < SILENT_SHARE * medians[0]).any():
+        flags.append(
+            Flag("silent echo", f"the magnitude in the brain is {seen}: an echo is empty", every)
+        )
+    elif (medians[1:] > ECHO_RISE * medians[:-1]).any():
+        flags.append(
+            Flag(
+                "decay",
+                f"the magnitude in the brain is {seen} from echo to echo, but it must fall with "
+                "echo time; are the files in the order of the echoes?",
+                every,
+            )
+        )
+    if _jumps_share(gre.magnitude[..., 0]) > JUMPS_SHARE:
+        flags.append(
+            Flag(
+                "exchanged",
+                "the magnitude jumps by nearly its whole range between neighbours, as a wrapped "
+                "phase does; are magnitude and phase exchanged?",
+                every,
+            )
+        )
+    if gre.echo_times_s.size > 2 and not (field.standard_error_hz[inside] > 0).any():
+        flags.append(
+            Flag("no noise", "the line fits all echoes without any error, as copies do", every)
+        )
+    spread_ppb = 1e3 * float(chi_ppm.std())
+    low, high = CHI_SD_PPB
+    if not low <= spread_ppb <= high:
+        words = (
+            f"susceptibility spreads by {spread_ppb:.3g} ppb (SD), in a brain by {low:g} to "
+            f"{high:g}"
+        )
+        is_noisy = np.percentile(field.residual_rad[inside], 95) > RESIDUAL_RAD
+        if is_noisy and spread_ppb > high:
+            flags.append(Flag("spread", f"{words}: the noise of the phase is in it"))
+        else:
+            words += "; check the echo times, the field strength and the scale of the phase"
+            flags.append(Flag("spread", words, ("inversion",)))
+    return tuple(flags)
+
+
+def _jumps_share(magnitude: NDArray[np.float32]) -> float:
+    """Share of neighbours, both with signal, that differ by more than 0.8 of the range."""
+    low, high = np.quantile(magnitude[magnitude > 0], (0.001, 0.999))
+    jumps = pairs = 0
+    for axis in range(3):
+        one = magnitude[tuple(slice(-1) if a == axis else slice(None) for a in range(3))]
+        two = magnitude[tuple(slice(1, None) if a == axis else slice(None) for a in range(3))]
+        both = (one > 0) & (two > 0)
+        pairs += int(both.sum())
+        jumps += int((np.abs(one - two)[both] > 0.8 * (high - low)).sum())
+    return jumps / max(pairs, 1)
 
 
 def _flags(

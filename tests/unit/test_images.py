@@ -204,7 +204,8 @@ def _gre(
     stored: np.ndarray, *, magnitude: np.ndarray | None = None, **options: object
 ) -> images.Gre:
     options = {"echo_times_s": [0.005, 0.01], "field_strength_t": 3.0, **options}
-    magnitude = np.ones(stored.shape) if magnitude is None else magnitude
+    if magnitude is None:
+        magnitude = np.ones(stored.shape) * 0.8 ** np.arange(stored.shape[3])
     return images.load_gre(
         images.make(magnitude, np.eye(4)), nib.Nifti1Image(stored, np.eye(4)), **options
     )
@@ -247,7 +248,7 @@ def test_a_wrong_scale_factor_is_seen_through(radians, tmp_path):
     content[352:] = radians.tobytes(order="F")
     path.write_bytes(content)
     gre = images.load_gre(
-        images.make(np.ones(radians.shape), np.eye(4)),
+        images.make(np.ones(radians.shape) * [1, 0.8], np.eye(4)),
         path,
         echo_times_s=[0.005, 0.01],
         field_strength_t=3,
@@ -282,7 +283,7 @@ def test_short_echoes_that_do_not_fill_a_turn_are_radians(radians):
 
 
 def test_nan_outside_the_brain_is_set_to_zero_and_inside_refused(radians):
-    magnitude = np.ones(radians.shape)
+    magnitude = np.ones(radians.shape) * 0.8 ** np.arange(radians.shape[3])
     magnitude[:3] = 0
     stored = radians.copy()
     stored[:3] = np.nan
@@ -313,7 +314,7 @@ def test_bad_gradient_echoes_are_refused(radians, options, words):
 
 def test_sidecars_and_one_file_an_echo(radians, tmp_path):
     for k, time in enumerate((0.005, 0.01)):
-        for part, values in (("mag", np.ones(radians.shape)), ("phase", radians)):
+        for part, values in (("mag", np.ones(radians.shape) * [1, 0.8]), ("phase", radians)):
             stem = tmp_path / f"sub-1_echo-{k + 1}_part-{part}_MEGRE"
             images.save(images.make(values[..., k], np.eye(4)), f"{stem}.nii.gz")
             meta = {"EchoTime": time, "MagneticFieldStrength": 7}
@@ -408,8 +409,11 @@ def test_one_flipped_bit_of_a_compressed_scan_is_noticed(packed, data):
     damaged[bit // 8] ^= 1 << (bit % 8)
     path = folder / "damaged.nii.gz"
     path.write_bytes(damaged)
-    with pytest.raises(InputError, match="cannot be read as NIfTI"):
-        images.load(path)
+    found, refusal = _tried(lambda: images.load(path))
+    if found is None:
+        assert "cannot be read as NIfTI" in refusal
+    else:  # a bit that the decompressor does not use
+        assert np.array_equal(found.dataobj, images.load(folder / "whole.nii.gz").dataobj)
 
 
 def test_a_compressed_scan_without_its_checksum_is_refused(packed):

@@ -46,6 +46,16 @@ def test_only_text_outputs_are_stored(notebook):
             assert "<script" not in html
 
 
+def test_a_glued_value_is_a_plain_number_or_text(notebook):
+    """A NumPy scalar has no format that the text could use."""
+    for cell in _code(notebook):
+        for output in cell.outputs:
+            if "scrapbook" in output.get("metadata", {}):
+                name = output.metadata["scrapbook"]["name"]
+                text = output.data.get("text/plain", "")
+                assert not re.match(r"np\.|nan|inf", text), f"{name}: {text}"
+
+
 def test_no_machine_path_and_no_skipped_cell(notebook):
     assert not MACHINE_PATH.search(nbformat.writes(notebook))
     for cell in notebook.cells:

@@ -136,7 +136,7 @@ def test_figure(result):
     mpl.pyplot.close(figure)
 
 
-def test_flags_say_what_a_poor_scan_cannot_support(head):
+def test_flags_say_what_a_poor_scan_cannot_support(head, tmp_path):
     crop = (slice(20, 44), slice(26, 50), slice(24, 44))
     affine = head.gre.affine.copy()
     affine[:3, 3] = nib.affines.apply_affine(head.gre.affine, [20, 26, 24])
@@ -148,6 +148,11 @@ def test_flags_say_what_a_poor_scan_cannot_support(head):
     assert found.status == "fail"
     assert found.unsupported_steps == ("background removal", "inversion")
     assert {"crop", "small mask"} <= {f.code for f in found.flags}
+    found.save(tmp_path, prefix="sub-01")
+    names = {p.name for p in (tmp_path / "sub-01" / "anat").glob("*.nii.gz")}
+    assert "sub-01_desc-unsupported_Chimap.nii.gz" in names
+    assert "sub-01_desc-localunsupported_fieldmap.nii.gz" in names
+    assert not {"sub-01_Chimap.nii.gz", "sub-01_desc-local_fieldmap.nii.gz"} & names
     assert np.isnan(found.to_row()["chi_mean_ppb"])
 
     single = replace(
@@ -238,3 +243,67 @@ def test_crop_of_a_person_unwraps_without_a_jump_and_says_it_is_a_crop(crop_of_a
         kept = unwrap.without_jumps(whole, found.mask)
         assert unwrap.count_jumps(whole, kept) == 0
         assert kept.sum() > 0.998 * found.mask.sum()
+
+
+# --- physics: what decodes and has the right shape can still be no gradient echo -----------------
+
+
+def _reversed(gre):
+    return replace(gre, magnitude=gre.magnitude[..., ::-1], phase_rad=gre.phase_rad[..., ::-1])
+
+
+def _exchanged(gre):
+    turn = gre.magnitude / np.quantile(gre.magnitude, 0.9999)
+    return replace(
+        gre,
+        magnitude=(gre.phase_rad + np.float32(np.pi)) * 600,
+        phase_rad=np.clip(2 * np.pi * turn - np.pi, -np.pi, np.pi).astype(np.float32),
+    )
+
+
+def _silent(gre):
+    magnitude = gre.magnitude.copy()
+    magnitude[..., -1] = 0
+    return replace(gre, magnitude=magnitude)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (_reversed, "decay"),
+        (lambda gre: replace(gre, magnitude=gre.magnitude[..., [0, 2, 1, 3, 4]]), "decay"),
+        (_exchanged, "exchanged"),
+        (_silent, "silent echo"),
+        (lambda gre: replace(gre, echo_times_s=0.1 * gre.echo_times_s), "spread"),
+        (lambda gre: replace(gre, echo_times_s=10 * gre.echo_times_s), "spread"),
+        (lambda gre: replace(gre, field_strength_t=0.3), "spread"),
+    ],
+)
+def test_what_no_gradient_echo_can_be_is_no_measurement(spoil, code):
+    gre = make_gre(np.random.default_rng(5), voxel_size_mm=4).gre
+    assert qsm.reconstruct(gre).status != "fail"
+    result = qsm.reconstruct(spoil(gre))
+    assert code in [flag.code for flag in result.flags]
+    assert result.status == "fail"
+    assert np.isnan(result.to_row()["chi_mean_ppb"])
+
+
+def test_visits_of_other_protocols_are_told():
+    """One head at two visits; what the sidecars say of the second differs."""
+    gre = make_gre(np.random.default_rng(5), voxel_size_mm=4).gre
+    other = make_gre(
+        np.random.default_rng(6), voxel_size_mm=4, anatomy=np.random.default_rng(3)
+    ).gre
+    labels, table = deep_grey.labels(), deep_grey.table()
+
+    def reasons(second):
+        change = qsm.change.measure_visits(
+            gre, second, labels, table, np.random.default_rng(0), n_repeats=1
+        )
+        assert change.status != "pass"
+        return " ".join(change.reasons)
+
+    assert "3 T at the first visit and 1.5 T" in reasons(replace(other, field_strength_t=1.5))
+    assert "one scan given twice" in reasons(gre)
+    later = replace(other, echo_times_s=1.1 * other.echo_times_s)
+    assert "protocol: echo times of" in reasons(later)
