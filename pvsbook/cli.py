@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from pvsbook._environment import check_spelling
 from pvsbook._errors import InputError
 from pvsbook._version import __version__
 
@@ -653,6 +654,7 @@ def expand_several(arguments: list[str]) -> list[str]:
 def main() -> None:
     """Run the command; exit 0 when done, 2 on bad input, 1 when the fault is ours."""
     try:
+        check_spelling(sys.argv[1:])
         app(args=expand_several(sys.argv[1:]), prog_name="pvsbook")
     except InputError as error:
         print(f"pvsbook: {error}", file=sys.stderr)

@@ -137,6 +137,11 @@ def _output(output: Mapping[str, Any]) -> dict[str, str] | None:
     return None
 
 
+def _surname_year(key: re.Match[str]) -> str:
+    """Write a citation's key as the bibliography labels it: Taoka 2022."""
+    return f"{key[1].capitalize()} {key[2]}"
+
+
 @functools.lru_cache(maxsize=4)
 def _markdown(glued: str) -> Any:
     """Make a renderer of the book's MyST Markdown: roles, directives, formulas."""
@@ -160,7 +165,15 @@ def _markdown(glued: str) -> Any:
             value = values.get(key)
             return "n/a" if value is None else escape(format(value, form))
         if name.startswith("cite"):
-            return escape(f"({text.replace(',', '; ')})")
+            sources = [
+                re.sub(r"^([a-z]+)(\d{4}).*", _surname_year, k.strip()) for k in text.split(",")
+            ]
+            return escape(f"({'; '.join(sources)})" if name == "cite:p" else ", ".join(sources))
+        if name in ("ref", "numref") and "<" not in text:
+            what = "the figure" if text.startswith("fig-") else "the page of the book on"
+            return escape(
+                f"{what} {text.removeprefix('fig-').removeprefix('nb-').replace('-', ' ')}"
+            )
         return escape(text.split("<")[0].strip())
 
     def fence(self: Any, tokens: Any, index: int, options: Any, env: Any) -> str:

@@ -15,7 +15,8 @@ import importlib.util
 import logging
 import os
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Rerun", "find_notebook", "parameters", "rerun", "takes_scan"]
 
-NEEDS = ("papermill", "nbformat", "markdown_it", "mdit_py_plugins", "latex2mathml", "myst_nb")
+NEEDS = (
+    "ipykernel",
+    "papermill",
+    "nbformat",
+    "markdown_it",
+    "mdit_py_plugins",
+    "latex2mathml",
+    "myst_nb",
+)
 TEACHING = ("Quiz", "Exercises")  # sections of the book that a rerun leaves out
 
 
@@ -232,17 +241,18 @@ def rerun(
     prepared, running = folder / f".{stem}.in.ipynb", folder / f".{stem}.part.ipynb"
     images.write_bytes(nbformat.writes(content).encode(), prepared)
     try:
-        papermill.execute_notebook(
-            str(prepared),
-            str(running),
-            parameters=given,
-            kernel_name="python3",
-            language="python",
-            cwd=str(folder),
-            progress_bar=progress,
-            log_output=False,
-            extra_arguments=["--log-level=ERROR"],
-        )
+        with _own_kernel() as kernel:
+            papermill.execute_notebook(
+                str(prepared),
+                str(running),
+                parameters=given,
+                kernel_name=kernel,
+                language="python",
+                cwd=str(folder),
+                progress_bar=progress,
+                log_output=False,
+                extra_arguments=["--log-level=ERROR"],
+            )
     except papermill.PapermillExecutionError as error:
         kept = running.replace(folder / f"{stem}.failed.ipynb")
         raise InputError(
@@ -252,6 +262,12 @@ def rerun(
     finally:
         prepared.unlink(missing_ok=True)
     done = _read(running)
+    done.metadata["kernelspec"] = {
+        "display_name": "Python 3",
+        "language": "python",
+        "name": "python3",
+    }
+    images.write_bytes(nbformat.writes(done).encode(), running)
     page = images.write_bytes(
         notebook_page.render(done, title).encode(),
         target.with_suffix(".html"),
@@ -260,6 +276,24 @@ def rerun(
     (folder / f"{stem}.failed.ipynb").unlink(missing_ok=True)  # of an earlier try
     outputs = folder / "derivatives"
     return Rerun(target, page, outputs if outputs.is_dir() else None)
+
+
+@contextlib.contextmanager
+def _own_kernel() -> Iterator[str]:
+    """Name a kernel of this very Python: the first one found may be another's."""
+    from ipykernel.kernelspec import write_kernel_spec
+
+    before = os.environ.get("JUPYTER_PATH")
+    with tempfile.TemporaryDirectory(prefix="pvsbook-kernel-") as folder:
+        write_kernel_spec(Path(folder, "kernels", "pvsbook"))
+        os.environ["JUPYTER_PATH"] = os.pathsep.join([folder, *([before] if before else [])])
+        try:
+            yield "pvsbook"
+        finally:
+            if before is None:
+                del os.environ["JUPYTER_PATH"]
+            else:
+                os.environ["JUPYTER_PATH"] = before
 
 
 def _given(source: Path, changes: Sequence[str]) -> dict[str, Any]:

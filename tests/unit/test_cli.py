@@ -143,3 +143,39 @@ def test_fetch_without_name_or_mirror_asks_for_one(call, mirror, monkeypatch):
     code, _, err = call("data", "fetch")
     assert code == 2
     assert "name one of: tiny" in err
+
+
+# --- machines that lack something ----------------------------------------------------------------
+
+
+def test_a_path_that_the_locale_cannot_spell_is_told(call):
+    code, _, err = call("pvs", "caf\udcc3\udca9.nii.gz", "--out", "o")
+    assert code == 2
+    assert "LC_ALL=C.UTF-8" in err
+    assert "caf" in err
+
+
+def test_a_terminal_that_cannot_spell_gets_escapes(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "pvsbook", "pvs", "é.nii.gz", "--out", str(tmp_path / "é")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 2
+    assert "\\xe9.nii.gz: does not exist" in done.stderr
+
+
+def test_numba_gets_a_folder_of_its_own_where_it_has_none(monkeypatch):
+    from pvsbook import _environment
+
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "put back at the end")
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    _environment.place_numba_cache()
+    assert "NUMBA_CACHE_DIR" not in os.environ, "the package folder can be written"
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    _environment.place_numba_cache()
+    folder = Path(os.environ["NUMBA_CACHE_DIR"])
+    assert folder.is_dir()
+    assert folder.stat().st_mode & 0o077 == 0, "nobody else can put code there"
