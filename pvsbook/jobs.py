@@ -466,7 +466,9 @@ def workers(
         )
     import dask
     from distributed import Client, LocalCluster
+    from distributed.security import Security
 
+    security = Security.temporary()  # else any user of this machine could run code in a worker
     settings = {
         "distributed.scheduler.allowed-failures": DEATHS,
         "distributed.scheduler.worker-saturation": 1.0,  # only what it works on dies with a worker
@@ -485,10 +487,11 @@ def workers(
             memory_limit=int(share * 2**30),
             dashboard_address="127.0.0.1:0",
             worker_dashboard_address=None,
+            security=security,
             silence_logs=logging.CRITICAL,
             env=dict.fromkeys(ONE_THREAD, "1"),
         ) as cluster,
-        Client(cluster) as client,
+        Client(cluster, security=security) as client,
     ):
         client.register_plugin(_deaf())
         yield client

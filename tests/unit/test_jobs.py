@@ -373,3 +373,15 @@ def test_a_pipe_is_no_scan_and_keeps_nobody_waiting(tmp_path):
     record = run(stubs.trouble, [task], tmp_path / "out")["t"]
     assert record.status == "failed"
     assert "not a regular file" in record.reason
+
+
+def test_a_stranger_on_this_machine_cannot_reach_the_workers():
+    """Another user knows the address from the list of open ports, and nothing more."""
+    from distributed import Client
+
+    with jobs.workers(1, memory_gb=1) as client:
+        address = client.scheduler_info()["address"]
+        assert address.startswith("tls://127.0.0.1")
+        for protocol in ("tls", "tcp"):
+            with pytest.raises((OSError, TypeError, ValueError)):
+                Client(address.replace("tls", protocol), timeout=1)
