@@ -50,7 +50,6 @@ logs/
 # What the validator requires of a map; every map here is zero outside the brain.
 REQUIRED_META: Mapping[str, Mapping[str, Any]] = {"Chimap": {"SkullStripped": True}}
 ENTITIES_KEPT = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run")
-OWN_README = "Results of pvsbook"  # how the README of every version begins
 
 Columns = Mapping[str, Mapping[str, str]]
 
@@ -198,20 +197,26 @@ def describe(folder: images.PathLike) -> None:
         "GeneratedBy": [{"Name": "pvsbook", "Version": __version__}],
     }
     top = Path(folder)
-    ours = _is_ours(top / "dataset_description.json")
-    for name, text in (
-        ("dataset_description.json", json.dumps(content, indent=2) + "\n"),
-        ("README", README),
-        (".bidsignore", IGNORED),
-    ):
-        path = top / name
-        try:
-            found = path.read_text(encoding="utf-8") if path.is_file() else None
-        except (OSError, ValueError):
-            continue  # not ours: we write UTF-8
-        written = found is None or (ours and (name != "README" or found.startswith(OWN_README)))
-        if written and found != text:
-            images.write_bytes(text.encode(), path)
+    path = top / "dataset_description.json"
+    if not path.exists():
+        images.write_bytes((json.dumps(content, indent=2) + "\n").encode(), path)
+    elif _is_ours(path):  # another version: its own keys, and what was added by hand stays
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if any(known.get(key) != value for key, value in content.items()):
+            merged = known | content | {"Name": known.get("Name", content["Name"])}
+            images.write_bytes((json.dumps(merged, indent=2) + "\n").encode(), path)
+    else:
+        return
+    if not (top / "README").exists():
+        images.write_bytes(README.encode(), top / "README")
+    ignored = top / ".bidsignore"
+    try:
+        lines = ignored.read_text(encoding="utf-8").splitlines() if ignored.exists() else []
+    except (OSError, ValueError):
+        return
+    missing = [line for line in IGNORED.splitlines() if line not in lines]
+    if missing:
+        images.write_bytes(("\n".join([*lines, *missing]) + "\n").encode(), ignored)
 
 
 def _is_ours(description: Path) -> bool:
@@ -263,8 +268,8 @@ def claim(writer: Writer, suffix: str, sources: Mapping[str, Sequence[str]]) -> 
     known = images.read_json(record).get("SourceSHA256")
     if known != list(sources["SourceSHA256"]):
         raise InputError(
-            f"{writer.folder}: holds results of other files under the name {writer.prefix} "
-            f"({record.name}); give another folder, or name the scans apart, as sub-01_T2w.nii.gz"
+            f"{writer.folder}: holds results of another scan under the name {writer.prefix} "
+            f"({record.name}); give another folder (--out)"
         )
 
 

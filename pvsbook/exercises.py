@@ -17,7 +17,7 @@ import difflib
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -125,7 +125,8 @@ def _option(given: object, options: Mapping[str, str]) -> str | None:
 def _choice(entry: Mapping[str, Any], answer: Any) -> Verdict:
     options = {_words(option): str(option) for option in entry["options"]}
     right = {_words(one) for one in np.atleast_1d(np.asarray(entry["answer"], object))}
-    given = list(answer) if isinstance(answer, list | tuple | set | np.ndarray) else [answer]
+    is_list = isinstance(answer, Iterable) and not isinstance(answer, str | bytes | Mapping)
+    given = list(answer) if is_list else [answer]
     if not given:
         return Verdict(False, "Not yet: the list is empty.")
     chosen = []
@@ -156,7 +157,7 @@ def _number(entry: Mapping[str, Any], answer: Any) -> Verdict:
         if np.asarray(answer).dtype.kind not in "iufUO" or isinstance(answer, bool | bytes | dict):
             raise TypeError
         values = np.asarray(answer, float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         kind = type(answer).__name__
         return Verdict(False, f"Not yet: {wanted} {verb} asked for, and this is of type {kind}.")
     if values.shape != shape:

@@ -150,7 +150,8 @@ def _open(source: ImageLike, name: str) -> tuple[str, nib.Nifti1Image]:
         with _without_warnings():
             image = _nifti(nib.load(path))
             np.asanyarray(image.dataobj[..., -1:])  # a file cut short fails here, not much later
-        _check_stream(path)
+        for part in {path, *(Path(h.filename) for h in image.file_map.values() if h.filename)}:
+            _check_stream(part)
     except Exception as error:  # whatever a damaged file makes the library say
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
@@ -241,6 +242,13 @@ def header_notes(image: nib.Nifti1Image) -> tuple[str, ...]:
         except (ValueError, np.linalg.LinAlgError, nib.spatialimages.HeaderDataError):
             return ("orientation: the qform of the header cannot be read; sform was used",)
         angle = np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1)))
+        sizes = [np.sort(nib.affines.voxel_sizes(form)) for form in (qform, sform)]
+        if not np.allclose(sizes[0], sizes[1], rtol=0.01):
+            texts = [" x ".join(f"{v:.3g}" for v in size) for size in sizes]
+            notes.append(
+                f"orientation: qform and sform disagree (voxels of {texts[0]} and {texts[1]} mm); "
+                "sform was used, so compare the voxel size with the protocol"
+            )
         if mirrored or angle > 1 or not np.isfinite(angle):
             how = "left and right exchanged" if mirrored else f"{angle:.0f} degrees apart"
             notes.append(
@@ -514,7 +522,8 @@ def _numbers(
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         try:
-            rows = [line.replace(",", " ").split() for line in path.read_text().splitlines()]
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            rows = [line.replace(",", " ").split() for line in lines]
             values = np.array([[float(x) for x in row] for row in rows if row])
         except FileNotFoundError:
             raise InputError(f"{path}: does not exist; give the .{name} file") from None
@@ -858,7 +867,7 @@ def read_json(path: PathLike) -> dict:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: is not JSON ({reason}); repair or remove it") from error

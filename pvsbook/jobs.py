@@ -210,7 +210,7 @@ def _known_hashes(task: Task, folder: Path) -> dict[str, str] | None:
     try:
         seen = json.loads((folder / STATE / "seen" / f"{task.name}.json").read_text())
         return {p: seen[p][4] for p in _paths(task) if seen[p][:4] == _stamp(p)}
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
         return None
 
 
@@ -267,7 +267,9 @@ def _is_output(path: str, known: Any) -> bool:
     """Tell whether an entry of a record is a file below the folder, with its size and hash."""
     inside = PurePosixPath(path)
     below = not inside.is_absolute() and ".." not in inside.parts and len(inside.parts) > 1
-    return below and isinstance(known, list) and len(known) == 2 and isinstance(known[0], int)
+    plain = path.isprintable() and path.isascii() and max(map(len, inside.parts)) < 256
+    size_and_hash = isinstance(known, list) and len(known) == 2 and isinstance(known[0], int)
+    return below and plain and inside.parts[0].startswith("sub-") and size_and_hash
 
 
 def _write_json(content: Any, path: Path) -> None:
@@ -284,10 +286,18 @@ def write_record(folder: images.PathLike, record: Record) -> None:
 
 def _remove_outputs(folder: Path, name: str, *, keep: Iterable[str] = ()) -> None:
     earlier = _read_stored(folder, name) or {}
+    person = name.split("_")[0]
     for path in set(earlier.get("outputs", ())) - set(keep):
-        parent = (folder / path).parent
-        if parent.resolve().is_relative_to(folder.resolve()):  # no link leads out
-            (folder / path).unlink(missing_ok=True)
+        where = folder / path
+        is_inside = where.parent.resolve().is_relative_to(folder.resolve())  # no link leads out
+        if is_inside and where.is_file() and _is_own(person, path):
+            where.unlink()
+
+
+def _is_own(person: str, path: str) -> bool:
+    """Tell whether a file lies in the folder of the person that a task is about."""
+    folder = PurePosixPath(path).parts[0]
+    return not person.startswith("sub-") or folder == person
 
 
 def _finished(folder: Path, name: str, print_: str) -> Record | None:

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
 
 from pvsbook import derivatives, images, jobs, report
 from pvsbook._errors import InputError
 from pvsbook._version import __version__
 from pvsbook.cohort.inputs import METHODS, Dataset, Scan
+from pvsbook.qsm import pipeline as qsm_pipeline
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -129,9 +131,11 @@ def read_settings(path: images.PathLike | None) -> dict[str, dict[str, Any]]:
         unknown = [name for name in options if name not in allowed]
         if unknown:
             raise InputError(
-                f"--settings: {method} has no option {', '.join(unknown)}; "
+                f"--settings: {method} has no option {', '.join(map(str, unknown))}; "
                 f"it has {', '.join(allowed)}"
             )
+        for name, value in options.items():
+            _check_option(method, name, value, allowed[name])
     shared = {
         k: v
         for k, v in content.get("qsm", {}).items()
@@ -140,6 +144,36 @@ def read_settings(path: images.PathLike | None) -> dict[str, dict[str, Any]]:
     return {m: dict(content.get(m, {})) for m in METHODS} | {
         CHANGE: {**shared, **content.get(CHANGE, {})}
     }
+
+
+CHOICES: Mapping[str, Sequence[Any]] = {
+    "contrast": ("t1", "t2"),
+    "registration": ("affine", "syn"),
+    "denoise": (None, "mppca", "patch2self"),
+    "background": tuple(qsm_pipeline.BACKGROUNDS),
+    "inversion": tuple(qsm_pipeline.INVERSIONS),
+    "phase_sign": (1, -1),
+}
+
+
+def _check_option(method: str, name: str, value: Any, default: Any) -> None:
+    """Refuse a value before anybody is measured with it."""
+    where = f"--settings: {method}: {name} is {value!r}"
+    if name in CHOICES:
+        if value not in CHOICES[name]:
+            raise InputError(f"{where}; choose from {', '.join(map(str, CHOICES[name]))}")
+    elif isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise InputError(f"{where}; give true or false")
+    elif isinstance(default, int | float) or name in ("phase_period", "field_strength_t"):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (is_number and np.isfinite(value)) and not (default is None and value is None):
+            raise InputError(f"{where}; give a number")
+    elif isinstance(default, str):
+        if not isinstance(value, str):
+            raise InputError(f"{where}; give text")
+        if value.endswith((".nii", ".nii.gz")) and not Path(value).is_file():
+            raise InputError(f"{where}, and there is no such file")
 
 
 def entries(
@@ -169,7 +203,14 @@ def _task(scan: Scan, settings: Mapping[str, Mapping[str, Any]]) -> jobs.Task | 
         return jobs.Record(scan.name, "skipped", reason="; ".join(scan.lacks))
     # Defaults are written out, so that a default by name is the same as none.
     options = {**_defaults(scan.method), **scan.parameters, **settings[scan.method]}
-    return jobs.Task(scan.name, scan.inputs, {"method": scan.method, "options": options})
+    # A file that an option names is an input as well: other contents, other results.
+    files = {
+        f"option {name}": [value]
+        for name, value in options.items()
+        if isinstance(value, str) and value.endswith((".nii", ".nii.gz"))
+    }
+    inputs = {**scan.inputs, **files}
+    return jobs.Task(scan.name, inputs, {"method": scan.method, "options": options})
 
 
 @functools.cache
@@ -197,6 +238,7 @@ def _pair(first: Scan, later: Scan) -> Scan:
         for role in ("magnitude", "phase")
     }
     both = {k: (first.parameters[k], later.parameters[k]) for k in first.parameters}
+    few = min(len(times) for times in both["echo_times_s"])
     return Scan(
         later.participant,
         later.session,
@@ -204,6 +246,7 @@ def _pair(first: Scan, later: Scan) -> Scan:
         inputs,
         {"first_session": first.session, **both},
         notes=(later.order,) if later.order else (),
+        lacks=() if few > 2 else (f"{few} echoes; the error of a change needs three or more",),
     )
 
 

@@ -116,8 +116,9 @@ class Group:
 def robust_z(values: ArrayLike) -> NDArray[np.float64]:
     """Return how many robust standard deviations each value lies from the median.
 
-    The deviation is 1.4826 times the median absolute deviation, so that up to half of the values
-    may be odd.  NaN where there are fewer than five values, or where more than half are equal.
+    The deviation is 1.4826 times the median absolute deviation.  It stays bounded while fewer than
+    half of the values are odd, but they widen it: with a third of odd values on one side many of
+    them are not marked.  NaN where there are fewer than five values, or where more than half are equal.
 
     References
     ----------
@@ -223,7 +224,18 @@ def _row(scan: Scan, record: jobs.Record | None) -> dict[str, Any]:
         "notes": "; ".join(scan.notes) or None,
     }
     measured = record.result.get("row") if record is not None else None
-    return row | (dict(measured) if isinstance(measured, dict) else {})
+    if not isinstance(measured, dict):
+        return row
+    own = {k: v for k, v in measured.items() if k not in row and _is_plain(v)}
+    return row | own
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell what a table can hold from what a record of another maker may hold."""
+    return value is None or (
+        isinstance(value, str | bool | int | float)
+        and not (isinstance(value, int) and abs(value) > 2**53)
+    )
 
 
 def _table(

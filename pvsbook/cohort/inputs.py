@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fnmatch
+import csv
 import logging
 import re
 import tempfile
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pathspec
 
 from pvsbook import images
 from pvsbook._errors import InputError
@@ -166,6 +167,8 @@ def find(
     table, columns, notes = _participants(top)
     files, misplaced, left_out = _sorted_out(top, files)
     notes += left_out
+    notes += [text for texts in misplaced.values() for text in texts]
+    ignored = _Ignored(top)
     scans: list[Scan] = []
     held: dict[tuple[str, str], list[_File]] = {}
     for file in sorted(files, key=lambda f: f.path.name):
@@ -173,15 +176,22 @@ def find(
     people = _expected(top, participants, table, held)
     orders: dict[tuple[str, str], list[str]] = {}
     for person in people:
-        visits = [v for v in held if v[0] == person and not (wanted and v[1] not in wanted)]
-        ordered, how = _ordered(top, person, [session for _, session in visits])
+        sessions_there = {session for who, session in held if who == person}
+        sessions_there |= {
+            p.name
+            for p in (top / person).glob("ses-*")
+            if p.is_dir() and not ignored(Path(person, p.name))
+        }
+        if wanted:
+            sessions_there = set(wanted)
+        ordered, how = _ordered(top, person, list(sessions_there))
         if how:
             orders.setdefault((", ".join(ordered), how), []).append(person)
         for session in ordered or [""]:
-            lacks = tuple(misplaced.get(person, ()))
+            lacks = tuple(t for t in misplaced.get(person, ()) if not session or session in t)
             here = held.get((person, session), [])
             if not here:
-                lacks = lacks or (_without_images(top, person, wanted),)
+                lacks = lacks or (_without_images(top, person, session),)
             for method in methods:
                 scan = Scan(person, session, method, lacks=lacks)
                 scans.append(_found(scan, here, look) if here else scan)
@@ -226,10 +236,10 @@ def _expected(
     return sorted(folders | named | {person for person, _ in held}, key=natural)
 
 
-def _without_images(top: Path, person: str, wanted: set[str]) -> str:
-    """Say why nothing can be measured in a person."""
-    if wanted:
-        return f"no image of {', '.join(sorted(wanted))} under {person}/"
+def _without_images(top: Path, person: str, session: str) -> str:
+    """Say why nothing can be measured in a person, or at a visit."""
+    if session:
+        return f"no image (.nii, .nii.gz) that can be read under {person}/{session}/"
     if (top / person).is_dir():
         return f"no image (.nii, .nii.gz) that can be read under {person}/"
     return f"named in participants.tsv, but there is no folder {person}/"
@@ -263,32 +273,23 @@ def _sorted_out(
 
 
 class _Ignored:
-    """Tells what ``.bidsignore`` leaves out; the patterns are those of ``.gitignore``."""
+    """Tells what ``.bidsignore`` leaves out; its patterns are those of ``.gitignore``."""
 
     def __init__(self, top: Path) -> None:
+        path = top / ".bidsignore"
         try:
-            lines = (top / ".bidsignore").read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError):
-            lines = []
-        self.patterns = [p for line in lines if (p := line.strip()) and not p.startswith("#")]
+            lines = path.read_text(encoding="utf-8-sig").splitlines() if path.exists() else []
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{path}: cannot be read ({error}), so nobody can tell who is to be left out; "
+                "repair it"
+            ) from error
+        self.spec = pathspec.GitIgnoreSpec.from_lines(lines)
 
     def __call__(self, path: Path) -> bool:
-        is_ignored = False
-        for pattern in self.patterns:
-            wanted = pattern.lstrip("!")
-            if self._matches(path, wanted):
-                is_ignored = not pattern.startswith("!")
-        return is_ignored
-
-    @staticmethod
-    def _matches(path: Path, pattern: str) -> bool:
-        anchored = "/" in pattern.rstrip("/")
-        pattern = pattern.strip("/").replace("**/", "*").replace("/**", "*")
-        parts = path.parts
-        if anchored:
-            heads = ["/".join(parts[: k + 1]) for k in range(len(parts))]
-            return any(fnmatch.fnmatchcase(head, pattern) for head in heads)
-        return any(fnmatch.fnmatchcase(part, pattern) for part in parts)
+        """Ask for a file, or for a folder as a whole."""
+        name = path.as_posix()
+        return self.spec.match_file(name) or self.spec.match_file(f"{name}/")
 
 
 def natural(label: str) -> list[tuple[int, int, str]]:
@@ -320,20 +321,24 @@ def _ordered(top: Path, person: str, sessions: Sequence[str]) -> tuple[list[str]
         if all(known) and len(set(known)) == len(known):
             return sorted(sessions, key=lambda session: times[session]), f"acq_time of {name}"
     words = [session.removeprefix("ses-").casefold() for session in sessions]
-    ranks = [-1 if w.startswith(EARLY) else 1 if w.startswith(LATE) else 0 for w in words]
-    if any(ranks):
-        order = sorted(zip(ranks, sessions, strict=True), key=lambda r: (r[0], natural(r[1])))
-        return [session for _, session in order], "the words of their labels (no acq_time)"
-    if all(re.search(r"\d", word) for word in words):
-        return sessions, "the numbers of their labels (no acq_time)"
+    early = [s for s, w in zip(sessions, words, strict=True) if w.startswith(EARLY)]
+    late = [s for s, w in zip(sessions, words, strict=True) if w.startswith(LATE)]
+    if len(sessions) == 2 and len(early) == len(late) == 1:
+        return [*early, *late], "the words of their labels (no acq_time for all of them)"
+    if len({re.sub(r"\d+", "#", word) for word in words}) == 1 and re.search(r"\d", words[0]):
+        return sessions, "the numbers of their labels (no acq_time for all of them)"
     return sessions, (
-        "the letters of their labels, which may not be that of time; give acq_time in "
-        "sub-*_sessions.tsv"
+        "the letters of their labels, which may not be that of time; give acq_time for all of "
+        "them in sub-*_sessions.tsv"
     )
 
 
 def _session_times(top: Path, person: str) -> dict[str, pd.Timestamp]:
-    return _times(top / person / f"{person}_sessions.tsv", "session_id", lambda s: s)
+    return _times(
+        top / person / f"{person}_sessions.tsv",
+        "session_id",
+        lambda label: f"ses-{label.strip().removeprefix('ses-')}",
+    )
 
 
 def _scan_times(top: Path, person: str, sessions: Sequence[str]) -> dict[str, pd.Timestamp]:
@@ -350,8 +355,9 @@ def _scan_times(top: Path, person: str, sessions: Sequence[str]) -> dict[str, pd
 def _times(path: Path, column: str, clean: Callable[[str], str]) -> dict[str, pd.Timestamp]:
     """Read ``acq_time`` by a column; nothing where the table is absent or holds none."""
     try:
-        table = pd.read_csv(path, sep="\t", dtype=str, na_values="n/a")
-        times = pd.to_datetime(table["acq_time"], errors="coerce", format="ISO8601", utc=True)
+        table = pd.read_csv(path, sep="\t", dtype=str, na_values="n/a", encoding="utf-8-sig")
+        stamps = table["acq_time"].str.strip()
+        times = pd.to_datetime(stamps, errors="coerce", format="ISO8601", utc=True)
         labels = table[column].map(clean)
     except (OSError, ValueError, KeyError, AttributeError):
         return {}
@@ -508,7 +514,8 @@ def _find_alps(scan: Scan, files: Sequence[_File], look: _Inheritance) -> Scan:
 def _weighted(bval: Path | None) -> int:
     """Count weighted volumes; a file that cannot be read has none, and fails at the door."""
     try:
-        values = [float(b) for b in bval.read_text().split()] if bval else []
+        text = bval.read_text(encoding="utf-8-sig") if bval else ""
+        values = [float(b) for b in text.replace(",", " ").split()]
     except (OSError, ValueError):
         return 0
     return sum(b >= images.B0_BELOW_S_MM2 for b in values)
@@ -604,7 +611,15 @@ def _participants(top: Path) -> tuple[pd.DataFrame, dict[str, Any], list[str]]:
         return empty, {}, []
     try:
         table = pd.read_csv(
-            path, sep="\t", dtype={"participant_id": str}, na_values="n/a", encoding="utf-8-sig"
+            path,
+            sep="\t",
+            dtype=str,
+            encoding="utf-8-sig",
+            index_col=False,  # else a tab at the end of each row shifts the columns
+            quoting=csv.QUOTE_NONE,
+            keep_default_na=False,
+            na_values=["n/a", ""],
+            skip_blank_lines=True,
         )
         words = path.with_suffix(".json")
         columns = images.read_json(words) if words.is_file() else {}
@@ -612,7 +627,11 @@ def _participants(top: Path) -> tuple[pd.DataFrame, dict[str, Any], list[str]]:
         return empty, {}, [f"participants.tsv is not used: {str(error).splitlines()[0]}"]
     if "participant_id" not in table:
         return empty, {}, ["participants.tsv is not used: it has no column participant_id"]
-    labels = table["participant_id"].astype(str).str.strip().str.removeprefix("sub-")
+    table = table[table["participant_id"].notna()].copy()
+    labels = table["participant_id"].str.strip().str.removeprefix("sub-")
+    odd = labels[~labels.str.fullmatch(r"[0-9A-Za-z+]+")]
+    if len(odd):
+        return empty, {}, [f"participants.tsv is not used: {odd.iloc[0]!r} is no BIDS label"]
     table["participant_id"] = "sub-" + labels
     again = table.loc[table["participant_id"].duplicated(), "participant_id"]
     if len(again):

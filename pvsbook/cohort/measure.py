@@ -109,7 +109,7 @@ def measure_pvs(
         See `pvsbook.images.load` and `pvsbook.pvs.measure`.
     """
     sources = [p for p in (image, wmh_mask, brain_mask) if p is not None]
-    _claim(out, sources, datatype="anat", suffix="pvs")
+    _claim(out, [image], datatype="anat", suffix="pvs")
     result = pvs_pipeline.measure(
         image,
         contrast=contrast,
@@ -150,6 +150,7 @@ def measure_pvs(
         columns=pvs_pipeline.COLUMNS,
         figures=pictures,
         limits=PVS_LIMITS,
+        n_scan_files=1,
     )
 
 
@@ -194,7 +195,7 @@ def measure_alps(
         See `pvsbook.images.load_dwi`, `pvsbook.alps.preprocess` and `pvsbook.alps.measure`.
     """
     sources = [p for p in (dwi, bval, bvec, brain_mask) if p is not None]
-    _claim(out, sources, datatype="dwi", suffix="alps")
+    _claim(out, [dwi, bval, bvec], datatype="dwi", suffix="alps")
     mask = None if brain_mask is None else images.load(brain_mask)
     series = images.load_dwi(dwi, bval, bvec)
     if denoise is not None:
@@ -233,6 +234,7 @@ def measure_alps(
         columns=alps_index.COLUMNS,
         figures=[(_styled(alps_figures.summary, result), alt, caption)],
         limits=ALPS_LIMITS,
+        n_scan_files=3,
     )
 
 
@@ -280,7 +282,7 @@ def measure_qsm(
         See `pvsbook.images.load_gre` and `pvsbook.qsm.reconstruct`.
     """
     sources = [*magnitude, *phase, *([brain_mask] if brain_mask is not None else [])]
-    _claim(out, sources, datatype="anat", suffix="qsm")
+    _claim(out, [*magnitude, *phase], datatype="anat", suffix="qsm")
     gre = images.load_gre(
         list(magnitude),
         list(phase),
@@ -323,6 +325,7 @@ def measure_qsm(
         columns=qsm_pipeline.COLUMNS,
         figures=[(_styled(qsm_figures.summary, result), alt, caption)],
         limits=QSM_LIMITS,
+        n_scan_files=len(magnitude) + len(phase),
     )
 
 
@@ -365,6 +368,7 @@ def _finish(
     columns: derivatives.Columns,
     figures: Sequence[tuple[Figure, str, str]],
     limits: Sequence[str],
+    n_scan_files: int,
 ) -> Done:
     """Save maps and tables, then the page that shows them."""
     names = [Path(os.fspath(source)).name for source in sources]
@@ -385,5 +389,6 @@ def _finish(
     for figure, _, _ in figures:
         plt.close(figure)
     writer = derivatives.Writer(out, prefix=prefix, datatype=datatype)
-    writer.json(derivatives.sources_of(sources), suffix, desc="sources")
+    scan = derivatives.sources_of(sources[:n_scan_files])  # a mask may change, the scan may not
+    writer.json(scan, suffix, desc="sources")
     return Done(summary, status, reasons, row, writer.text(page, suffix, ".html", desc="report"))

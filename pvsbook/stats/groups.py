@@ -18,7 +18,7 @@ from statsmodels.stats.nonparametric import rank_compare_2indep
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from pvsbook._errors import InputError
-from pvsbook.stats.tables import adjust, check, design, result
+from pvsbook.stats.tables import adjust, check, design, result, select
 
 __all__ = [
     "ancova",
@@ -205,8 +205,7 @@ def _two(
     table: pd.DataFrame, value: str, group: str, order: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     _known(table, group, order)
-    labels = table[group].map(lambda v: v.strip() if isinstance(v, str) else v)
-    chosen = table[labels.isin(list(order))]
+    chosen = select(table, group, order)
     clean = check(chosen, value=value, group=group, least=2).table
     a, b = (clean.loc[clean[group] == name, value].to_numpy(np.float64) for name in order)
     return a, b
@@ -267,11 +266,6 @@ def ancova(
     clean = check(table, value=value, group=group, covariates=covariates, least=2).table
     x, names = design(clean, [group, *covariates], references={group: reference})
     y = clean[value].to_numpy(np.float64)
-    if np.linalg.matrix_rank(x) < x.shape[1] or len(y) <= x.shape[1]:
-        raise InputError(
-            f"covariates: {', '.join(covariates)} with {len(clean)} people leave nothing to "
-            "estimate, or repeat each other; take some out"
-        )
     fit = sm.OLS(y, x).fit()
     limits = fit.conf_int()
     spread = np.sqrt(fit.scale)
@@ -321,6 +315,8 @@ def kruskal_wallis(
     """
     clean = check(table, value=value, group=group).table
     samples = [part[value].to_numpy(np.float64) for _, part in clean.groupby(group, observed=True)]
+    if np.ptp(np.concatenate(samples)) == 0:
+        raise InputError(f"{value}: every value is the same, so there is nothing to compare")
     found = stats.kruskal(*samples)
 
     def epsilon_squared(*parts: np.ndarray) -> float:
@@ -495,7 +491,8 @@ def negative_binomial(
     if (counts < 0).any() or (counts != counts.round()).any():
         raise InputError(f"{value}: not counts; give whole numbers from 0")
     x, names = design(clean, [group, *covariates], references={group: reference})
-    model = sm.NegativeBinomial(counts.to_numpy(np.float64), x)
+    scale = np.where(x.std(axis=0) > 0, x.std(axis=0), 1.0)  # the search needs terms alike
+    model = sm.NegativeBinomial(counts.to_numpy(np.float64), x / scale)
     with warnings.catch_warnings(record=True):  # convergence is asked for below
         warnings.simplefilter("always")
         try:
@@ -512,7 +509,7 @@ def negative_binomial(
     df = len(clean) - x.shape[1]
     reach = stats.t.ppf(0.975, df) * fit.bse
     for k, term in enumerate(names, start=1):
-        values = np.exp(fit.params[k] + np.array([0, -1, 1]) * reach[k])
+        values = np.exp((fit.params[k] + np.array([0, -1, 1]) * reach[k]) / scale[k])
         rows.append(
             result(
                 term, "rate ratio", *values, n=len(clean), test="negative binomial, t",

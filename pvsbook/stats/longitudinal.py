@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
 from pvsbook._errors import InputError
-from pvsbook.stats.tables import Checked, check, design, result
+from pvsbook.stats.tables import Checked, check, design, result, select
 
 __all__ = [
     "change_regression",
@@ -82,11 +82,7 @@ def change_scores(
             f"table: a column {', '.join(map(repr, taken))}, which is the name of a result; "
             "rename it"
         )
-    if isinstance(table, pd.DataFrame) and time in table:
-        absent = [t for t in order if t not in set(table[time])]
-        if absent:
-            raise InputError(f"{time}: no {', '.join(map(repr, absent))} in the table")
-        table = table[table[time].isin(list(order))]
+    table = select(table, time, order)
     checked = check(
         table, value=value, person=person, time=time, group=group, covariates=covariates,
         complete=True, least=2,
@@ -210,6 +206,13 @@ def _f_row(term: str, test: str, f: float, df1: float, df2: float, n: int) -> di
     )  # fmt: skip
 
 
+def _of_two(table: pd.DataFrame, group: str, groups: Sequence) -> pd.DataFrame:
+    """Keep two groups, before anything is asked of the others."""
+    if len(groups) != 2:
+        raise InputError(f"groups: {tuple(groups)}; name two that {group!r} holds")
+    return select(table, group, groups)
+
+
 def change_test(
     table: pd.DataFrame,
     *,
@@ -249,12 +252,10 @@ def change_test(
     ...             order=(1, 2), groups=("MS", "control"))["test"].tolist()
     ['paired t', 'paired t', 't, equal variances', 'Welch t']
     """
+    table = _of_two(table, group, groups)
     wide = change_scores(
         table, value=value, group=group, time=time, person=person, order=order
     ).table
-    unknown = [g for g in groups if g not in set(wide[group])]
-    if unknown or len(groups) != 2:
-        raise InputError(f"groups: {tuple(groups)}; name two that {group!r} holds")
     changes = [wide.loc[wide[group] == g, "change"].to_numpy() for g in groups]
     rows = []
     for name, change in zip(groups, changes, strict=True):
@@ -389,11 +390,11 @@ def mixed_model(
     """
     if len(order) != 2 or len(groups) != 2:
         raise InputError(f"order, groups: {tuple(order)}, {tuple(groups)}; name two of each")
+    table = select(_of_two(table, group, groups), time, order)
     checked = check(
         table, value=value, person=person, time=time, group=group, covariates=covariates, least=2
     )
-    rows = checked.table
-    rows = rows[rows[time].isin(list(order)) & rows[group].isin(list(groups))].copy()
+    rows = checked.table.copy()
     if set(rows[time]) != set(order) or set(rows[group]) != set(groups):
         raise InputError(f"{time}, {group}: not all of {tuple(order)}, {tuple(groups)} are there")
     rows["_group"] = np.where(rows[group] == groups[0], 0.5, -0.5)
@@ -462,14 +463,11 @@ def change_regression(
     ...                       order=(1, 2), groups=("MS", "control")))
     2
     """
+    table = _of_two(table, group, groups)
     wide = change_scores(
         table, value=value, group=group, time=time, person=person, order=order,
         covariates=covariates,
     ).table  # fmt: skip
-    unknown = [g for g in groups if g not in set(wide[group])]
-    if unknown or len(groups) != 2:
-        raise InputError(f"groups: {tuple(groups)}; name two that {group!r} holds")
-    wide = wide[wide[group].isin(list(groups))]
     rows = []
     for more in ((), ("first",)):
         x, _ = design(wide, [group, *covariates, *more], references={group: groups[1]})

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pvsbook._errors import InputError
 
-__all__ = ["COLUMNS", "Checked", "adjust", "check", "design", "result"]
+__all__ = ["COLUMNS", "Checked", "adjust", "check", "design", "result", "select"]
 
 COLUMNS = (
     "term",
@@ -267,13 +267,16 @@ def design(
 
     Examples
     --------
-    >>> people = pd.DataFrame({"sex": ["F", "M", "F"], "age": [30.0, 40, 50]})
+    >>> people = pd.DataFrame({"sex": ["F", "M", "F", "M"], "age": [30.0, 40, 50, 45]})
     >>> x, names = design(people, ["sex", "age"])
-    >>> x.tolist(), names
-    ([[1.0, 0.0, 30.0], [1.0, 1.0, 40.0], [1.0, 0.0, 50.0]], ['sex: M - F', 'age'])
+    >>> x[1].tolist(), names
+    ([1.0, 1.0, 40.0], ['sex: M - F', 'age'])
     """
     references = references or {}
     terms, names = [np.ones(len(table))], []
+    repeated = [c for c in columns if list(columns).count(c) > 1]
+    if repeated:
+        raise InputError(f"covariates: {repeated[0]!r} stands there twice, or is the group")
     for column in columns:
         values = table[column]
         if column not in references and (
@@ -289,7 +292,41 @@ def design(
                 terms.append((values == level).to_numpy(np.float64))
                 names.append(f"{level} - {first}" if column in references
                              else f"{column}: {level} - {first}")  # fmt: skip
-    return np.column_stack(terms), names
+    x = np.column_stack(terms)
+    spread = x.std(axis=0)
+    flat = [name for name, s in zip(names, spread[1:], strict=True) if s == 0]
+    if flat:
+        raise InputError(f"covariates: {', '.join(flat)} does not vary; take it out")
+    scaled = (x[:, 1:] - x[:, 1:].mean(axis=0)) / spread[1:]  # nanometres beside years
+    if len(x) <= x.shape[1] or np.linalg.matrix_rank(scaled) < scaled.shape[1]:
+        raise InputError(
+            f"covariates: {', '.join(names)} with {len(x)} rows leave nothing to estimate, or "
+            "repeat each other; take some out"
+        )
+    return x, names
+
+
+def select(table: pd.DataFrame, column: str, labels: Sequence[Any]) -> pd.DataFrame:
+    """Keep the rows of some groups or visits, whatever blanks their labels end in.
+
+    Raises
+    ------
+    InputError
+        A label that no row has.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"group": ["MS ", "control", "other"]})
+    >>> select(table, "group", ["MS", "control"])["group"].tolist()
+    ['MS', 'control']
+    """
+    if not isinstance(table, pd.DataFrame) or column not in table:
+        check(table, value=column)
+    clean = _stripped(table, [column])
+    absent = [label for label in labels if label not in set(clean[column])]
+    if absent:
+        raise InputError(f"{column}: no {', '.join(map(repr, absent))} in the table")
+    return clean[clean[column].isin(list(labels))]
 
 
 def _one_row_each(table: pd.DataFrame, person: str, time: str | None, group: str | None) -> None:

@@ -452,6 +452,8 @@ def test_who_is_expected_and_has_no_image_is_a_row_with_a_reason(tmp_path, capsy
         ("# withdrawn\nsub-1*\n", ["sub-01", "sub-02"]),
         ("**/*_T2w.nii.gz\n!sub-02/anat/*\n", ["sub-02"]),
         ("/sub-01/anat/sub-01_T2w.nii.gz\n", ["sub-02", "sub-10"]),
+        ("sub-1/**\nsub-0*/x\n", ["sub-01", "sub-02", "sub-10"]),
+        ("\ufeffsub-02\n", ["sub-01", "sub-10"]),
     ],
 )
 def test_bidsignore_is_read(tmp_path, patterns, kept):
@@ -460,7 +462,81 @@ def test_bidsignore_is_read(tmp_path, patterns, kept):
     (tmp_path / ".bidsignore").write_text(patterns)
     dataset = inputs.find(tmp_path, methods=["pvs"])
     assert [s.participant for s in dataset.scans if not s.lacks] == kept
-    assert any("left out by .bidsignore" in note for note in dataset.notes)
+    told = any("left out by .bidsignore" in note for note in dataset.notes)
+    assert told == (len(kept) < 3)
+
+
+def test_a_bidsignore_that_cannot_be_read_stops(tmp_path):
+    touch(tmp_path, "sub-01/anat/sub-01_T2w.nii.gz")
+    (tmp_path / ".bidsignore").write_bytes("sub-01 # zurückgezogen".encode("latin-1"))
+    with pytest.raises(InputError, match=r"\.bidsignore: cannot be read"):
+        inputs.find(tmp_path)
+
+
+def test_a_visit_without_an_image_is_a_row_with_a_reason(tmp_path):
+    touch(tmp_path, "sub-1/ses-1/anat/sub-1_ses-1_T2w.nii.gz")
+    (tmp_path / "sub-1" / "ses-2").mkdir()
+    touch(tmp_path, "sub-1/ses-3/anat/sub-1_ses-1_T2w.nii.gz")
+    lacks = {s.session: s.lacks for s in inputs.find(tmp_path, methods=["pvs"]).scans}
+    assert lacks["ses-1"] == ()
+    assert "no image" in lacks["ses-2"][0]
+    assert "lies in sub-1/ses-3/anat/" in lacks["ses-3"][0]
+    asked = inputs.find(tmp_path, methods=["pvs"], sessions=["1"])
+    assert [s.session for s in asked.scans] == ["ses-1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sites"),
+    [
+        ("participant_id\tsite\tage\nsub-1\t02\t30\t\nsub-2\t01\t70\t\n", ["02", "01"]),
+        ("participant_id\tsite\tage\nsub-1\t02\t30\nsub-2\tNone\t70\n\t\t\n", ["02", "None"]),
+        ('participant_id\tsite\tage\nsub-1\t"02\t30\nsub-2\t01\t70\n', ['"02', "01"]),
+        ("\ufeffparticipant_id\tsite\tage\n1\tn/a\t30\n2\t01\t70\n", [None, "01"]),
+    ],
+)
+def test_a_row_of_participants_belongs_to_its_person(tmp_path, text, sites):
+    touch(tmp_path, "sub-1/anat/sub-1_T2w.nii.gz", "sub-2/anat/sub-2_T2w.nii.gz")
+    (tmp_path / "participants.tsv").write_text(text)
+    table = inputs.find(tmp_path, methods=["pvs"]).participants
+    found = table["site"].astype(object).where(table["site"].notna(), None)
+    assert found.to_dict() == dict(zip(["sub-1", "sub-2"], sites, strict=True))
+    assert table["age"].tolist() == ["30", "70"]
+
+
+def test_a_label_that_leads_elsewhere_is_not_used(tmp_path):
+    touch(tmp_path, "sub-1/anat/sub-1_T2w.nii.gz")
+    (tmp_path / "participants.tsv").write_text("participant_id\nsub-1\nsub-a/../../x\n")
+    dataset = inputs.find(tmp_path, methods=["pvs"])
+    assert dataset.people == ["sub-1"]
+    assert "is no BIDS label" in dataset.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("qsm: {inversion: tkdd}", "inversion is 'tkdd'; choose from tv"),
+        ("qsm: {phase_period: '4096'}", "phase_period is '4096'; give a number"),
+        ("qsm: {reference: 5}", "reference is 5; give text"),
+        ("qsm: {reference: no.nii.gz}", "there is no such file"),
+        ("alps: {gibbs: 1}", "gibbs is 1; give true or false"),
+        ("pvs: {contrast: 2026-01-01}", "contrast is datetime.date"),
+    ],
+)
+def test_a_wrong_value_in_settings_is_told_at_the_start(tmp_path, text, words):
+    path = tmp_path / "settings.yml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=words.replace("(", r"\(")):
+        app.read_settings(path)
+
+
+def test_other_contents_of_a_file_that_an_option_names_are_measured_again(tmp_path):
+    (tmp_path / "zero.nii.gz").write_bytes(b"x")
+    touch(tmp_path / "bids", "sub-1/anat/sub-1_T2w.nii.gz")
+    dataset = inputs.find(tmp_path / "bids", methods=["pvs"])
+    settings = app.read_settings(None)
+    settings["pvs"]["registration"] = str(tmp_path / "zero.nii.gz")
+    (_, task), *_ = app.entries(dataset, settings)
+    assert str(tmp_path / "zero.nii.gz") in task.inputs["option registration"]
 
 
 @pytest.mark.parametrize(
@@ -474,6 +550,8 @@ def test_bidsignore_is_read(tmp_path, patterns, kept):
         ),
         (("1", "2"), "ses-1\t2022-01-01\nses-2\t2020-01-01", ("2", "1"), "acq_time"),
         (("M12", "M6"), "", ("M6", "M12"), "numbers"),
+        (("day1", "week2"), "", ("day1", "week2"), "letters"),
+        (("1", "2"), "1 \t2022-01-01\n 2\t2020-01-01", ("2", "1"), "acq_time"),
         (("10", "2"), "ses-10\tn/a\nses-2\t2020-01-01", ("2", "10"), "numbers"),
         (("followup", "baseline"), "", ("baseline", "followup"), "words"),
         (("A", "B"), "", ("A", "B"), "letters"),

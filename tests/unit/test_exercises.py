@@ -7,6 +7,7 @@ import re
 
 import claims
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +57,8 @@ def answers(monkeypatch):
         ("sign", "falls"),
         ("which", {"c", "a"}),
         ("which", ["c", "a"]),
+        ("which", pd.Index(["a", "c"])),
+        ("three", pd.Series([1, -2, 4])),
     ],
 )
 def test_a_right_answer_is_right(answers, name, answer):
@@ -92,6 +95,7 @@ def test_a_right_answer_is_right(answers, name, answer):
         ("width", math.nan, "not finite"),
         ("width", "wide", "of type str"),
         ("width", True, "of type bool"),
+        ("width", 10**400, "of type int"),
         ("width", [2.5], "a number is asked for, and this is a list of 1"),
         ("count", 28, "wanted exactly"),
         ("count", 29.4, "exactly"),

@@ -47,17 +47,19 @@ def test_files_of_others_stay_as_they_are(tmp_path):
 
 
 def test_files_of_an_earlier_version_are_brought_up_to_date(tmp_path):
+    """What is ours is renewed; what was added by hand stays."""
     derivatives.describe(tmp_path)
     description = tmp_path / "dataset_description.json"
-    description.write_text(description.read_text().replace(derivatives.BIDS_VERSION, "1.8.0"))
-    (tmp_path / ".bidsignore").write_text("*.html\n")
-    (tmp_path / "README").write_text("Results of pvsbook, an earlier one.\n")
-    derivatives.describe(tmp_path)
-    assert derivatives.BIDS_VERSION in description.read_text()
-    assert "group_*" in (tmp_path / ".bidsignore").read_text()
-    assert "BIDS-Derivatives" in (tmp_path / "README").read_text()
+    content = json.loads(description.read_text()) | {"BIDSVersion": "1.8.0", "License": "CC0"}
+    description.write_text(json.dumps(content))
+    (tmp_path / ".bidsignore").write_text("*.html\nmine/\n")
     (tmp_path / "README").write_text("My words on these results.\n")
     derivatives.describe(tmp_path)
+    content = json.loads(description.read_text())
+    assert (content["BIDSVersion"], content["License"]) == (derivatives.BIDS_VERSION, "CC0")
+    lines = (tmp_path / ".bidsignore").read_text().splitlines()
+    assert {"mine/", "group_*", "*.html"} <= set(lines)
+    assert len(lines) == len(set(lines))
     assert (tmp_path / "README").read_text() == "My words on these results.\n"
 
 
@@ -78,7 +80,7 @@ def test_results_of_other_files_are_not_replaced(tmp_path):
     writer.json(anna, "pvs", desc="sources")
     derivatives.claim(writer, "pvs", anna)
     ben = derivatives.sources_of([tmp_path / "ben" / "T2w.nii.gz"])
-    with pytest.raises(InputError, match="holds results of other files under the name sub-T2w"):
+    with pytest.raises(InputError, match="holds results of another scan under the name sub-T2w"):
         derivatives.claim(writer, "pvs", ben)
     with pytest.raises(InputError, match="cannot be read"):
         derivatives.sources_of([tmp_path / "nobody"])

@@ -154,7 +154,7 @@ FLAT = pd.DataFrame({"g": list("aaabbb"), "n": [1.0] * 6, "m": np.arange(6.0)})
                 GOOD, value="chi", group="group", time="visit", person="person", order=(1, 2),
                 groups=("MS", "none"),
             ),
-            "name two that 'group' holds",
+            "group: no ",
         ),
         (
             lambda: longitudinal.mixed_model(
@@ -168,7 +168,7 @@ FLAT = pd.DataFrame({"g": list("aaabbb"), "n": [1.0] * 6, "m": np.arange(6.0)})
                 GOOD, value="chi", group="group", time="visit", person="person", order=(1, 2),
                 groups=("MS", "none"),
             ),
-            "not all of",
+            "no ",
         ),
         (lambda: agreement.repeatability([1], [2]), "five or more pairs"),
         (lambda: power.power(0.5, 1, 5), "each group needs two people"),
@@ -325,5 +325,49 @@ def test_a_third_group_is_no_part_of_the_contrast():
         alone, beside = function(table, **plan), function(pd.concat([table, more]), **plan)
         assert beside["estimate"].to_numpy() == pytest.approx(alone["estimate"].to_numpy())
         assert beside["n"].tolist() == alone["n"].tolist()
-    with pytest.raises(InputError, match="groups: "):
+    with pytest.raises(InputError, match="group: no 'nobody' in the table"):
         longitudinal.change_regression(table, **PLAN, groups=("MS", "nobody"))
+    lonely = pd.concat([table, more.head(1)])  # a group that cannot be compared is not asked for
+    assert len(longitudinal.change_test(lonely, **plan)) == 4
+    blank = table.assign(group=table["group"] + " ", visit=table["visit"].astype(str) + " ")
+    found = longitudinal.change_test(blank, **plan | {"order": ("1", "2")})
+    wanted = longitudinal.change_test(table, **plan)
+    assert found["n"].tolist() == wanted["n"].tolist()
+
+
+def test_terms_that_repeat_each_other_are_refused():
+    table = people()
+    table["patient"] = (table["group"] == "MS").astype(int)
+    table["months"] = 12 * table["age"]
+    table["constant"] = 3.0
+    for covariates, words in (
+        (["patient"], "repeat each other"),
+        (["age", "months"], "repeat each other"),
+        (["constant"], "constant does not vary"),
+        (["age", "age"], "stands there twice"),
+    ):
+        with pytest.raises(InputError, match=words):
+            groups.ancova(table, value="alps", group="group", reference="control",
+                          covariates=covariates)  # fmt: skip
+    with pytest.raises(InputError, match="repeat each other"):
+        association.linear(table, value="alps", predictors=["age", "months"])
+
+
+@pytest.mark.parametrize("scale", [1.0, 365.25, 1e6, 1e-2])
+def test_a_unit_changes_nothing_but_the_number(scale):
+    rng = np.random.default_rng(2)
+    table = people(n=40)
+    table["n"] = rng.negative_binomial(3, 3 / (3 + 10 + 5 * (table["group"] == "MS")))
+    plan = {"group": "group", "reference": "control", "covariates": ["age"]}
+    one = groups.negative_binomial(table, value="n", **plan)
+    other = groups.negative_binomial(table.assign(age=scale * table["age"]), value="n", **plan)
+    assert other["p"].to_numpy() == pytest.approx(one["p"].to_numpy(), rel=1e-3)
+    adjusted = [groups.ancova(t, value="alps", **plan)["estimate"].iloc[0]
+                for t in (table, table.assign(age=scale * table["age"]))]  # fmt: skip
+    assert adjusted[0] == pytest.approx(adjusted[1])
+
+
+def test_values_that_are_all_alike_are_no_comparison():
+    table = people().assign(n=0)
+    with pytest.raises(InputError, match="every value is the same"):
+        groups.kruskal_wallis(table, value="n", group="group", rng=np.random.default_rng(0))
