@@ -30,6 +30,7 @@ __all__ = [
     "load",
     "load_dwi",
     "load_gre",
+    "load_mask",
     "make",
     "number",
     "read_json",
@@ -318,6 +319,55 @@ def make(data: ArrayLike, affine: ArrayLike) -> nib.Nifti1Image:
 def voxel_size_mm(image: nib.Nifti1Image) -> NDArray[np.float64]:
     """Return the voxel size in mm along the three axes, from the affine."""
     return nib.affines.voxel_sizes(image.affine)
+
+
+def load_mask(
+    source: ImageLike, grid: nib.Nifti1Image, *, name: str = "mask"
+) -> NDArray[np.bool_]:
+    """Load a mask on the grid of a scan, however it was stored.
+
+    Fractions (0 to 1, as an interpolator leaves them) and 8-bit probabilities (0 to 255) count
+    from the half; whole numbers from 1 are labels, and all of them are inside.
+
+    Parameters
+    ----------
+    source
+        A path or an image.
+    grid
+        The scan.
+    name
+        What to call the mask in an error.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (x, y, z).
+
+    Raises
+    ------
+    InputError
+        Another grid, NaN, or negative values.
+
+    Examples
+    --------
+    >>> scan = make(np.ones((2, 2, 2)), np.eye(4))
+    >>> soft = make(np.full((2, 2, 2), 0.2), np.eye(4))
+    >>> load_mask(soft, scan).any()
+    np.False_
+    """
+    label = str(source) if isinstance(source, str | os.PathLike) else name
+    mask = load(source, name=name, check_values=False)
+    same_grid(mask, grid, name=label)
+    values = array(mask)
+    if np.isnan(values).any() or values.min() < 0:
+        raise InputError(f"{label}: holds NaN or negative values; set what is outside to 0")
+    highest = float(values.max())
+    is_whole = bool((values == np.round(values)).all())
+    if highest <= 1 or not is_whole:
+        return values >= 0.5 * max(highest, 1.0)
+    if highest == 255 and len(np.unique(values)) > 32:
+        return values >= 127.5
+    return values > 0
 
 
 def rotation(affine: ArrayLike) -> NDArray[np.float64]:

@@ -61,6 +61,10 @@ FLUID_MD_MM2_S = 1.1e-3
 FREE_MD_MM2_S = 2e-3
 MAX_VOXEL_MM = 3.0
 MAX_B_S_MM2 = 1500.0
+B_TOLERANCE = 0.03  # scanners report 1490 to 1510 for b = 1500
+SAME_B0 = 0.85  # correlation of b = 0 volumes within the brain; real ones reach 0.96 and more
+LOST_SIGNAL = 0.6  # of what the other volumes have in a slice; directions alone change less
+ROBUST_APART = 0.08  # between the plain and the robust fit of the index
 
 
 @dataclass(frozen=True, eq=False)
@@ -316,8 +320,8 @@ def measure(
     if mask is None:
         inside = brain_mask(whole)
     else:
-        images.same_grid(mask, stored, name="mask", other_name="dwi")
-        inside = np.asarray(nib.as_closest_canonical(mask).dataobj) > 0
+        given = images.make(images.load_mask(mask, stored), stored.affine)
+        inside = np.asarray(nib.as_closest_canonical(given).dataobj) > 0
     _check_order(data, inside, bvals, shell)
     floor = _floor(data, inside)
     fit = tensor.fit_tensor(data, bvals, bvecs, mask=inside, min_signal=floor)
@@ -358,6 +362,12 @@ def measure(
     status, reasons = _judge(
         registration, measures, tract_angle, check, indices, n_directions, axes @ turn.T
     )
+    doubts = (
+        *images.header_notes(stored),
+        *_series_doubts(data, inside, is_b0, shell, stored),
+        *_robust_doubts(indices, variants),
+    )
+    status, reasons = "warn" if doubts and status == "pass" else status, (*doubts, *reasons)
     return AlpsResult(
         indices=indices,
         rois=measures,
@@ -397,6 +407,51 @@ def brain_mask(dwi: images.Dwi) -> NDArray[np.bool_]:
     return ndimage.binary_fill_holes(largest)
 
 
+def _series_doubts(
+    data: NDArray[np.float32],
+    inside: NDArray[np.bool_],
+    is_b0: NDArray[np.bool_],
+    shell: NDArray[np.intp],
+    stored: nib.Nifti1Image,
+) -> list[str]:
+    """Name volumes that are not what the tables say, and slices that lost their signal."""
+    doubts = []
+    still = data[inside][:, is_b0]
+    if still.shape[1] > 1:
+        alike = np.corrcoef(still.T)
+        best = np.sort(alike, axis=0)[-2]  # with the volume that is most like it
+        for k in np.flatnonzero(best < SAME_B0):
+            doubts.append(
+                f"b=0: volume {shell[is_b0][k]} looks like no other b=0 volume (correlation "
+                f"{best[k]:.2f}); is it a map that the scanner made, such as ADC?"
+            )
+    weighted = data[..., ~is_b0] * inside[..., None]
+    counts = inside.sum(axis=(0, 1))
+    slices = np.flatnonzero(counts > 0.2 * counts.max())  # slices through enough of the brain
+    means = weighted.sum(axis=(0, 1))[slices] / counts[slices, None]
+    share = means / np.maximum(np.median(means, axis=1, keepdims=True), 1e-12)
+    for k in np.flatnonzero((share < LOST_SIGNAL).any(axis=0)):
+        lost = slices[share[:, k] < LOST_SIGNAL]
+        doubts.append(
+            f"signal: volume {shell[~is_b0][k]} has down to {100 * share[:, k].min():.0f} % of "
+            f"what the others have, in {len(lost)} slices (the {lost[0] + 1}. to {lost[-1] + 1}. "
+            "from below); motion during the pulse does that, so leave the volume out"
+        )
+    return doubts
+
+
+def _robust_doubts(
+    indices: Mapping[str, Mapping[str, Estimate]], variants: Mapping[str, float]
+) -> list[str]:
+    plain, robust = indices["tract"]["mean"].value, variants["restore"]
+    if not abs(plain - robust) > ROBUST_APART:  # NaN: nothing to compare
+        return []
+    return [
+        f"outliers: a robust fit (RESTORE) gives {robust:.2f}, the plain one {plain:.2f}; some "
+        "measurements do not fit the tensor"
+    ]
+
+
 def _one_shell(bvals: NDArray[np.float64]) -> NDArray[np.intp]:
     """Return the volumes at b=0 and of the shell nearest to 1000 s/mm2 with six directions."""
     is_b0 = bvals < images.B0_BELOW_S_MM2
@@ -404,7 +459,8 @@ def _one_shell(bvals: NDArray[np.float64]) -> NDArray[np.intp]:
     order = weighted[np.argsort(bvals[weighted], kind="stable")]
     b = bvals[order]
     shells = np.split(order, np.flatnonzero(np.diff(b) > 0.1 * b[1:]) + 1)
-    usable = [s for s in shells if len(s) >= 6 and bvals[s].max() <= MAX_B_S_MM2]
+    highest = MAX_B_S_MM2 * (1 + B_TOLERANCE)
+    usable = [s for s in shells if len(s) >= 6 and bvals[s].max() <= highest]
     if not usable:
         seen = ", ".join(f"{len(s)} at b={np.median(bvals[s]):g}" for s in shells)
         raise InputError(
@@ -705,8 +761,8 @@ def _judge(
         value = indices["tract"][side].value
         if abs(value - middle) > 2 * spread:
             warned.append(
-                f"{side} index {value:.2f} is more than two standard deviations from that of "
-                f"healthy adults ({middle} +- {spread}); look at the regions before you believe it"
+                f"{side} index {value:.2f} is more than two standard deviations from what is "
+                f"assumed for adults ({middle} +- {spread}); look at the regions before you believe it"
             )
     if n_directions < 15:
         warned.append(f"{n_directions} directions; 15 or more give a steadier tensor")

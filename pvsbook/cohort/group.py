@@ -118,7 +118,8 @@ def robust_z(values: ArrayLike) -> NDArray[np.float64]:
 
     The deviation is 1.4826 times the median absolute deviation.  It stays bounded while fewer than
     half of the values are odd, but they widen it: with a third of odd values on one side many of
-    them are not marked.  NaN where there are fewer than five values, or where more than half are equal.
+    them are not marked.  NaN where there are fewer than five values, or where more than half are
+    equal.
 
     References
     ----------

@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from pvsbook import derivatives, images, report
 from pvsbook.alps import index as alps_index
@@ -290,11 +290,12 @@ def measure_qsm(
         field_strength_t=field_strength_t,
         phase_period=phase_period,
     )
+    grid = images.make(gre.magnitude[..., 0], gre.affine)
     result = qsm_pipeline.reconstruct(
         gre,
-        mask=None if brain_mask is None else _mask_of(brain_mask, gre),
-        reference=str(reference) if reference in REFERENCES else _mask_of(reference, gre),
-        white_matter=None if white_matter is None else _mask_of(white_matter, gre),
+        mask=None if brain_mask is None else images.load_mask(brain_mask, grid),
+        reference=str(reference) if reference in REFERENCES else images.load_mask(reference, grid),
+        white_matter=None if white_matter is None else images.load_mask(white_matter, grid),
         background=background,
         inversion=inversion,
         phase_sign=phase_sign,
@@ -327,12 +328,6 @@ def measure_qsm(
         limits=QSM_LIMITS,
         n_scan_files=len(magnitude) + len(phase),
     )
-
-
-def _mask_of(path: images.PathLike, gre: images.Gre) -> NDArray[np.bool_]:
-    mask = images.load(path)
-    images.same_grid(mask, images.make(gre.magnitude[..., 0], gre.affine), name=str(path))
-    return images.array(mask) > 0.5
 
 
 def _styled(draw: Callable[[Any], Figure], result: Any) -> Figure:

@@ -292,12 +292,7 @@ def _load_mask(
 ) -> nib.Nifti1Image | None:
     if source is None:
         return None
-    mask = images.load(source, name=name, check_values=False)
-    images.same_grid(mask, scan, name=name)
-    values = np.asarray(mask.dataobj)
-    if np.isnan(values).any():
-        raise InputError(f"{name}: holds NaN; set what is outside to 0")
-    return images.make((values >= 0.5).astype(np.uint8), mask.affine)
+    return images.make(images.load_mask(source, scan, name=name), scan.affine)
 
 
 def _whole(part: NDArray, anatomy: Anatomy, scan: nib.Nifti1Image) -> nib.Nifti1Image:

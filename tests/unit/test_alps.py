@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -364,3 +365,51 @@ def test_real_slab_with_flipped_x_is_flagged(slab):
     result = alps.measure(images.load_dwi(image, bval, bvec * [[-1], [1], [1]]), n_bootstrap=10)
     assert result.status == "fail"
     assert "b-vectors x flipped" in result.reasons[0]
+
+
+# --- volumes that are not what the tables say -----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scanned():
+    """A scan of 2.5 mm with several b = 0 volumes."""
+    return make_diffusion(make_brain(2.5), rng=np.random.default_rng(0))
+
+
+def _with_data(scanned, change):
+    data = images.array(scanned.dwi.image).copy()
+    change(data)
+    return replace(scanned.dwi, image=images.make(data, scanned.dwi.image.affine))
+
+
+def test_a_volume_that_lost_its_signal_is_named(scanned):
+    volume = int(np.flatnonzero(~scanned.dwi.is_b0)[8])
+
+    def lose(data):
+        centre = data.shape[2] // 2
+        data[:, :, centre - 3 : centre + 4, volume] *= 0.3
+
+    found = alps.measure(_with_data(scanned, lose), n_bootstrap=10)
+    assert found.status == "warn"
+    assert found.reasons[0].startswith(f"signal: volume {volume} has down to")
+    clean = alps.measure(scanned.dwi, n_bootstrap=10)
+    assert clean.status == "pass"
+
+
+def test_a_map_among_the_volumes_without_weighting_is_named(scanned):
+    weighted = images.array(scanned.dwi.image)[..., ~scanned.dwi.is_b0].mean(axis=-1)
+    volume = int(np.flatnonzero(scanned.dwi.is_b0)[-1])
+
+    def put_map(data):
+        data[..., volume] = weighted.max() - weighted  # bright where diffusion is fast
+
+    found = alps.measure(_with_data(scanned, put_map), n_bootstrap=10)
+    assert any(f"b=0: volume {volume} looks like no other" in text for text in found.reasons)
+
+
+def test_a_header_that_leaves_the_side_open_is_told(scanned):
+    image = images.make(images.array(scanned.dwi.image), scanned.dwi.image.affine)
+    image.set_sform(image.affine, 1)
+    image.set_qform(image.affine @ np.diag([-1, 1, 1, 1]), 1)
+    found = alps.measure(replace(scanned.dwi, image=image), n_bootstrap=10)
+    assert found.reasons[0].startswith("orientation: qform and sform disagree")

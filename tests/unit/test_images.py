@@ -555,3 +555,23 @@ def test_a_direction_of_nan_counts_only_where_there_is_a_direction():
         images.load_dwi(series, bvals, vectors)
     with pytest.raises(InputError, match="look like ms/um2; give s/mm2"):
         images.load_dwi(series, bvals / 1000, np.nan_to_num(vectors))
+
+
+def test_a_mask_is_a_mask_however_it_was_stored(volume):
+    inside = np.zeros(volume.shape, bool)
+    inside[2:5, 2:5, 2:6] = True
+    rng = np.random.default_rng(0)
+    soft = np.clip(inside + rng.normal(0, 0.1, volume.shape), 0, 1)
+    for values in (
+        inside,
+        inside * 255,
+        soft,
+        np.round(255 * soft),
+        inside * rng.integers(1, 40, volume.shape),
+        inside * 1e-9 + inside,
+    ):
+        mask = images.make(np.asarray(values, np.float32), volume.affine)
+        assert np.array_equal(images.load_mask(mask, volume), inside)
+    for bad in (np.where(inside, np.nan, 0), inside * -1.0):
+        with pytest.raises(InputError, match="NaN or negative"):
+            images.load_mask(images.make(bad, volume.affine), volume)
