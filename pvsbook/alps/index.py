@@ -762,7 +762,8 @@ def _judge(
         if abs(value - middle) > 2 * spread:
             warned.append(
                 f"{side} index {value:.2f} is more than two standard deviations from what is "
-                f"assumed for adults ({middle} +- {spread}); look at the regions before you believe it"
+                f"assumed for adults ({middle} +- {spread}); look at the regions before you "
+                "believe it"
             )
     if n_directions < 15:
         warned.append(f"{n_directions} directions; 15 or more give a steadier tensor")
