@@ -46,6 +46,7 @@ __all__ = [
     "code_hash",
     "default_workers",
     "fingerprint",
+    "outdated",
     "read_record",
     "run",
     "workers",
@@ -107,6 +108,8 @@ class Record:
         SHA-256 of each input, by file name.
     outputs
         Size and SHA-256 of each file written, by its path in the folder.
+    parameters
+        Of the task.
     again
         False where an earlier run had done this work.  Not stored.
     seconds, peak_mb
@@ -122,6 +125,7 @@ class Record:
     result: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     again: bool = True
     seconds: float = 0.0
     peak_mb: float = 0.0
@@ -254,7 +258,8 @@ def _read_stored(folder: Path, name: str) -> dict[str, Any] | None:
         return None
     if not isinstance(content, dict) or content.get("name") != name:
         return None
-    kinds = {"status": str, "fingerprint": str, "reason": str, "result": dict, "inputs": dict}
+    kinds = {"status": str, "fingerprint": str, "reason": str, "result": dict, "inputs": dict,
+             "parameters": dict}  # fmt: skip
     if any(not isinstance(content.get(k, kind()), kind) for k, kind in kinds.items()):
         return None
     outputs = content.get("outputs", {})
@@ -298,6 +303,48 @@ def _is_own(person: str, path: str) -> bool:
     """Tell whether a file lies in the folder of the person that a task is about."""
     folder = PurePosixPath(path).parts[0]
     return not person.startswith("sub-") or folder == person
+
+
+def outdated(task: Task, record: Record, folder: images.PathLike) -> str:
+    """Say in which parameters or input files finished work is not the work of a task.
+
+    Parameters
+    ----------
+    task
+        What is asked for now.
+    record
+        Of the task's name, from `read_record`.
+    folder
+        Where the record lies.
+
+    Returns
+    -------
+    str
+        Their names; empty where all are the same.  Code does not count here: `run` does work of
+        other code again, a table may hold it.
+
+    Raises
+    ------
+    InputError
+        An input that cannot be read.
+    """
+    asked = json.loads(json.dumps(task.parameters))
+    names = _unlike(record.parameters, asked)
+    hashes, _ = _hash_inputs(task, Path(folder))
+    now = {Path(p).name: h for p, h in hashes.items()}
+    return ", ".join([*names, *_unlike(record.inputs, now)])
+
+
+def _unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return the keys whose values differ, from inside mappings that both hold."""
+    names: list[str] = []
+    for key in sorted({*one, *other}):
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            names += _unlike(a, b)
+        elif a != b or (key in one) != (key in other):
+            names.append(str(key))
+    return names
 
 
 def _finished(folder: Path, name: str, print_: str) -> Record | None:
@@ -377,7 +424,9 @@ def _fresh(
         for name, path in zip(names, written, strict=True):
             (top / name).parent.mkdir(parents=True, exist_ok=True)
             path.replace(top / name)
-        record = Record(task.name, "done", print_, "", dict(result), inputs, outputs)
+        record = Record(
+            task.name, "done", print_, "", dict(result), inputs, outputs, task.parameters
+        )
         write_record(top, record)
     return record
 

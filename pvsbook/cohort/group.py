@@ -28,6 +28,7 @@ from pvsbook.qsm import pipeline as qsm_pipeline
 
 __all__ = ["OUTLYING", "Group", "robust_z", "summarise"]
 
+OUTCOMES = ("failed", "skipped", "not run", "out of date")  # that leave no number
 OUTLYING = 3.5
 MIN_VALUES = 5
 COLUMNS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -72,6 +73,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {
             "failed": "could not be measured; outcome_reason says why",
             "skipped": "inputs are missing; outcome_reason says which",
             "not run": "the participant level has not come to it",
+            "out of date": "measured from other files, or with other settings, than those of now",
         },
     },
     "outcome_reason": {"Description": "why it failed or was skipped"},
@@ -163,7 +165,7 @@ def summarise(
     Raises
     ------
     InputError
-        Nothing was measured there yet.
+        Nothing was measured there yet, from the files and with the settings of now.
     """
     top = Path(out)
     settings = app.read_settings(None) if settings is None else settings
@@ -173,8 +175,10 @@ def summarise(
     rows: dict[str, list[dict[str, Any]]] = {}
     links: dict[str, str] = {}
     reasons: dict[str, list[str]] = {}
-    for scan, _ in app.entries(dataset, settings):
-        record = jobs.read_record(top, scan.name)
+    for scan, task in app.entries(dataset, settings):
+        record = _current(task, jobs.read_record(top, scan.name), top)
+        if isinstance(task, jobs.Record) and record is not None and record.status == "done":
+            scan = replace(scan, notes=(*scan.notes, f"measured before; now {task.reason}"))
         rows.setdefault(scan.method, []).append(_row(scan, record))
         reasons.setdefault(scan.method, [])
         if record is not None and record.status == "done":
@@ -184,7 +188,8 @@ def summarise(
                 links[scan.name] = linked["href"]
     if not any(row["outcome"] == "done" for held in rows.values() for row in held):
         raise InputError(
-            f"{out}: nothing has been measured there; run the participant level first"
+            f"{out}: nothing has been measured there with these files and settings; run the "
+            "participant level first, with the same --settings"
         )
     derivatives.describe(top)
     tables, files, sections = {}, [], []
@@ -214,6 +219,22 @@ def _match(dataset: Dataset) -> bool:
         return False
     named = set(dataset.participants.index)
     return not named or bool(named & set(dataset.people))
+
+
+def _current(
+    task: jobs.Task | jobs.Record, record: jobs.Record | None, top: Path
+) -> jobs.Record | None:
+    """Take the values from a record of other files or settings than those of today."""
+    if record is None or record.status != "done" or isinstance(task, jobs.Record):
+        return record
+    try:
+        unlike = jobs.outdated(task, record, top)
+    except InputError as error:
+        unlike = str(error)
+    if not unlike:
+        return record
+    reason = f"measured with another {unlike}; run the participant level again"
+    return jobs.Record(record.name, "out of date", reason=reason)
 
 
 def _row(scan: Scan, record: jobs.Record | None) -> dict[str, Any]:
@@ -305,10 +326,11 @@ def _overview(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
                 {"text": app.TITLES[method], "href": f"#{method}"},
                 len(table),
                 *[int((quality == q).sum()) for q in ("pass", "warn", "fail")],
-                *[int((table["outcome"] == o).sum()) for o in ("failed", "skipped", "not run")],
+                *[int((table["outcome"] == o).sum()) for o in OUTCOMES],
             ]
         )
-    head = ["Method", "Visits", "Pass", "Warn", "Fail (quality)", "Failed", "Skipped", "Not run"]
+    head = ["Method", "Visits", "Pass", "Warn", "Fail (quality)"]
+    head += [outcome.capitalize() for outcome in OUTCOMES]
     return {"head": head, "rows": rows}
 
 
@@ -381,7 +403,7 @@ def _section(
                 "rows": [[reason, n] for reason, n in reasons.most_common(12)],
             },
             {
-                "caption": f"{title}: failed, skipped, not run",
+                "caption": f"{title}: {', '.join(OUTCOMES)}",
                 "head": ["Visit", "Outcome", "Reason"],
                 "rows": not_done,
             },

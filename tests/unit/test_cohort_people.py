@@ -355,6 +355,34 @@ def test_outliers_are_named_in_the_table(done, bids, tmp_path):
     assert "chi_sd_ppb +" in result.report.read_text()
 
 
+def test_a_table_holds_no_number_of_other_settings_or_files(done, bids, tmp_path):
+    out, people = tmp_path / "out", tmp_path / "bids"
+    shutil.copytree(done, out)
+    shutil.copytree(bids, people)
+    record = jobs.read_record(out, "sub-01_qsm")
+    options = {**record.parameters["options"], "inversion": "tkd"}
+    other = jobs.Record(**{**vars(record), "parameters": {"method": "qsm", "options": options}})
+    jobs.write_record(out, other)
+    echo = sorted(people.glob("sub-02/anat/*.nii.gz"))[0]
+    shutil.copyfile(sorted(people.glob("sub-03/anat/*.nii.gz"))[0], echo)
+    result = group.summarise(inputs.find(people, methods=["qsm"]), out)
+    table = result.tables["qsm"].set_index("participant_id")
+    assert list(table.index[table["outcome"] == "out of date"]) == ["sub-01", "sub-02"]
+    assert "another inversion;" in table.loc["sub-01", "outcome_reason"]
+    assert echo.name in table.loc["sub-02", "outcome_reason"]
+    assert table.loc[["sub-01", "sub-02"], "chi_sd_ppb"].isna().all()
+    others = table["outcome"] == "done"
+    assert others.sum() == 6
+    assert np.isfinite(table.loc[others, "chi_sd_ppb"]).all()
+    settings = app.read_settings(None)
+    settings["qsm"] = {"inversion": "l2"}
+    with pytest.raises(InputError, match="with these files and settings"):
+        group.summarise(inputs.find(people, methods=["qsm"]), out, settings=settings)
+    echo.unlink()
+    table = group.summarise(inputs.find(people, methods=["qsm"]), out).tables["qsm"]
+    assert "measured before; now" in table.set_index("participant_id").loc["sub-02", "notes"]
+
+
 @pytest.mark.public
 def test_real_scans(public_file, tmp_path):
     """The diffusion slab, a person with two visits, and a crop of a gradient echo."""
