@@ -35,6 +35,7 @@ __all__ = [
     "number",
     "read_json",
     "rotation",
+    "same_acquisition",
     "same_grid",
     "save",
     "sidecar",
@@ -721,6 +722,9 @@ def load_gre(
     radians -= np.float32(2 * np.pi) * np.round(radians / np.float32(2 * np.pi))
     np.clip(radians, -np.float32(np.pi), np.float32(np.pi), out=radians)
     meta = [sidecar(p) if isinstance(p, str | os.PathLike) else {} for p in phase_sources]
+    for source, other, own in zip(mag_sources, phase_sources, meta, strict=False):
+        if isinstance(source, str | os.PathLike):
+            same_acquisition(sidecar(source), own, name=source, other_name=other)
     times = _echo_times(echo_times_s, meta, phase_sources, mag.shape[3])
     field = _field_strength(field_strength_t, meta, phase_sources)
     return Gre(mag, radians, times, field, np.asarray(first.affine, np.float64), stored_as)
@@ -856,6 +860,31 @@ def number(content: Mapping[str, Any], key: str, *, source: object) -> tuple[flo
     if len(values) == 0:
         raise InputError(f"{source}: {key} is empty; give the number")
     return tuple(float(one) for one in values)
+
+
+def same_acquisition(
+    magnitude: Mapping[str, Any], phase: Mapping[str, Any], *, name: object, other_name: object
+) -> None:
+    """Refuse magnitude and phase of one echo whose sidecars do not name the same acquisition.
+
+    Raises
+    ------
+    InputError
+        ``EchoTime`` or ``MagneticFieldStrength`` stand in both and differ by more than 1 %.
+
+    Examples
+    --------
+    >>> same_acquisition({"EchoTime": 0.006}, {"EchoTime": 0.006}, name="a", other_name="b")
+    """
+    for key in ("EchoTime", "MagneticFieldStrength"):
+        if key not in magnitude or key not in phase:
+            continue
+        one, other = number(magnitude, key, source=name), number(phase, key, source=other_name)
+        if len(one) == len(other) and not np.allclose(one, other, rtol=0.01, atol=0):
+            a, b = (", ".join(f"{v:g}" for v in values) for values in (one, other))
+            raise InputError(
+                f"{name}: {key} is {a}, but {b} for {other_name}; correct the wrong sidecar"
+            )
 
 
 def _echo_times(

@@ -563,8 +563,11 @@ def _read_series(scan: Scan, files: Sequence[_File], look: _Inheritance) -> Scan
     times: list[float] = []
     lacks: list[str] = []
     fields: set[float] = set()
-    for file in parts["phase"]:
+    for magnitude, file in zip(parts["mag"], parts["phase"], strict=True):
         meta = look.sidecar(file)
+        images.same_acquisition(
+            look.sidecar(magnitude), meta, name=magnitude.path.name, other_name=file.path.name
+        )
         absent = [k for k in ("EchoTime", "MagneticFieldStrength") if k not in meta]
         if absent:
             lacks.append(f"{file.path.name}: no {' and no '.join(absent)} in its sidecars")

@@ -274,7 +274,7 @@ def test_what_is_chosen_and_what_is_missing(tmp_path):
     assert "no EchoTime and no MagneticFieldStrength" in found["qsm"].lacks[0]
 
     (one / "T2starw.json").write_text('{"EchoTime": 0.1, "MagneticFieldStrength": 3}')
-    touch(one, "sub-1/anat/sub-1_T2starw.json")
+    (one / "sub-1/anat/sub-1_T2starw.json").write_text('{"EchoTime": 0.02}')
     (one / "sub-1/anat/sub-1_part-phase_T2starw.json").write_text('{"EchoTime": 0.02}')
     assert scans_of(one)["qsm"].parameters == {"echo_times_s": [0.02], "field_strength_t": 3}
     (one / "sub-1/anat/sub-1_part-phase_T2starw.json").write_text("{")
@@ -565,6 +565,15 @@ def test_other_contents_of_a_file_that_an_option_names_are_measured_again(tmp_pa
     settings["pvs"]["registration"] = str(tmp_path / "zero.nii.gz")
     (_, task), *_ = app.entries(dataset, settings)
     assert str(tmp_path / "zero.nii.gz") in task.inputs["option registration"]
+
+
+def test_magnitude_and_phase_of_one_echo_have_one_echo_time(tmp_path):
+    write_people(tmp_path, ["01", "02"], rng=np.random.default_rng(3), methods=["qsm"])
+    name = "sub-02_echo-1_part-phase_MEGRE.json"
+    (tmp_path / "sub-02" / "anat" / name).write_text('{"EchoTime": 0.003}')
+    found = {s.participant: s for s in inputs.find(tmp_path, methods=["qsm"]).scans}
+    assert not found["sub-01"].lacks
+    assert "EchoTime is 0.006, but 0.003 for sub-02_echo-1_part-phase" in found["sub-02"].lacks[0]
 
 
 @pytest.mark.parametrize(
