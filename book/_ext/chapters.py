@@ -68,8 +68,8 @@ def chapters(root: Path) -> dict[str, Chapter]:
 def about(minutes: float) -> str:
     """Round a time as one would say it."""
     if minutes < 55:
-        return f"{5 * max(1, round(minutes / 5))} min"
-    return f"{round(minutes / 30) / 2:g} h"
+        return f"{5 * max(1, round(minutes / 5))}\N{NO-BREAK SPACE}min"
+    return f"{round(minutes / 30) / 2:g}\N{NO-BREAK SPACE}h"
 
 
 def lasts(of: str, known: dict[str, Chapter]) -> str:

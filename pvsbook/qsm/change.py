@@ -406,7 +406,7 @@ def measure_change(
         f"{name} visit: {step} is not supported, so its change is not a measurement"
         for name, result in zip(("first", "second"), results, strict=True)
         for step in result.unsupported_steps
-    )
+    ) or _sign(results, alignment)
     reasons = (
         unsupported
         + _protocols((first[0], second[0]))
@@ -445,6 +445,29 @@ def _tilt_difference_deg(alignment: Alignment) -> float:
     """Return the angle between the fields, scanner z in both visits, as the head saw them."""
     back = alignment.first_to_second[:3, :3].T @ np.array([0.0, 0.0, 1.0])
     return float(np.degrees(np.arccos(np.clip(back[2], -1, 1))))
+
+
+def _sign(results: tuple[QsmResult, QsmResult], alignment: Alignment) -> tuple[str, ...]:
+    """Compare the maps of two visits: one brain has one contrast, whatever changed in it."""
+    one, two = results
+    there = np.linalg.inv(two.affine) @ alignment.first_to_second @ one.affine
+    chi, inside = (
+        ndimage.affine_transform(
+            np.asarray(values, np.float32), there[:3, :3], there[:3, 3],
+            output_shape=one.mask.shape, order=1,
+        )
+        for values in (two.susceptibility.chi_ppm, two.local_field.mask)
+    )  # fmt: skip
+    both = one.local_field.mask & (inside > 0.99)
+    if both.sum() < 100:  # a share that small is told by the overlap
+        return ()
+    r = float(np.corrcoef(one.susceptibility.chi_ppm[both], chi[both])[0, 1])
+    if r >= 0:
+        return ()
+    return (
+        f"sign: where one visit is bright the other is dark (correlation of the maps {r:.2f}); "
+        "the phase of one has the other sign: negate it, and measure again",
+    )
 
 
 def _doubts(

@@ -307,3 +307,25 @@ def test_visits_of_other_protocols_are_told():
     assert "one scan given twice" in reasons(gre)
     later = replace(other, echo_times_s=1.1 * other.echo_times_s)
     assert "protocol: echo times of" in reasons(later)
+
+
+def test_a_visit_whose_phase_has_the_other_sign_is_no_change():
+    gre, other = (
+        make_gre(
+            np.random.default_rng(5 + k), voxel_size_mm=4, anatomy=np.random.default_rng(3),
+            mni_to_world=turned,
+        ).gre
+        for k, turned in enumerate((np.eye(4), pose((6, 3, 0), (4, -3, 2))))
+    )  # fmt: skip
+    labels, table = deep_grey.labels(), deep_grey.table()
+
+    def measured(second):
+        return qsm.change.measure_visits(
+            gre, second, labels, table, np.random.default_rng(0), n_repeats=1
+        )
+
+    negated = measured(replace(other, phase_rad=-other.phase_rad))
+    assert negated.status == "fail"
+    assert negated.reasons[0].startswith("sign: ")
+    assert negated.table["change_ppb"].isna().all()
+    assert not any("sign" in r for r in measured(other).reasons), "what the message advises"
