@@ -139,19 +139,21 @@ _NOT_STORED = ("again", "seconds", "peak_mb", "log")
 
 
 @functools.cache
-def code_hash(package: Path = Path(__file__).parent) -> str:
+def code_hash(package: Path | None = None) -> str:
     """Return the SHA-256 of all code that a result follows from.
 
     Parameters
     ----------
     package
-        Folder whose modules count; with them the versions of the packages that they stand on.
+        Folder whose modules count, this package by default; with them the versions of the packages
+        that it stands on.
 
     Examples
     --------
     >>> len(code_hash())
     64
     """
+    package = Path(__file__).parent if package is None else package
     digest = hashlib.sha256(__version__.encode())
     for path in sorted(package.rglob("*.py")):
         digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
