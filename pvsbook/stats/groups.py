@@ -6,12 +6,14 @@ import itertools
 import warnings
 from collections.abc import Sequence
 from math import comb
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pingouin
 import statsmodels.api as sm
 from numpy.random import Generator
+from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.contingency_tables import Table2x2
 from statsmodels.stats.nonparametric import rank_compare_2indep
@@ -426,9 +428,13 @@ def mann_whitney(
     """
     _known(table, group, [])
     names = sorted(table[group].dropna().unique())
+    if pairs is None and len(names) < 2:
+        raise InputError(f"{group}: {len(names)} group in the table; two are needed")
     rows = []
     for pair in itertools.combinations(names, 2) if pairs is None else pairs:
         a, b = _two(table, value, group, pair)
+        if np.ptp(np.r_[a, b]) == 0:
+            raise InputError(f"{value}: every value is the same, so there is nothing to compare")
         ties = len(np.unique(np.r_[a, b])) < len(a) + len(b)
         found = stats.mannwhitneyu(a, b, method="asymptotic" if ties else "exact")
         apart = a.min() > b.max() or b.min() > a.max()  # then the limits are undefined
@@ -470,12 +476,13 @@ def negative_binomial(
     Returns
     -------
     pandas.DataFrame
-        Rate ratio of each other group and of each covariate (per unit).
+        Rate ratio of each other group and of each covariate (per unit).  Where the counts vary
+        no more than Poisson's, the model is Poisson's, and `test` says so.
 
     Raises
     ------
     InputError
-        Values that are not counts, or a model that does not converge.
+        Values that are not counts, a group without any, or a model that does not converge.
 
     Examples
     --------
@@ -490,17 +497,16 @@ def negative_binomial(
     counts = clean[value]
     if (counts < 0).any() or (counts != counts.round()).any():
         raise InputError(f"{value}: not counts; give whole numbers from 0")
+    none = [name for name, part in counts.groupby(clean[group], observed=True) if part.max() == 0]
+    if none:
+        raise InputError(
+            f"{value}: every count of {none[0]} is 0, so its rate ratio has no finite estimate; "
+            "use `permutation`"
+        )
     x, names = design(clean, [group, *covariates], references={group: reference})
     scale = np.where(x.std(axis=0) > 0, x.std(axis=0), 1.0)  # the search needs terms alike
-    model = sm.NegativeBinomial(counts.to_numpy(np.float64), x / scale)
-    with warnings.catch_warnings(record=True):  # convergence is asked for below
-        warnings.simplefilter("always")
-        try:
-            fit = model.fit(disp=0, maxiter=500, method="bfgs")
-            usable = bool(np.isfinite(fit.bse).all() and fit.mle_retvals["converged"])
-        except np.linalg.LinAlgError:
-            usable = False
-    if not usable:
+    fit, name = _fit_counts(counts.to_numpy(np.float64), x / scale)
+    if fit is None:
         raise InputError(
             f"{value}: the negative binomial model did not converge; take out covariates, or use "
             "`permutation`"
@@ -512,9 +518,29 @@ def negative_binomial(
         values = np.exp((fit.params[k] + np.array([0, -1, 1]) * reach[k]) / scale[k])
         rows.append(
             result(
-                term, "rate ratio", *values, n=len(clean), test="negative binomial, t",
+                term, "rate ratio", *values, n=len(clean), test=f"{name}, t",
                 statistic=fit.tvalues[k], df=str(df),
                 p=2 * stats.t.sf(abs(fit.tvalues[k]), df),
             )
         )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _fit_counts(counts: NDArray[np.float64], x: NDArray[np.float64]) -> tuple[Any, str]:
+    """Fit a negative binomial model; where counts vary no more than Poisson's, that is Poisson's.
+
+    The slope of the likelihood at dispersion 0 is half the sum of (y - mu)^2 - y.  Where it is not
+    positive, the best dispersion is 0, and a search for it does not end.
+    """
+    with warnings.catch_warnings(record=True):  # convergence is asked for
+        warnings.simplefilter("always")
+        try:
+            plain = sm.Poisson(counts, x).fit(disp=0, maxiter=500)
+            mean = plain.predict()
+            if plain.mle_retvals["converged"] and ((counts - mean) ** 2 - counts).sum() <= 0:
+                return plain, "Poisson (no overdispersion)"
+            fit = sm.NegativeBinomial(counts, x).fit(disp=0, maxiter=500, method="bfgs")
+        except np.linalg.LinAlgError:
+            return None, ""
+    usable = np.isfinite(fit.bse).all() and fit.mle_retvals["converged"]
+    return (fit, "negative binomial") if usable else (None, "")

@@ -408,8 +408,10 @@ def adjust(
     """
     if method not in _METHODS:
         raise InputError(f"method: {method!r}; one of {', '.join(_METHODS)}")
-    every = results if isinstance(results, pd.DataFrame) else pd.concat(list(results))
-    every = every.reset_index(drop=True)
+    parts = [results] if isinstance(results, pd.DataFrame) else list(results)
+    if not parts:
+        raise InputError("results: no table; there is nothing to adjust")
+    every = pd.concat(parts, ignore_index=True)
     tested = every["p"].notna()
     if not tested.any():
         raise InputError("results: no row has a p-value; there is nothing to adjust")

@@ -232,6 +232,23 @@ def test_negative_binomial_rate_ratio_without_covariates_is_that_of_means():
     assert found["p"] == pytest.approx(2 * stats.t.sf(abs(known.tvalues.iloc[1]), 58), rel=1e-2)
 
 
+def test_counts_that_vary_as_poisson_are_not_refused():
+    """Where the best dispersion is 0 the two models are one; false positives stay at 5 %."""
+    found = []
+    for seed in range(200):
+        n = np.random.default_rng(seed).poisson(3, 40)
+        people = pd.DataFrame({"g": ["p"] * 20 + ["c"] * 20, "n": n})
+        found.append(groups.negative_binomial(people, value="n", group="g", reference="c").loc[0])
+    plain = [row["test"].startswith("Poisson") for row in found]
+    assert 0.4 < np.mean(plain) < 0.9
+    assert np.mean([row["p"] < 0.05 for row in found]) < 0.09
+    n = np.random.default_rng(plain.index(True)).poisson(3, 40)
+    known = sm.Poisson(n, np.c_[np.ones(40), np.r_[np.ones(20), np.zeros(20)]]).fit(disp=0)
+    row = found[plain.index(True)]
+    assert row["estimate"] == pytest.approx(np.exp(known.params[1]), rel=1e-4)
+    assert row["statistic"] == pytest.approx(known.tvalues[1], rel=1e-3)
+
+
 def test_regression_to_the_mean_shows_without_change():
     rng = np.random.default_rng(4)
     true = rng.normal(0, 1, 4000)

@@ -123,8 +123,29 @@ FLAT = pd.DataFrame({"g": list("aaabbb"), "n": [1.0] * 6, "m": np.arange(6.0)})
             lambda: groups.negative_binomial(
                 FLAT.assign(n=[0, 0, 0, 0, 0, 0]), value="n", group="g", reference="a"
             ),
+            "every count of a is 0",
+        ),
+        (
+            lambda: groups.negative_binomial(
+                pd.DataFrame(
+                    {"n": [0, 0, 3, 4, 0, 0, 5, 2], "g": list("aaaabbbb"), "s": list("xxyyxxyy")}
+                ),
+                value="n", group="g", reference="a", covariates=["s"],
+            ),
             "did not converge",
         ),
+        (
+            lambda: groups.negative_binomial(
+                pd.DataFrame(
+                    {"n": [0, 0, 3, 3, 0, 0, 3, 3], "g": list("aaaabbbb"), "s": list("xxyyxxyy")}
+                ),
+                value="n", group="g", reference="a", covariates=["s"],
+            ),
+            "did not converge",
+        ),
+        (lambda: groups.mann_whitney(FLAT, value="n", group="g"), "every value is the same"),
+        (lambda: groups.mann_whitney(FLAT.head(3), value="m", group="g"), "1 group in the table"),
+        (lambda: tables.adjust([]), "no table"),
         (lambda: association.correlate(FLAT, "n", "m"), "the same value in every row"),
         (lambda: association.correlate(FLAT, "n", "m", method="kendall"), "'kendall'"),
         (lambda: association.correlation_from_summary(1.2, 20), "-1 < r < 1"),
