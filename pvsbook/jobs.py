@@ -308,7 +308,7 @@ def _is_own(person: str, path: str) -> bool:
 
 
 def outdated(task: Task, record: Record, folder: images.PathLike) -> str:
-    """Say in which parameters or input files finished work is not the work of a task.
+    """List the parameters and input files in which a record differs from a task.
 
     Parameters
     ----------
@@ -322,28 +322,28 @@ def outdated(task: Task, record: Record, folder: images.PathLike) -> str:
     Returns
     -------
     str
-        Their names; empty where all are the same.  Code does not count here: `run` does work of
-        other code again, a table may hold it.
+        Names of the parameters and files that differ; empty if none does.  The code is not
+        compared: results of an earlier version may stand in a table, though `run` repeats them.
 
     Raises
     ------
     InputError
         An input that cannot be read.
     """
-    asked = json.loads(json.dumps(task.parameters))
-    names = _unlike(record.parameters, asked)
+    parameters = json.loads(json.dumps(task.parameters))
     hashes, _ = _hash_inputs(task, Path(folder))
-    now = {Path(p).name: h for p, h in hashes.items()}
-    return ", ".join([*names, *_unlike(record.inputs, now)])
+    by_name = {Path(path).name: value for path, value in hashes.items()}
+    names = _differing_keys(record.parameters, parameters)
+    return ", ".join([*names, *_differing_keys(record.inputs, by_name)])
 
 
-def _unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Return the keys whose values differ, from inside mappings that both hold."""
+def _differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return the keys whose values differ; nested mappings are compared key by key."""
     names: list[str] = []
     for key in sorted({*one, *other}):
         a, b = one.get(key), other.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            names += _unlike(a, b)
+            names += _differing_keys(a, b)
         elif a != b or (key in one) != (key in other):
             names.append(str(key))
     return names

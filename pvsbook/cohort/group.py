@@ -73,7 +73,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {
             "failed": "could not be measured; outcome_reason says why",
             "skipped": "inputs are missing; outcome_reason says which",
             "not run": "the participant level has not come to it",
-            "out of date": "measured from other files, or with other settings, than those of now",
+            "out of date": "measured from files or with settings that are not the current ones",
         },
     },
     "outcome_reason": {"Description": "why it failed or was skipped"},
@@ -165,7 +165,7 @@ def summarise(
     Raises
     ------
     InputError
-        Nothing was measured there yet, from the files and with the settings of now.
+        Nothing was measured there yet, from the current files and with the current settings.
     """
     top = Path(out)
     settings = app.read_settings(None) if settings is None else settings
@@ -224,16 +224,16 @@ def _match(dataset: Dataset) -> bool:
 def _current(
     task: jobs.Task | jobs.Record, record: jobs.Record | None, top: Path
 ) -> jobs.Record | None:
-    """Take the values from a record of other files or settings than those of today."""
+    """Return a record without values if its files or settings are not the current ones."""
     if record is None or record.status != "done" or isinstance(task, jobs.Record):
         return record
     try:
-        unlike = jobs.outdated(task, record, top)
+        differing = jobs.outdated(task, record, top)
     except InputError as error:
-        unlike = str(error)
-    if not unlike:
+        differing = str(error)
+    if not differing:
         return record
-    reason = f"measured with another {unlike}; run the participant level again"
+    reason = f"measured with another {differing}; run the participant level again"
     return jobs.Record(record.name, "out of date", reason=reason)
 
 

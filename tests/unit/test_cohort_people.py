@@ -307,6 +307,12 @@ def test_folders_that_are_no_bids_data_set(tmp_path):
         ("mri: {}", "'mri' is no method"),
         ("qsm: {wings: 2}", "qsm has no option wings; it has .*inversion"),
         ("pvs: {brain_mask: a.nii}", "pvs has no option brain_mask"),
+        ("qsm: {inversion: tkdd}", "inversion is 'tkdd'; choose from tv"),
+        ("qsm: {phase_period: '4096'}", "phase_period is '4096'; give a number"),
+        ("qsm: {reference: 5}", "reference is 5; give text"),
+        ("qsm: {reference: no.nii.gz}", "there is no such file"),
+        ("alps: {gibbs: 1}", "gibbs is 1; give true or false"),
+        ("pvs: {contrast: 2026-01-01}", "contrast is datetime.date"),
     ],
 )
 def test_bad_settings(tmp_path, text, message):
@@ -537,24 +543,6 @@ def test_a_label_that_leads_elsewhere_is_not_used(tmp_path):
     dataset = inputs.find(tmp_path, methods=["pvs"])
     assert dataset.people == ["sub-1"]
     assert "is no BIDS label" in dataset.notes[0]
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("qsm: {inversion: tkdd}", "inversion is 'tkdd'; choose from tv"),
-        ("qsm: {phase_period: '4096'}", "phase_period is '4096'; give a number"),
-        ("qsm: {reference: 5}", "reference is 5; give text"),
-        ("qsm: {reference: no.nii.gz}", "there is no such file"),
-        ("alps: {gibbs: 1}", "gibbs is 1; give true or false"),
-        ("pvs: {contrast: 2026-01-01}", "contrast is datetime.date"),
-    ],
-)
-def test_a_wrong_value_in_settings_is_told_at_the_start(tmp_path, text, words):
-    path = tmp_path / "settings.yml"
-    path.write_text(text)
-    with pytest.raises(InputError, match=words.replace("(", r"\(")):
-        app.read_settings(path)
 
 
 def test_other_contents_of_a_file_that_an_option_names_are_measured_again(tmp_path):
