@@ -72,7 +72,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {
             "done": "measured; look at status before the numbers are used",
             "failed": "could not be measured; outcome_reason says why",
             "skipped": "inputs are missing; outcome_reason says which",
-            "not run": "the participant level has not come to it",
+            "not run": "the participant level was not run for it",
             "out of date": "measured from files or with settings that are not the current ones",
         },
     },
