@@ -528,7 +528,7 @@ def _implausible(
                 every,
             )
         )
-    if _jumps_share(gre.magnitude[..., 0], inside) > JUMPS_SHARE:
+    if _jumps_share(gre.magnitude[..., 0]) > JUMPS_SHARE:
         flags.append(
             Flag(
                 "exchanged",
@@ -557,20 +557,16 @@ def _implausible(
     return tuple(flags)
 
 
-def _jumps_share(magnitude: NDArray[np.float32], inside: NDArray[np.bool_]) -> float:
-    """Share of neighbours in the mask that differ by more than 0.8 of the range.
-
-    The edge of a head, or of a stripped brain, is such a jump too, so it does not count.
-    """
+def _jumps_share(magnitude: NDArray[np.float32]) -> float:
+    """Share of neighbours, both with signal, that differ by more than 0.8 of the range."""
     low, high = np.quantile(magnitude[magnitude > 0], (0.001, 0.999))
     jumps = pairs = 0
     for axis in range(3):
-        ahead = tuple(slice(-1) if a == axis else slice(None) for a in range(3))
-        behind = tuple(slice(1, None) if a == axis else slice(None) for a in range(3))
-        both = inside[ahead] & inside[behind]
-        step = np.abs(magnitude[ahead] - magnitude[behind])
+        one = magnitude[tuple(slice(-1) if a == axis else slice(None) for a in range(3))]
+        two = magnitude[tuple(slice(1, None) if a == axis else slice(None) for a in range(3))]
+        both = (one > 0) & (two > 0)
         pairs += int(both.sum())
-        jumps += int((step[both] > 0.8 * (high - low)).sum())
+        jumps += int((np.abs(one - two)[both] > 0.8 * (high - low)).sum())
     return jumps / max(pairs, 1)
 
 

@@ -288,16 +288,6 @@ def test_what_no_gradient_echo_can_be_is_no_measurement(spoil, code):
     assert np.isnan(result.to_row()["chi_mean_ppb"])
 
 
-def test_the_edge_of_a_stripped_brain_is_no_exchange():
-    """A brain of one brightness, cut out sharply, with a little noise around it."""
-    gre = make_gre(np.random.default_rng(5), voxel_size_mm=4).gre
-    brain = qsm.reconstruct(gre).mask
-    noise = np.random.default_rng(0).uniform(0.5, 1.5, gre.magnitude.shape)
-    flat = brain[..., None] * 100 * np.exp(-gre.echo_times_s / 0.04) + noise
-    stripped = replace(gre, magnitude=flat.astype(np.float32))
-    assert "exchanged" not in [flag.code for flag in qsm.reconstruct(stripped).flags]
-
-
 def test_visits_of_other_protocols_are_told():
     """One head at two visits; what the sidecars say of the second differs."""
     gre = make_gre(np.random.default_rng(5), voxel_size_mm=4).gre
