@@ -31,7 +31,7 @@ book: $(STAMP)  ## Execute every notebook and render the site into _build/html
 
 test: $(STAMP) book  ## Unit, property, notebook and site tests; coverage of pvsbook
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m pytest tests pvsbook -m "not site and not rerun" --cov --cov-report=term:skip-covered --cov-fail-under=95
+	$(BIN)/python -m pytest tests pvsbook book/pvsbook_book tools -m "not site and not rerun" --cov --cov-report=term:skip-covered --cov-fail-under=95
 	$(BIN)/python -m pytest tests/unit/test_rerun.py -m rerun -n $(CORES)
 	$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg -n $(CORES) --dist loadscope notebooks
 	$(BIN)/python -m pytest tests/site -n $(CORES)
@@ -44,7 +44,7 @@ check: $(STAMP)  ## Lint, format, types, layers, dependencies, spelling, links i
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/deptry pvsbook
+	$(BIN)/deptry pvsbook book/pvsbook_book
 	$(BIN)/codespell
 	$(BIN)/python book/_ext/links.py
 	$(BIN)/python -m pip check

@@ -19,7 +19,7 @@ from scipy import ndimage
 from pvsbook import alps, images
 from pvsbook.alps import tensor
 from pvsbook.alps.coherence import check_bvecs
-from pvsbook.alps.index import brain_mask
+from pvsbook.alps.pipeline import brain_mask
 from pvsbook.alps.regions import NAMES, SPHERES_2_5_MM
 from pvsbook.atlas.registration import Registration, refine_nonlinear, register_to_mni
 from pvsbook.atlas.templates import mni

@@ -21,7 +21,7 @@ import pandas as pd
 from scipy.spatial.transform import Rotation
 
 from pvsbook import alps, images
-from pvsbook.alps.index import ESTIMATORS
+from pvsbook.alps.pipeline import ESTIMATORS
 from pvsbook.atlas.registration import Registration, register_to_mni
 from pvsbook.atlas.templates import mni
 from pvsbook.phantoms.brain import make_brain, pose

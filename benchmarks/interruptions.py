@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from pvsbook.phantoms.people import write_people
+from pvsbook_book.dataset import write_dataset
 
 
 def start(bids: Path, out: Path) -> subprocess.Popen[str]:
@@ -61,7 +61,7 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     top = Path(tempfile.mkdtemp(prefix="interruptions_"))
     people = [f"{k:02d}" for k in range(options.people)]
-    bids = write_people(top / "bids", people, rng=rng, methods=["qsm", "alps"])
+    bids = write_dataset(top / "bids", people, rng=rng, methods=["qsm", "alps"])
     clock = time.perf_counter()
     process = start(bids, top / "undisturbed")
     print(process.communicate()[0].splitlines()[0])

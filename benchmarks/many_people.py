@@ -24,9 +24,9 @@ import numpy as np
 import psutil
 
 from pvsbook import images, jobs
-from pvsbook.cohort import app, inputs, measure
+from pvsbook.bids import app, inputs, measure
 from pvsbook.phantoms import brain, diffusion, gradient_echo, perivascular
-from pvsbook.phantoms.people import write_people
+from pvsbook_book.dataset import write_dataset
 
 PEOPLE_PLANNED = 10_000
 
@@ -58,7 +58,7 @@ class Memory(threading.Thread):
 
 def efficiency(top: Path, n_people: int) -> None:
     """Measure the same people with one worker and with two."""
-    bids = write_people(
+    bids = write_dataset(
         top / "bids",
         [f"{k:04d}" for k in range(n_people)],
         rng=np.random.default_rng(1),

@@ -21,7 +21,7 @@ import pandas as pd
 
 from pvsbook import images, jobs
 from pvsbook.stats import power
-from pvsbook.studies import cohorts, persons, repeat
+from pvsbook_book.studies import cohorts, persons, repeat
 
 SEED = repeat.SEED
 pd.set_option("display.width", 200, "display.max_columns", 30)

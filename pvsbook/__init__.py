@@ -13,9 +13,8 @@ __getattr__, __dir__, _ = _lazy.attach(
     submodules=[
         "alps",
         "atlas",
-        "cohort",
+        "bids",
         "derivatives",
-        "exercises",
         "figures",
         "images",
         "manifest",
@@ -24,7 +23,6 @@ __getattr__, __dir__, _ = _lazy.attach(
         "qsm",
         "report",
         "stats",
-        "studies",
     ],
 )
 

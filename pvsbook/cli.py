@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,10 +20,10 @@ from pvsbook._errors import InputError
 from pvsbook._version import __version__
 
 if TYPE_CHECKING:
-    from pvsbook.cohort import Done
+    from pvsbook.bids import Done
     from pvsbook.jobs import Record
 
-__all__ = ["app", "main"]
+__all__ = ["app", "console", "count", "main", "watch"]
 
 app = typer.Typer(
     add_completion=False,
@@ -44,15 +45,15 @@ SEVERAL = (
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results (BIDS-Derivatives).")]
 
 
-def _out() -> Console:
+def console() -> Console:
     """Print to a terminal with its width, to a pipe without folding."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=200)
+    out = Console(highlight=False)
+    return out if out.is_terminal else Console(highlight=False, width=200)
 
 
 def _print_version(version: bool) -> None:
     if version:
-        _out().print(f"pvsbook {__version__}")
+        console().print(f"pvsbook {__version__}")
         raise typer.Exit
 
 
@@ -82,8 +83,8 @@ def data_list() -> None:
             entry.licence,
             entry.title,
         )
-    _out().print(table)
-    _out().print(f"Files are kept in {manifest.cache()} (PVSBOOK_DATA changes it).")
+    console().print(table)
+    console().print(f"Files are kept in {manifest.cache()} (PVSBOOK_DATA changes it).")
 
 
 @data.command("fetch")
@@ -119,10 +120,10 @@ def data_fetch(
         )
     for name, chosen in wanted.items():
         picked = manifest.describe(name).select(chosen, subject=subject)
-        _out().print(f"{name}: {len(picked)} files, {decimal(sum(f.size for f in picked))}")
+        console().print(f"{name}: {len(picked)} files, {decimal(sum(f.size for f in picked))}")
         done = manifest.fetch(name, [f.path for f in picked])
         for file, how in done.how.items():
-            _out().print(f"  {how:<10} {file}")
+            console().print(f"  {how:<10} {file}")
 
 
 @data.command("verify")
@@ -140,7 +141,7 @@ def data_verify(
         present = {f: s for f, s in states.items() if s != "missing"}
         wrong += [f"{name}/{f}: {s}" for f, s in present.items() if s != "ok"]
         good = sum(s == "ok" for s in present.values())
-        _out().print(f"{name}: {good} good, {len(states) - len(present)} not here")
+        console().print(f"{name}: {good} good, {len(states) - len(present)} not here")
     if wrong:
         raise InputError(
             "these cached files are not those of the manifest; remove them and fetch again:\n  "
@@ -155,61 +156,7 @@ def data_cite(
     """Print how to cite data sets."""
     from pvsbook import manifest
 
-    _out().print(manifest.cite(datasets), markup=False)
-
-
-@data.command("add")
-def data_add(
-    dataset: Annotated[str, typer.Argument(help="An OpenNeuro data set of the manifest.")],
-    clone: Annotated[Path, typer.Option(help="A clone of its repository.")],
-    keys: Annotated[Path, typer.Option(help="What `git annex whereis --json sub-...` printed.")],
-    subject: Annotated[str, typer.Option(help="The person, as sub-010005.")],
-) -> None:
-    """Add a person to the manifest, for maintainers; no scan is downloaded."""
-    from pvsbook import openneuro
-
-    try:
-        lines = keys.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--keys: {keys} cannot be read: {error}") from None
-    written = openneuro.add(dataset, clone, lines, subject=subject)
-    _out().print(f"{written}: {subject} added; look at the difference and commit it", markup=False)
-
-
-@app.command()
-def rerun(
-    notebook: Annotated[str, typer.Argument(help="Its number (20), its name or its path.")],
-    out: Annotated[
-        Path, typer.Option("--out", help="Folder for the notebook, its page and the outputs.")
-    ],
-    dataset: Annotated[
-        str | None, typer.Option(help="A public scan from `data list`; by default the phantom.")
-    ] = None,
-    subject: Annotated[str | None, typer.Option(help="The person; the first by default.")] = None,
-    session: Annotated[str | None, typer.Option(help="The visit; the first by default.")] = None,
-    parameter: Annotated[
-        list[str] | None, typer.Option(help="Another value, as SNR=20; repeatable.")
-    ] = None,
-) -> None:
-    """Run a notebook of the book on a public scan, or with other parameters."""
-    from pvsbook import rerun as reruns
-
-    done = reruns.rerun(
-        notebook,
-        out,
-        dataset=dataset,
-        subject=subject,
-        session=session,
-        changes=parameter or (),
-        progress=sys.stderr.isatty(),
-    )
-    for what, where in (
-        ("Notebook", done.notebook),
-        ("Page", done.page),
-        ("Outputs", done.outputs),
-    ):
-        if where:
-            _out().print(f"{what}: {where}", markup=False, soft_wrap=True)
+    console().print(manifest.cite(datasets), markup=False)
 
 
 @app.command()
@@ -221,7 +168,6 @@ def doctor() -> None:
 
     from pvsbook import manifest
     from pvsbook._version import required
-    from pvsbook.rerun import find_notebook
 
     table = Table("what", "found", box=None)
     table.add_row("pvsbook", __version__)
@@ -241,33 +187,24 @@ def doctor() -> None:
     except InputError as error:
         table.add_row("manifest", "none")
         missing.append(f"the manifest ({error})")
-    absent = _versions(None, required("book"))
-    book = (
-        f"{len(absent)} packages missing: pip install 'pvsbook[book]'" if absent else "installed"
-    )
-    table.add_row("for rerun", book)
-    try:
-        table.add_row("notebooks", str(find_notebook("10").parent))
-    except InputError:
-        table.add_row("notebooks", "none: rerun takes them from a copy of the repository")
+    for point in entry_points(group="pvsbook.doctor"):
+        table.add_row(point.name, point.load()())
     table.add_row("missing", ", ".join(missing) or "nothing")
-    _out().print(table)
+    console().print(table)
     if missing:
         raise InputError(
             f"missing: {', '.join(missing)}; run: pip install --force-reinstall pvsbook"
         )
 
 
-def _versions(table: Table | None, names: list[str]) -> list[str]:
+def _versions(table: Table, names: list[str]) -> list[str]:
     """Put the version of each package into a table; return those that are not there."""
     from importlib.metadata import PackageNotFoundError, version
 
     missing = []
     for name in names:
         try:
-            found = version(name)
-            if table is not None:
-                table.add_row(name, found)
+            table.add_row(name, version(name))
         except PackageNotFoundError:
             missing.append(name)
     return missing
@@ -292,10 +229,10 @@ def pvs(
     ] = "affine",
 ) -> None:
     """Count and measure perivascular spaces in one scan."""
-    from pvsbook import cohort
+    from pvsbook import bids
 
     _say(
-        cohort.measure_pvs(
+        bids.measure_pvs(
             image,
             out,
             contrast=contrast,
@@ -333,10 +270,10 @@ def alps(
     ] = False,
 ) -> None:
     """Measure the ALPS index of one diffusion scan."""
-    from pvsbook import cohort
+    from pvsbook import bids
 
     _say(
-        cohort.measure_alps(
+        bids.measure_alps(
             dwi,
             bval,
             bvec,
@@ -388,10 +325,10 @@ def qsm(
     ] = None,
 ) -> None:
     """Map susceptibility from gradient-echo magnitude and phase."""
-    from pvsbook import cohort
+    from pvsbook import bids
 
     _say(
-        cohort.measure_qsm(
+        bids.measure_qsm(
             magnitude,
             phase,
             out,
@@ -467,8 +404,8 @@ def run(
     measured (they are listed), 2 when it cannot start.
     """
     from pvsbook import jobs
-    from pvsbook.cohort import app as people
-    from pvsbook.cohort import inputs
+    from pvsbook.bids import app as people
+    from pvsbook.bids import inputs
 
     options = people.read_settings(settings)
     dataset = inputs.find(
@@ -478,15 +415,15 @@ def run(
         methods=[m.strip() for m in methods.split(",") if m.strip()],
     )
     for note in dataset.notes:
-        _out().print(f"note: {note}", markup=False, soft_wrap=True)
+        console().print(f"note: {note}", markup=False, soft_wrap=True)
     if level == "group":
-        from pvsbook.cohort import group
+        from pvsbook.bids import group
 
         result = group.summarise(dataset, out_dir, settings=options)
         for path in (*result.files, result.report):
-            _out().print(str(path), markup=False, soft_wrap=True)
+            console().print(str(path), markup=False, soft_wrap=True)
         if not result.participants_match:
-            _out().print(
+            console().print(
                 "participants.tsv matches nobody who was measured, so its columns are not in the "
                 "tables; write its labels like the folders",
                 markup=False,
@@ -497,76 +434,19 @@ def run(
     with jobs.workers(workers, scheduler=scheduler, memory_gb=memory_gb) as client:
         steps = people.run_people(dataset, out_dir, settings=options, client=client)
         total = sum(1 for _ in people.entries(dataset, options))
-        records = _watch(steps, total)
+        records = watch(steps, total)
     _say_people(records, out_dir, dataset.people)
 
 
-@app.command()
-def cohort(
-    study: Annotated[
-        Literal["nmosd", "migraine", "ms"], typer.Argument(help="Which of the three studies.")
-    ],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the table.")],
-    n: Annotated[
-        int | None,
-        typer.Option("--n", help="People in all; by default as many as published."),
-    ] = None,
-    first: Annotated[
-        int | None,
-        typer.Option(help="Measure only so many of them now; run again without it for the rest."),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Of the cohort; by default that of the stored table.")
-    ] = None,
-    repeats: Annotated[
-        int, typer.Option(help="Cohorts, with seeds that count up from --seed.")
-    ] = 1,
-    workers: Annotated[
-        int | None,
-        typer.Option(help="Processes on this machine, one thread each; 0: no extra process."),
-    ] = None,
-    memory_gb: Annotated[float | None, typer.Option(help="Bound of each process.")] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(help="Address of a Dask scheduler, as tcp://10.0.0.5:8786, instead."),
-    ] = None,
-) -> None:
-    """Make the scans of a virtual study, measure them, and write the table.
-
-    Simulated people: each gets scans with noise, pose and anatomy of their own, measured by the
-    same functions as real ones. Writes OUT/STUDY.tsv, its dictionary and its provenance. After an
-    interruption, run the same command: who is done is not done again.
-
-    Ends with 0 when all is well, 1 when someone could not be measured, 2 when it cannot start.
-    """
-    from pvsbook import jobs
-    from pvsbook.studies import cohorts
-
-    if repeats < 1 or (first is not None and first < 1):
-        raise InputError(f"--repeats, --first: {repeats}, {first}; give 1 or more")
-    start = cohorts.SEEDS[study] if seed is None else seed
-    seeds = range(start, start + repeats)
-    total = sum(1 for _ in cohorts.tasks(study, seeds=seeds, n=n, first=first))
-    with jobs.workers(workers, scheduler=scheduler, memory_gb=memory_gb) as client:
-        steps = cohorts.make(study, out, seeds=seeds, n=n, first=first, client=client)
-        records = _watch(steps, total, "people")
-    written = cohorts.write(study, out, seeds=seeds, n=n, first=first)
-    _count(records)
-    for path in written:
-        _out().print(str(path), markup=False, soft_wrap=True)
-    if any(r.status == "failed" for r in records):
-        raise typer.Exit(1)
-
-
-def _watch(steps: Iterator[Record], total: int, what: str = "scans") -> list[Record]:
+def watch(steps: Iterator[Record], total: int, what: str = "scans") -> list[Record]:
     """Show a bar on a terminal; be quiet in a pipe.  Keep what is told at the end."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Left
 
-    console = Console(stderr=True)
+    terminal = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Left())
     kept = []
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=terminal, disable=not terminal.is_terminal) as bar:
         line = bar.add_task(what, total=total)
         failed = 0
         for record in steps:
@@ -579,9 +459,9 @@ def _watch(steps: Iterator[Record], total: int, what: str = "scans") -> list[Rec
 
 def _say_people(records: list[Record], out_dir: Path, people: list[str]) -> None:
     """Count, then name what failed or was skipped; exit with 1 where somebody was not measured."""
-    _count(records)
+    count(records)
     where = f"Pages: {out_dir}/sub-*.html; log: {out_dir}/logs/run.log"
-    _out().print(where, markup=False, soft_wrap=True)
+    console().print(where, markup=False, soft_wrap=True)
     ended = [r.status for r in records]
     if "done" not in ended and "failed" not in ended:
         raise InputError(f"{out_dir}: no scan has what a method needs; see the lines above")
@@ -589,22 +469,22 @@ def _say_people(records: list[Record], out_dir: Path, people: list[str]) -> None
     nothing = [person for person in people if person not in measured]
     if nothing:
         words = f"nothing could be measured in {', '.join(nothing)}; see the lines above"
-        _out().print(words, markup=False, soft_wrap=True)
+        console().print(words, markup=False, soft_wrap=True)
     if "failed" in ended or nothing:
         raise typer.Exit(1)
 
 
-def _count(records: list[Record]) -> None:
+def count(records: list[Record]) -> None:
     """Count what was done; name what failed or was skipped."""
-    console = _out()
+    out = console()
     done = [r for r in records if r.status == "done"]
     earlier = sum(not r.again for r in done)
     failed = [r for r in records if r.status == "failed"]
     skipped = [r for r in records if r.status == "skipped"]
     before = f" ({earlier} by an earlier run)" if earlier else ""
-    console.print(f"{len(done)} done{before}, {len(failed)} failed, {len(skipped)} skipped")
+    out.print(f"{len(done)} done{before}, {len(failed)} failed, {len(skipped)} skipped")
     for record in (*failed, *skipped):
-        console.print(
+        out.print(
             f"  {record.status} {record.name}: {record.reason}", markup=False, soft_wrap=True
         )
 
@@ -622,12 +502,12 @@ def _seconds(text: str | None) -> list[float] | None:
 
 def _say(done: Done) -> None:
     """Print the result, its quality and where the page lies."""
-    console = _out()
-    console.print(done.summary, markup=False)
-    console.print(f"Quality: {done.status}", markup=False)
+    out = console()
+    out.print(done.summary, markup=False)
+    out.print(f"Quality: {done.status}", markup=False)
     for reason in done.reasons:
-        console.print(f"  - {reason}", markup=False)
-    console.print(f"Report: {done.report}", markup=False, soft_wrap=True)
+        out.print(f"  - {reason}", markup=False)
+    out.print(f"Report: {done.report}", markup=False, soft_wrap=True)
 
 
 def expand_several(arguments: list[str]) -> list[str]:
@@ -651,10 +531,17 @@ def expand_several(arguments: list[str]) -> list[str]:
     return expanded
 
 
+def _add_commands_of_others() -> None:
+    """Take in the commands that other packages declare, such as those of the book."""
+    for point in entry_points(group="pvsbook.commands"):
+        app.command(point.name)(point.load())
+
+
 def main() -> None:
     """Run the command; exit 0 when done, 2 on bad input, 1 when the fault is ours."""
     try:
         check_spelling(sys.argv[1:])
+        _add_commands_of_others()
         app(args=expand_several(sys.argv[1:]), prog_name="pvsbook")
     except InputError as error:
         print(f"pvsbook: {error}", file=sys.stderr)

@@ -184,6 +184,7 @@ def fingerprint(function: Function, task: Task, hashes: Mapping[str, str]) -> st
     """
     content = {
         "code": code_hash(),
+        "caller": _hash_of_caller(function),
         "function": f"{function.__module__}.{function.__qualname__}",
         "name": task.name,
         "parameters": task.parameters,
@@ -192,6 +193,15 @@ def fingerprint(function: Function, task: Task, hashes: Mapping[str, str]) -> st
         },
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _hash_of_caller(function: Function) -> str:
+    """Hash the package of the function too, where it is not of this one."""
+    top = function.__module__.partition(".")[0]
+    where = getattr(sys.modules.get(top), "__file__", None)
+    if top == __name__.partition(".")[0] or where is None or Path(where).name != "__init__.py":
+        return ""
+    return code_hash(Path(where).parent)
 
 
 def _sha256(path: str | Path) -> str:

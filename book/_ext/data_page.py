@@ -11,7 +11,8 @@ import nbformat
 from rich.filesize import decimal
 from sphinx.application import Sphinx
 
-from pvsbook import manifest, rerun
+from pvsbook import manifest
+from pvsbook_book import rerun
 
 PAGE = "book/data"
 MARK = "<!-- the data sets -->"

@@ -107,7 +107,11 @@ def inside() -> list[str]:
 def addresses() -> dict[str, set[str]]:
     """Collect every outside address with the files that name it."""
     found: dict[str, set[str]] = defaultdict(set)
-    more = [*(ROOT / "data_manifest").glob("*.yml"), *(ROOT / "pvsbook").rglob("*.py")]
+    more = [
+        *(ROOT / "data_manifest").glob("*.yml"),
+        *(ROOT / "pvsbook").rglob("*.py"),
+        *(ROOT / "book" / "pvsbook_book").rglob("*.py"),
+    ]
     plain = [(path, path.read_text("utf-8")) for path in more]
     for path, text in (*texts(), *plain):
         for url in URL.findall(text):

@@ -7,11 +7,12 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     submodules=[
         "coherence",
         "estimators",
+        "pipeline",
         "preprocess",
         "probability",
         "regions",
         "sensitivity",
         "tensor",
     ],
-    submod_attrs={"index": ["AlpsResult", "measure"], "regions": ["SPHERES_2_5_MM", "RoiSet"]},
+    submod_attrs={"pipeline": ["AlpsResult", "measure"], "regions": ["SPHERES_2_5_MM", "RoiSet"]},
 )

@@ -2,17 +2,15 @@
 
 `COLORS` holds one colour for each thing that the book draws (after Okabe and Ito, so that colour
 blindness does not hide a difference); `use_style` sets matplotlib's defaults; `show_slices` draws
-anatomical slices in world orientation; `viewer` makes a titled slice viewer for a page;
-`at_a_glance` draws a chapter as a way; `slider` and `rating_trainer` work without a server.
+anatomical slices in world orientation; `viewer` makes a titled slice viewer for a page.
 """
 
 import lazy_loader as _lazy
 
 __getattr__, __dir__, _names = _lazy.attach(
     __name__,
-    submodules=["alps", "page", "people", "pvs", "qsm", "stats", "style"],
+    submodules=["alps", "people", "pvs", "qsm", "style"],
     submod_attrs={
-        "page": ["at_a_glance", "rating_trainer", "slider"],
         "style": ["COLORS", "show_slices", "use_style", "viewer"],
     },
 )

@@ -15,7 +15,7 @@ from pvsbook import images
 from pvsbook.figures.style import COLORS, show_slices
 
 if TYPE_CHECKING:
-    from pvsbook.alps.index import AlpsResult
+    from pvsbook.alps.pipeline import AlpsResult
 
 __all__ = ["draw_indices", "draw_map", "draw_quality", "draw_regions", "summary"]
 

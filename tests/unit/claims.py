@@ -17,8 +17,8 @@ import yaml
 from bs4 import BeautifulSoup
 from nbformat import NotebookNode
 
-from pvsbook import rerun
-from pvsbook.exercises import check
+from pvsbook_book import rerun
+from pvsbook_book.exercises import check
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA_SETS = tuple(p.stem for p in sorted((ROOT / "data_manifest").glob("*.yml")))
@@ -464,6 +464,6 @@ def asks_to_look_or_judge(notebook: NotebookNode) -> bool:
 def stored_answers() -> dict[str, dict]:
     """All stored answers, by the label of their exercise."""
     known: dict[str, dict] = {}
-    for file in sorted((ROOT / "pvsbook" / "answers").glob("*.yml")):
+    for file in sorted((ROOT / "book" / "pvsbook_book" / "answers").glob("*.yml")):
         known |= yaml.safe_load(file.read_text(encoding="utf-8"))
     return known

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from pvsbook import InputError, alps, images
 from pvsbook.alps import estimators, regions, tensor
 from pvsbook.alps.coherence import check_bvecs
-from pvsbook.alps.index import COLUMNS, ESTIMATORS
+from pvsbook.alps.pipeline import COLUMNS, ESTIMATORS
 from pvsbook.atlas.registration import Registration
 from pvsbook.phantoms.brain import make_brain, pose
 from pvsbook.phantoms.diffusion import Tissue, fsl_bvecs, make_diffusion

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from pvsbook import rerun
+from pvsbook_book import rerun
 
 NOTEBOOKS = sorted((claims.ROOT / "notebooks").glob("*.ipynb"))
 
@@ -238,7 +238,7 @@ def test_leaks_are_found(monkeypatch):
             "options": ["slope and error fall", "both rise"],
         },
     }
-    monkeypatch.setattr("pvsbook.exercises._answers", lambda: answers)
+    monkeypatch.setattr("pvsbook_book.exercises._answers", lambda: answers)
 
     def asked(label, prompt):
         return ("text", f"```{{exercise-start}}\n:label: {label}\n```\n{prompt}\n"

@@ -42,7 +42,7 @@ def call(monkeypatch, capsys):
 
 def test_version_and_help(call):
     assert call("--version")[:2] == (0, "pvsbook 0.1.0\n")
-    for command in ((), ("data",), ("pvs",), ("alps",), ("qsm",), ("doctor",), ("cohort",)):
+    for command in ((), ("data",), ("pvs",), ("alps",), ("qsm",), ("doctor",), ("simulate",)):
         code, out, _ = call(*command, "--help")
         assert code == 0
         assert "Usage: pvsbook" in out

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pvsbook import cli, cohort, images
+from pvsbook import bids, cli, images
 from pvsbook.phantoms import brain, diffusion, gradient_echo, perivascular
 
 
@@ -83,14 +83,14 @@ def test_alps_with_corrections_and_regions_by_hand(tmp_path):
     bvals, bvecs = diffusion.gradient_scheme(12, rng=rng)
     scan = diffusion.make_diffusion(grid, rng=rng, bvals_s_mm2=bvals, bvecs_ras=bvecs, snr=40)
     files = write_dwi(tmp_path, scan)
-    cohort.measure_alps(*files, tmp_path / "a", rois="5mm")
+    bids.measure_alps(*files, tmp_path / "a", rois="5mm")
     labels = next((tmp_path / "a").rglob("*desc-alps_dseg.nii.gz"))
-    again = cohort.measure_alps(
+    again = bids.measure_alps(
         *files, tmp_path / "b", rois=labels, denoise="patch2self", gibbs=True, motion=True
     )
     assert again.row["alps_tract_mean"] == pytest.approx(scan.index, abs=0.2)
     with pytest.raises(images.InputError, match=r"7mm: does not exist"):
-        cohort.measure_alps(*files, tmp_path / "c", rois="7mm")
+        bids.measure_alps(*files, tmp_path / "c", rois="7mm")
 
 
 def test_bad_input_is_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, dwi_files):
@@ -163,11 +163,11 @@ def test_qsm(monkeypatch, capsys, tmp_path, gre_files):
 
 
 def test_qsm_relative_to_a_region(tmp_path, gre_files):
-    first = cohort.measure_qsm(
+    first = bids.measure_qsm(
         gre_files["mag"], gre_files["phase"], tmp_path / "a", background="vsharp", inversion="tkd"
     )
     mask = next((tmp_path / "a").rglob("*desc-chi_mask.nii.gz"))
-    again = cohort.measure_qsm(
+    again = bids.measure_qsm(
         gre_files["mag"],
         gre_files["phase"],
         tmp_path / "b",
@@ -198,4 +198,4 @@ def test_qsm_bad_options(monkeypatch, capsys, tmp_path, gre_files, words, messag
 def test_qsm_mask_on_another_grid(tmp_path, gre_files):
     path = images.save(images.make(np.eye(3)[..., None], np.eye(4)), tmp_path / "mask.nii.gz")
     with pytest.raises(images.InputError, match=r"mask\.nii\.gz: its grid is 3 x 3 x 1"):
-        cohort.measure_qsm(gre_files["mag"], gre_files["phase"], tmp_path, brain_mask=path)
+        bids.measure_qsm(gre_files["mag"], gre_files["phase"], tmp_path, brain_mask=path)

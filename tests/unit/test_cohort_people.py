@@ -16,9 +16,9 @@ import stubs
 
 from pvsbook import InputError, cli, images, jobs
 from pvsbook.atlas import deep_grey
-from pvsbook.cohort import app, group, inputs, longitudinal
-from pvsbook.phantoms.people import write_people
+from pvsbook.bids import app, group, inputs, longitudinal
 from pvsbook.qsm import change
+from pvsbook_book.dataset import write_dataset
 
 PEOPLE = [f"{k:02d}" for k in range(1, 11)]
 BROKEN, SILENT, ODD = "03", "05", "07"  # cut file; no echo time; part-pha
@@ -37,7 +37,7 @@ def call(*arguments: object) -> int:
 def bids(tmp_path_factory) -> Path:
     """Ten people with a gradient echo; one file is cut, one sidecar lacks a field."""
     top = tmp_path_factory.mktemp("many") / "bids"
-    write_people(top, PEOPLE, rng=np.random.default_rng(3), methods=["qsm"])
+    write_dataset(top, PEOPLE, rng=np.random.default_rng(3), methods=["qsm"])
     cut = top / f"sub-{BROKEN}" / "anat" / f"sub-{BROKEN}_echo-2_part-phase_MEGRE.nii.gz"
     cut.write_bytes(cut.read_bytes()[:2000])
     silent = top / f"sub-{SILENT}" / "anat" / f"sub-{SILENT}_echo-3_part-phase_MEGRE.json"
@@ -147,7 +147,7 @@ def validate(folder: Path) -> list[dict]:
 def visits(tmp_path_factory) -> tuple[Path, Path]:
     """One person with all scans at one visit, and a gradient echo at a second."""
     top = tmp_path_factory.mktemp("visits") / "bids"
-    write_people(top, ["a"], rng=np.random.default_rng(4), sessions=["1", "2"])
+    write_dataset(top, ["a"], rng=np.random.default_rng(4), sessions=["1", "2"])
     (top / "sub-a" / "ses-2" / "anat" / "sub-a_ses-2_T2w.nii.gz").unlink()
     shutil.rmtree(top / "sub-a" / "ses-2" / "dwi")
     out = top.parent / "out"
@@ -203,7 +203,7 @@ def test_a_changed_sidecar_or_setting_runs_just_that_again(visits, tmp_path, cap
 
 def test_the_command_measures_change_by_the_recipe_of_the_library(tmp_path):
     """One head at two visits: the row of the command is that of `change.measure_visits`."""
-    write_people(tmp_path, ["a"], rng=np.random.default_rng(4), sessions=["1", "2"])
+    write_dataset(tmp_path, ["a"], rng=np.random.default_rng(4), sessions=["1", "2"])
     scans = inputs.find(tmp_path, methods=["qsm"]).scans
     gres = [
         images.load_gre(s.inputs["magnitude"], s.inputs["phase"], **s.parameters) for s in scans
@@ -450,7 +450,7 @@ def test_folder_and_name_must_agree(tmp_path):
 
 
 def test_who_is_expected_and_has_no_image_is_a_row_with_a_reason(tmp_path, capsys):
-    write_people(tmp_path / "bids", ["01"], rng=np.random.default_rng(3), methods=["qsm"])
+    write_dataset(tmp_path / "bids", ["01"], rng=np.random.default_rng(3), methods=["qsm"])
     (tmp_path / "bids" / "sub-02").mkdir()
     table = tmp_path / "bids" / "participants.tsv"
     table.write_text("participant_id\tage\nsub-01\t30\nsub-03\t31\n")
@@ -556,7 +556,7 @@ def test_other_contents_of_a_file_that_an_option_names_are_measured_again(tmp_pa
 
 
 def test_magnitude_and_phase_of_one_echo_have_one_echo_time(tmp_path):
-    write_people(tmp_path, ["01", "02"], rng=np.random.default_rng(3), methods=["qsm"])
+    write_dataset(tmp_path, ["01", "02"], rng=np.random.default_rng(3), methods=["qsm"])
     name = "sub-02_echo-1_part-phase_MEGRE.json"
     (tmp_path / "sub-02" / "anat" / name).write_text('{"EchoTime": 0.003}')
     found = {s.participant: s for s in inputs.find(tmp_path, methods=["qsm"]).scans}
@@ -609,7 +609,7 @@ def test_visits_are_ordered_by_time(tmp_path, labels, table, order, how):
     ],
 )
 def test_a_sidecar_of_one_person_stops_nobody_else(tmp_path, meta):
-    write_people(tmp_path, ["01", "02"], rng=np.random.default_rng(3), methods=["qsm"])
+    write_dataset(tmp_path, ["01", "02"], rng=np.random.default_rng(3), methods=["qsm"])
     for path in list(tmp_path.glob("sub-02/anat/*part-phase*.nii.gz")):
         path.with_name(path.name.replace(".nii.gz", ".json")).write_text(meta)
     found = {s.participant: s for s in inputs.find(tmp_path, methods=["qsm"]).scans}

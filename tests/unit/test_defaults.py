@@ -38,7 +38,7 @@ DEFAULTS = {
         "alpha": 0.5,
         "beta": 0.5,
     },
-    "alps.index.measure": {
+    "alps.pipeline.measure": {
         "rois": alps.SPHERES_2_5_MM,
         "search_mm": 0.0,
         "nonlinear": False,
@@ -109,21 +109,21 @@ DEFAULTS = {
         "depth_mm": 10.0,
         "n_pieces": 3,
     },
-    "cohort.measure.measure_pvs": {"contrast": "t2", "registration": "affine"},
-    "cohort.measure.measure_alps": {
+    "bids.measure.measure_pvs": {"contrast": "t2", "registration": "affine"},
+    "bids.measure.measure_alps": {
         "rois": "2.5mm",
         "search_mm": 0.0,
         "nonlinear": False,
         "gibbs": False,
         "motion": False,
     },
-    "cohort.measure.measure_qsm": {
+    "bids.measure.measure_qsm": {
         "phase_sign": 1,
         "background": "lbv",
         "inversion": "tv",
         "reference": "whole brain",
     },
-    "cohort.longitudinal.measure_qsm_change": {
+    "bids.longitudinal.measure_qsm_change": {
         "first_session": "first",
         "echo_times_s": (None, None),
         "field_strength_t": (None, None),
@@ -134,7 +134,7 @@ DEFAULTS = {
     },
 }
 LIMITS = {
-    "cohort.group.OUTLYING": 3.5,  # Iglewicz and Hoaglin 1993
+    "bids.group.OUTLYING": 3.5,  # Iglewicz and Hoaglin 1993
     "qsm.change.MIN_OVERLAP": 0.9,
     "qsm.change.MAX_TILT_DEG": 12.0,
     "qsm.pipeline.MIN_MASK_CM3": 1.0,

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvsbook import exercises
-from pvsbook.exercises import check
+from pvsbook_book import exercises
+from pvsbook_book.exercises import check
 
 WIDTH = {
     "answer": 2.5,

@@ -9,8 +9,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from pvsbook import InputError, figures
+from pvsbook import InputError
 from pvsbook.pvs import rating
+from pvsbook_book import widgets
 
 GRADES = [0, 1, 2, 3, 4, 2, 1]
 GIVEN = [0, 2, 2, 4, 3, 2, 0]
@@ -23,7 +24,7 @@ def a_slider():
         figure, ax = plt.subplots()
         ax.plot([0, 1], [0, tilt])
         frames.append(figure)
-    return figures.slider(
+    return widgets.slider(
         frames,
         label="Tilt (degrees)",
         values=["-10", "0", "10"],
@@ -33,7 +34,7 @@ def a_slider():
 
 def a_trainer():
     rng = np.random.default_rng(0)
-    return figures.rating_trainer(
+    return widgets.rating_trainer(
         [rng.random((30, 20)) for _ in GRADES],
         [10 * g for g in GRADES],
         GRADES,
@@ -55,18 +56,18 @@ def test_they_ask_nobody_and_are_the_same_each_time():
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(InputError, match="1 frames, 2 values"):
-        figures.slider([plt.figure()], label="x", values=["1", "2"], texts=["a", "b"])
+        widgets.slider([plt.figure()], label="x", values=["1", "2"], texts=["a", "b"])
     plt.close("all")
     with pytest.raises(InputError, match="2 slices, 1 counts"):
-        figures.rating_trainer([np.eye(3)] * 2, [1], [1, 1], texts=SCALE, limits=(0, 1), title="t")
+        widgets.rating_trainer([np.eye(3)] * 2, [1], [1, 1], texts=SCALE, limits=(0, 1), title="t")
     with pytest.raises(InputError, match=r"\[9\] are not on the scale"):
-        figures.rating_trainer(
+        widgets.rating_trainer(
             [np.eye(3)] * 2, [1, 2], [1, 9], texts=SCALE, limits=(0, 1), title="t"
         )
 
 
 def test_a_glance_fits_its_boxes():
-    figure = figures.at_a_glance([("one", "w" * 10), ("two", "a few words more " * 6)])
+    figure = widgets.at_a_glance([("one", "w" * 10), ("two", "a few words more " * 6)])
     figure.draw_without_rendering()
     (ax,) = figure.axes
     for text in ax.texts:

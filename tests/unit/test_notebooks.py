@@ -145,7 +145,7 @@ def test_each_exercise_has_hint_check_and_a_solution_that_asserts(notebook):
 
 def test_every_answer_belongs_to_an_exercise_of_its_chapter(notebook, request):
     stem = request.node.callspec.params["notebook"].stem
-    file = resources.files("pvsbook").joinpath("answers", f"{stem}.yml")
+    file = resources.files("pvsbook_book").joinpath("answers", f"{stem}.yml")
     assert sorted(_exercises(_text(notebook))) == sorted(yaml.safe_load(file.read_text("utf-8")))
 
 

@@ -42,8 +42,10 @@ def test_every_notebook_and_page_is_in_the_table_of_contents():
 
 def test_the_api_pages_document_every_public_module():
     pages = "".join(p.read_text() for p in (ROOT / "book").glob("api_*.md"))
-    for path in (ROOT / "pvsbook").rglob("*.py"):
-        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    package, book = ROOT / "pvsbook", ROOT / "book" / "pvsbook_book"
+    for path in (*package.rglob("*.py"), *book.rglob("*.py")):
+        top = ROOT if path.is_relative_to(package) else ROOT / "book"
+        module = ".".join(path.relative_to(top).with_suffix("").parts).removesuffix(".__init__")
         private = any(part.startswith("_") for part in module.split("."))
         if "__all__ = [" in path.read_text() and not private and module not in SPOKEN_OF_ELSEWHERE:
             assert f"automodule:: {module}\n" in pages, f"book/api_*.md lack {module}"
@@ -61,7 +63,10 @@ def test_manifest_and_citation_parse():
         assert path.suffix == ".yml"
 
 
-@pytest.mark.parametrize("folder", ["pvsbook", "tests", "benchmarks", "book", "notebooks"])
+FOLDERS = ("pvsbook", "tests", "benchmarks", "book", "notebooks", "tools")
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_nothing_is_left_for_later(folder):
     words = re.compile(r"\b(?:TO" + "DO|FIX" + "ME)\\b|raise NotImplemented" + "Error")
     for path in (ROOT / folder).rglob("*"):

@@ -7,7 +7,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from pvsbook import InputError, manifest, notebook_page, rerun, scans
+from pvsbook import InputError, manifest, scans
+from pvsbook_book import notebook_page, rerun
 
 
 def small_notebook(**tags):

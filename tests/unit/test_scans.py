@@ -3,10 +3,11 @@
 import json
 import subprocess
 
+import openneuro
 import pytest
 import yaml
 
-from pvsbook import InputError, manifest, openneuro, scans
+from pvsbook import InputError, manifest, scans
 
 S3 = "https://s3.amazonaws.com/openneuro.org/ds1"
 

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from pvsbook import InputError
-from pvsbook.figures import stats as draw
 from pvsbook.stats import groups
-from pvsbook.studies import migraine, model, ms, nmosd, persons, published, repeat
+from pvsbook_book import statistics_figures as draw
+from pvsbook_book.studies import migraine, model, ms, nmosd, persons, published, repeat
 
 MODULES = {"nmosd": nmosd, "migraine": migraine, "ms": ms}
 

@@ -13,7 +13,7 @@ from scipy import ndimage
 from pvsbook import InputError, cli, images, jobs
 from pvsbook.atlas import register_to_mni, templates
 from pvsbook.phantoms import brain
-from pvsbook.studies import cohorts, migraine, ms, nmosd, persons, repeat
+from pvsbook_book.studies import cohorts, migraine, ms, nmosd, persons, repeat
 
 # What may differ between machines is the last bit of float32 sums (SIMD width, FMA, FFT).  The
 # optimiser of a registration stops at a relative 1e-5 of its metric, so a place may move by some
@@ -64,13 +64,13 @@ def test_a_stored_table_is_whole_and_explained(study, stored):
     again = cohorts.provenance(study, seeds=made["seeds"][:1])
     assert again["scans"] == made["scans"]
     assert set(made["libraries"]) == set(cohorts.LIBRARIES)
-    assert made["command"].startswith(f"pvsbook cohort {study} --seed {made['seeds'][0]}")
+    assert made["command"].startswith(f"pvsbook simulate {study} --seed {made['seeds'][0]}")
 
 
 def test_the_stored_tables_are_small():
     from importlib.resources import files
 
-    folder = files("pvsbook.studies").joinpath("tables")
+    folder = files("pvsbook_book.studies").joinpath("tables")
     assert sum(len(p.read_bytes()) for p in folder.iterdir() if p.is_file()) < 300_000
 
 
@@ -127,7 +127,7 @@ def test_a_cohort_is_made_continued_and_written(quick, tmp_path):
     assert table.loc[table["person"] == 3, "reason"].str.contains("no room").all()
     assert table.loc[table["person"] == 3, "pvs"].isna().all()
     made = cohorts.load_provenance("nmosd", tmp_path)
-    assert made["command"] == "pvsbook cohort nmosd --seed 5 --n 10 --repeats 2 --out FOLDER"
+    assert made["command"] == "pvsbook simulate nmosd --seed 5 --n 10 --repeats 2 --out FOLDER"
     found = cohorts.errors(table, "nmosd", n=10).set_index("measure").loc["pvs"]
     assert (found["slope"], found["bias"], found["n"]) == pytest.approx((1.0, 0.0, 18))
     assert len(nmosd.from_images(table)) == 18
@@ -151,7 +151,7 @@ def test_sizes_keep_the_proportion():
         cohorts.people_of("ms", seed=-1)
     with pytest.raises(InputError, match="study: 'stroke'"):
         cohorts.load("stroke")
-    with pytest.raises(InputError, match="pvsbook cohort ms"):
+    with pytest.raises(InputError, match="pvsbook simulate ms"):
         cohorts.load("ms", "nowhere")
 
 
@@ -196,7 +196,7 @@ def test_both_voxel_sizes_become_tables(stored):
 @pytest.fixture
 def call(monkeypatch, capsys):
     def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["pvsbook", "cohort", *map(str, words)])
+        monkeypatch.setattr("sys.argv", ["pvsbook", "simulate", *map(str, words)])
         with pytest.raises(SystemExit) as stop:
             cli.main()
         out, err = capsys.readouterr()

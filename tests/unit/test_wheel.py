@@ -23,7 +23,7 @@ def wheel(tmp_path_factory) -> Path:
     source.mkdir()
     names = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "pvsbook",
-         "data_manifest", "pyproject.toml", "README.md", "LICENSE"],
+         "book/pvsbook_book", "data_manifest", "pyproject.toml", "README.md", "LICENSE"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.splitlines()  # fmt: skip
     for name in names:
@@ -69,16 +69,23 @@ def call(wheel, tmp_path_factory):
 def test_every_package_is_listed():
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     found = find_packages(str(ROOT), include=["pvsbook*"])
+    found += find_packages(str(ROOT / "book"), include=["pvsbook_book*"])
     assert sorted(listed) == sorted([*found, "pvsbook.data_manifest"])
 
 
 def test_the_wheel_carries_what_the_package_reads(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    for pattern in ("data_manifest/*.yml", "pvsbook/answers/*.yml", "pvsbook/studies/tables/*"):
-        for path in ROOT.glob(pattern):
-            inside = path.relative_to(ROOT).as_posix().removeprefix("pvsbook/")
-            assert f"pvsbook/{inside}" in names
-    assert not any(name.startswith(("tests", "book", "data_manifest")) for name in names)
+    book = ROOT / "book"
+    for top, pattern, inside in (
+        (ROOT, "data_manifest/*.yml", "pvsbook/"),
+        (book, "pvsbook_book/answers/*.yml", ""),
+        (book, "pvsbook_book/studies/tables/*", ""),
+    ):
+        paths = sorted(top.glob(pattern))
+        assert paths
+        assert {f"{inside}{path.relative_to(top).as_posix()}" for path in paths} <= names
+    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert tops == {"pvsbook", "pvsbook_book"}
 
 
 def test_the_installed_command_works_away_from_the_repository(call):
@@ -91,7 +98,7 @@ def test_the_installed_command_works_away_from_the_repository(call):
     assert call("--help").returncode == 0
     looked = call("doctor")
     assert looked.returncode == 0, looked.stderr
-    for words in ("16 data sets", "none: rerun takes them from a copy", "nothing"):
+    for words in ("16 data sets", "no notebooks here: rerun takes them from a copy", "nothing"):
         assert words in " ".join(looked.stdout.split())
     code = "from pvsbook.atlas import deep_grey; deep_grey.tian()"
     assert "PVSBOOK_OFFLINE" in call(code=code).stderr, "the atlas is known, and not downloaded"

@@ -7,7 +7,7 @@ of the link's target (the key) holds size and checksum, so neither needs the byt
 
    $ git clone https://github.com/OpenNeuroDatasets/ds000221 && cd ds000221
    $ git annex whereis --json sub-010005 > keys.jsonl
-   $ pvsbook data add ds000221 --clone . --keys keys.jsonl --subject 010005
+   $ python tools/openneuro.py ds000221 --clone . --keys keys.jsonl --subject 010005
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pvsbook import images
 from pvsbook.phantoms import brain, diffusion, gradient_echo, perivascular
 
-__all__ = ["write_people"]
+__all__ = ["write_dataset"]
 
 DWI_MM, GRE_MM, T2_MM = 3.0, 4.0, 2.0  # coarse: these scans are for the way, not for the result
 SLAB_MM = (0.0, 50.0)
@@ -22,7 +22,7 @@ ECHOES_S = (0.006, 0.012, 0.018)
 FIELD_T = 3.0
 
 
-def write_people(
+def write_dataset(
     folder: images.PathLike,
     people: Sequence[str],
     *,
@@ -60,7 +60,7 @@ def write_people(
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as top:
     ...     rng = np.random.default_rng(1)
-    ...     _ = write_people(top, ["01"], rng=rng, methods=["qsm"])
+    ...     _ = write_dataset(top, ["01"], rng=rng, methods=["qsm"])
     ...     sorted(p.name for p in Path(top).iterdir())[:3]
     ['MEGRE.json', 'dataset_description.json', 'echo-1_MEGRE.json']
     """

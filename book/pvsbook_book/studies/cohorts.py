@@ -23,8 +23,8 @@ from pvsbook import images, jobs
 from pvsbook._errors import InputError
 from pvsbook._version import __version__
 from pvsbook.derivatives import plain
-from pvsbook.studies import persons, repeat
-from pvsbook.studies.model import describe
+from pvsbook_book.studies import persons, repeat
+from pvsbook_book.studies.model import describe
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -159,7 +159,7 @@ def make(
     Parameters
     ----------
     study
-        One of `pvsbook.studies.repeat.STUDIES`.
+        One of `pvsbook_book.studies.repeat.STUDIES`.
     folder
         Where the rows are kept; only one `make` at a time may write there.
     seeds
@@ -244,7 +244,7 @@ def provenance(
         "seeds": [int(s) for s in seeds],
         "people_in_each": len(people_of(study, seed=seeds[0], n=n)),
         "measured_in_each": sum(1 for _ in tasks(study, seeds=seeds[:1], n=n, first=first)),
-        "command": f"pvsbook cohort {study} --seed {seeds[0]}{words} --out FOLDER",
+        "command": f"pvsbook simulate {study} --seed {seeds[0]}{words} --out FOLDER",
         "pvsbook": __version__,
         "libraries": {name: version(name) for name in LIBRARIES},
         "scans": dict(repeat.load(study).SCANS),
@@ -319,7 +319,7 @@ def load_provenance(study: str, folder: images.PathLike | None = None) -> dict[s
 
     Examples
     --------
-    >>> load_provenance("nmosd")["command"].startswith("pvsbook cohort nmosd")
+    >>> load_provenance("nmosd")["command"].startswith("pvsbook simulate nmosd")
     True
     """
     return json.loads(_stored(study, f"{study}_provenance.json", folder))
@@ -327,13 +327,13 @@ def load_provenance(study: str, folder: images.PathLike | None = None) -> dict[s
 
 def _stored(study: str, name: str, folder: images.PathLike | None) -> str:
     repeat.load(study)
-    top = files("pvsbook.studies").joinpath("tables") if folder is None else Path(folder)
+    top = files("pvsbook_book.studies").joinpath("tables") if folder is None else Path(folder)
     try:
         return top.joinpath(name).read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(
             f"{top}: {name} cannot be read ({error.strerror}); make it with: "
-            f"pvsbook cohort {study} --out FOLDER"
+            f"pvsbook simulate {study} --out FOLDER"
         ) from error
 
 
@@ -405,7 +405,7 @@ def recover(
     -------
     pandas.DataFrame
         Primary effects of each cohort, with ``seed``, ``study`` (its count from 0), ``truth``
-        and whether the interval ``covers`` it; `pvsbook.studies.repeat.recovery` summarises them.
+        and whether the interval ``covers`` it; `.repeat.recovery` summarises them.
         A cohort of which fewer than 20 people are measured, or that cannot be fitted, has no
         estimate.
     """

@@ -24,7 +24,7 @@ from pvsbook.pvs.anatomy import brain_mask
 from pvsbook.pvs.rating import grade, intraclass_correlation
 from pvsbook.stats import association, classify, groups
 from pvsbook.stats.tables import adjust, result
-from pvsbook.studies.model import ASSUMED, head_size, parameter, visible
+from pvsbook_book.studies.model import ASSUMED, head_size, parameter, visible
 
 __all__ = [
     "SCANS",
@@ -79,7 +79,7 @@ SCANS = {
 
 @dataclass(frozen=True)
 class Model:
-    """What the virtual study declares; `pvsbook.studies.describe` lists it with its sources."""
+    """What the virtual study declares; `.model.describe` lists it with its sources."""
 
     n_patients: int = parameter(34, _PAPER)
     n_controls: int = parameter(46, _PAPER)

@@ -45,7 +45,7 @@ def load(study: str) -> ModuleType:
     """Return the module of a study by its name."""
     if study not in STUDIES:
         raise InputError(f"study: {study!r}; one of {', '.join(STUDIES)}")
-    return importlib.import_module(f"pvsbook.studies.{study}")
+    return importlib.import_module(f"pvsbook_book.studies.{study}")
 
 
 def sized(study: str, n: int | None = None) -> Any:
@@ -54,7 +54,7 @@ def sized(study: str, n: int | None = None) -> Any:
     Parameters
     ----------
     study
-        One of `pvsbook.studies.repeat.STUDIES`.
+        One of `pvsbook_book.studies.repeat.STUDIES`.
     n
         People in all; as published by default.
 
@@ -139,7 +139,7 @@ def declared(setting: str) -> Any:
 def load_stored(setting: str) -> pd.DataFrame:
     """Load 200 repeats at the published size: `repeat` of a setting with the seed `SEED`.
 
-    ``python benchmarks/studies.py coverage --out pvsbook/studies/tables`` makes them again.
+    ``python benchmarks/studies.py coverage --out FOLDER`` makes them again.
 
     Examples
     --------
@@ -147,7 +147,7 @@ def load_stored(setting: str) -> pd.DataFrame:
     {'ALPS difference': 200, 'log odds ratio': 200}
     """
     declared(setting)
-    path = files("pvsbook.studies").joinpath("tables", "repeats.tsv")
+    path = files("pvsbook_book.studies").joinpath("tables", "repeats.tsv")
     with path.open(encoding="utf-8") as text:
         table = pd.read_csv(text, sep="\t", na_values="n/a")
     return table[table["setting"] == setting].drop(columns="setting").reset_index(drop=True)

@@ -25,7 +25,7 @@ from pvsbook.phantoms.gradient_echo import CHI_PPB, MYELIN_PPB, RELAXIVITY_HZ_PP
 from pvsbook.qsm import change
 from pvsbook.stats import groups, longitudinal
 from pvsbook.stats.tables import adjust
-from pvsbook.studies.model import ASSUMED, head_size, parameter, visible
+from pvsbook_book.studies.model import ASSUMED, head_size, parameter, visible
 
 __all__ = [
     "BACKGROUNDS",
@@ -75,7 +75,7 @@ SCANS = {
 
 @dataclass(frozen=True)
 class Model:
-    """What the virtual study declares; `pvsbook.studies.describe` lists it with its sources."""
+    """What the virtual study declares; `.model.describe` lists it with its sources."""
 
     n_patients: int = parameter(120, _PAPER)
     n_controls: int = parameter(40, _PAPER)
@@ -262,9 +262,9 @@ def calibrated(found: pd.DataFrame, ruler: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     found
-        Primary effects, such as `pvsbook.studies.cohorts.recover` gives.
+        Primary effects, such as `pvsbook_book.studies.cohorts.recover` gives.
     ruler
-        From `pvsbook.studies.cohorts.errors`, on a cohort that is not in `found`.
+        From `pvsbook_book.studies.cohorts.errors`, on a cohort that is not in `found`.
 
     Returns
     -------
@@ -547,7 +547,7 @@ def tilted_heads() -> pd.DataFrame:
     >>> tilted_heads().groupby("setting")["head"].nunique().to_dict()
     {'LBV': 10, 'tilt ignored': 10, 'tilt used': 10}
     """
-    with files("pvsbook.studies").joinpath("tables", "tilted_heads.tsv").open("rb") as text:
+    with files("pvsbook_book.studies").joinpath("tables", "tilted_heads.tsv").open("rb") as text:
         return pd.read_csv(text, sep="\t")
 
 

@@ -18,10 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from pvsbook import derivatives, images, jobs, report
 from pvsbook._errors import InputError
-from pvsbook.alps import index as alps_index
-from pvsbook.cohort import app
-from pvsbook.cohort.inputs import Dataset, Scan
-from pvsbook.cohort.longitudinal import CHANGE_ROW
+from pvsbook.alps import pipeline as alps_pipeline
+from pvsbook.bids import app
+from pvsbook.bids.inputs import Dataset, Scan
+from pvsbook.bids.longitudinal import CHANGE_ROW
 from pvsbook.figures import people
 from pvsbook.pvs import pipeline as pvs_pipeline
 from pvsbook.qsm import pipeline as qsm_pipeline
@@ -33,7 +33,7 @@ OUTLYING = 3.5
 MIN_VALUES = 5
 COLUMNS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "pvs": pvs_pipeline.COLUMNS,
-    "alps": alps_index.COLUMNS,
+    "alps": alps_pipeline.COLUMNS,
     "qsm": qsm_pipeline.COLUMNS,
     app.CHANGE: CHANGE_ROW,
 }
@@ -152,9 +152,9 @@ def summarise(
     Parameters
     ----------
     dataset
-        From `pvsbook.cohort.inputs.find`: who should be there.
+        From `pvsbook.bids.inputs.find`: who should be there.
     out
-        The folder that `pvsbook.cohort.app.run_people` filled.
+        The folder that `pvsbook.bids.app.run_people` filled.
     settings
         As given there.
 

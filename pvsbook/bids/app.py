@@ -19,7 +19,7 @@ import yaml
 from pvsbook import derivatives, images, jobs, report
 from pvsbook._errors import InputError
 from pvsbook._version import __version__
-from pvsbook.cohort.inputs import METHODS, Dataset, Scan
+from pvsbook.bids.inputs import METHODS, Dataset, Scan
 from pvsbook.qsm import pipeline as qsm_pipeline
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def measure_scan(
     Parameters
     ----------
     inputs
-        Paths by role, from `pvsbook.cohort.inputs.find`.
+        Paths by role, from `pvsbook.bids.inputs.find`.
     parameters
         ``method`` and ``options``: defaults, what sidecars say, and settings, in this order.
     folder
@@ -65,7 +65,7 @@ def measure_scan(
     dict
         ``row``, ``summary``, ``status``, ``reasons`` and the path of the ``report``.
     """
-    from pvsbook.cohort import longitudinal, measure
+    from pvsbook.bids import longitudinal, measure
 
     method = parameters["method"]
     options = parameters["options"]
@@ -97,7 +97,7 @@ def read_settings(path: images.PathLike | None) -> dict[str, dict[str, Any]]:
     Parameters
     ----------
     path
-        YAML or JSON: for each method its options by the names that `pvsbook.cohort` gives them,
+        YAML or JSON: for each method its options by the names that `pvsbook.bids` gives them,
         as ``{qsm: {inversion: tkd}, alps: {rois: 5mm}}``.
 
     Returns
@@ -216,7 +216,7 @@ def _task(scan: Scan, settings: Mapping[str, Mapping[str, Any]]) -> jobs.Task | 
 @functools.cache
 def _defaults(method: str) -> dict[str, Any]:
     """Return the options of a method, less those that are a file of one person."""
-    from pvsbook.cohort import longitudinal, measure
+    from pvsbook.bids import longitudinal, measure
 
     functions: dict[str, Callable[..., Any]] = {
         "pvs": measure.measure_pvs,
@@ -262,7 +262,7 @@ def run_people(
     Parameters
     ----------
     dataset
-        From `pvsbook.cohort.inputs.find`.
+        From `pvsbook.bids.inputs.find`.
     out
         Folder for the BIDS-Derivatives.
     settings

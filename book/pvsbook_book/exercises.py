@@ -98,7 +98,7 @@ def check(name: str, answer: Any) -> Verdict:
 
 @functools.cache
 def _answers() -> dict[str, dict[str, Any]]:
-    folder = resources.files("pvsbook").joinpath("answers")
+    folder = resources.files("pvsbook_book").joinpath("answers")
     known: dict[str, dict[str, Any]] = {}
     for file in sorted(folder.iterdir(), key=lambda f: f.name):
         if file.name.endswith(".yml"):

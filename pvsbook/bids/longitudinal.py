@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from pvsbook import derivatives, images, report
 from pvsbook.atlas import deep_grey
-from pvsbook.cohort.measure import Done
+from pvsbook.bids.measure import Done
 from pvsbook.figures import people
 from pvsbook.qsm import change
 
@@ -80,7 +80,7 @@ def measure_qsm_change(
     Parameters
     ----------
     first, second
-        Magnitude and phase files of each visit, as in `pvsbook.cohort.measure_qsm`.
+        Magnitude and phase files of each visit, as in `pvsbook.bids.measure_qsm`.
     out
         Folder for the BIDS-Derivatives; the result is named after the second visit.
     first_session
@@ -88,7 +88,7 @@ def measure_qsm_change(
     echo_times_s, field_strength_t
         One for each visit.
     phase_period, phase_sign
-        As in `pvsbook.cohort.measure_qsm`.
+        As in `pvsbook.bids.measure_qsm`.
     background, inversion, regularisation
         As in `pvsbook.qsm.reconstruct`; by default `pvsbook.qsm.change.SETTINGS`, which differ
         from those of a single scan.  `regularisation` goes to TV.

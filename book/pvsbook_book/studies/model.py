@@ -35,7 +35,7 @@ def describe(model: Any) -> pd.DataFrame:
 
     Examples
     --------
-    >>> from pvsbook.studies import nmosd
+    >>> from pvsbook_book.studies import nmosd
     >>> table = describe(nmosd.Model(n_patients=40))
     >>> table.loc["n_patients", "source"]
     'set by hand (default 34)'

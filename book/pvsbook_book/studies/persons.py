@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from pvsbook._errors import InputError
-from pvsbook.studies.model import visible
-from pvsbook.studies.repeat import load, sized
+from pvsbook_book.studies.model import visible
+from pvsbook_book.studies.repeat import load, sized
 
 __all__ = ["job", "measure_people", "measure_person"]
 
@@ -24,7 +24,7 @@ def measure_person(study: str, *, seed: int, number: int, model: Any = None) -> 
     Parameters
     ----------
     study
-        One of `pvsbook.studies.repeat.STUDIES`.
+        One of `pvsbook_book.studies.repeat.STUDIES`.
     seed
         Of the cohort.
     number

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from pvsbook import derivatives, images, report
-from pvsbook.alps import index as alps_index
+from pvsbook.alps import pipeline as alps_pipeline
 from pvsbook.alps import preprocess, regions
 from pvsbook.figures import alps as alps_figures
 from pvsbook.figures import pvs as pvs_figures
@@ -204,7 +204,7 @@ def measure_alps(
         series = preprocess.remove_ringing(series)
     if motion:
         series = preprocess.correct_motion(series, mask=mask).dwi
-    result = alps_index.measure(
+    result = alps_pipeline.measure(
         series,
         mask=mask,
         rois=ROI_SETS[str(rois)] if str(rois) in ROI_SETS else images.load(rois),
@@ -231,7 +231,7 @@ def measure_alps(
         summary=summary,
         status=result.status,
         reasons=result.reasons,
-        columns=alps_index.COLUMNS,
+        columns=alps_pipeline.COLUMNS,
         figures=[(_styled(alps_figures.summary, result), alt, caption)],
         limits=ALPS_LIMITS,
         n_scan_files=3,

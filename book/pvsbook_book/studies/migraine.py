@@ -20,7 +20,7 @@ from pvsbook.phantoms.perivascular import make_phantom
 from pvsbook.pvs.anatomy import brain_mask
 from pvsbook.stats import association, groups
 from pvsbook.stats.tables import adjust
-from pvsbook.studies.model import ASSUMED, head_size, parameter, visible
+from pvsbook_book.studies.model import ASSUMED, head_size, parameter, visible
 
 __all__ = [
     "COUNTED",
@@ -64,7 +64,7 @@ SCANS = {
 
 @dataclass(frozen=True)
 class Model:
-    """What the virtual study declares; `pvsbook.studies.describe` lists it with its sources."""
+    """What the virtual study declares; `.model.describe` lists it with its sources."""
 
     n_chronic: int = parameter(10, _PRESS)
     n_episodic: int = parameter(10, f"{_PRESS}: without aura")
@@ -289,7 +289,7 @@ def from_images(rows: pd.DataFrame, *, voxels: str = "1mm") -> pd.DataFrame:
     Parameters
     ----------
     rows
-        From `pvsbook.studies.cohorts`.  People without a measurement are left out.
+        From `pvsbook_book.studies.cohorts`.  People without a measurement are left out.
     voxels
         One of `VOXEL_MM`.
     """
