@@ -24,7 +24,9 @@ import numpy as np
 import psutil
 
 from pvsbook import images, jobs
-from pvsbook.bids import app, inputs, measure
+from pvsbook.bids import app, inputs
+from pvsbook.bids.measure import measure_files
+from pvsbook.methods import by_name
 from pvsbook.phantoms import brain, diffusion, gradient_echo, perivascular
 from pvsbook_book.dataset import write_dataset
 
@@ -75,7 +77,7 @@ def efficiency(top: Path, n_people: int) -> None:
             dataset = inputs.find(bids, methods=["qsm"])
             found = time.perf_counter() - starts
             first = None
-            for record in app.run_people(dataset, top / f"out{n}", client=client):
+            for record in app.run_participants(dataset, top / f"out{n}", client=client):
                 first = first or time.perf_counter()  # numba has compiled by then
                 records.append(record)
             walls[n] = time.perf_counter() - first
@@ -133,7 +135,7 @@ def one(method: str, top: Path) -> None:
         words = f"T2w 0.8 mm {scan.shape}"
 
         def go(out: Path) -> None:
-            measure.measure_pvs(path, out)
+            measure_files(by_name("pvs"), {"image": path}, out)
     elif method == "alps":
         bvals, bvecs = diffusion.gradient_scheme(30, rng=rng, n_b0=3)
         scan = diffusion.make_diffusion(
@@ -146,7 +148,8 @@ def one(method: str, top: Path) -> None:
         words = f"dwi 2 mm {scan.dwi.image.shape}"
 
         def go(out: Path) -> None:
-            measure.measure_alps(files[0], files[1], files[2], out)
+            inputs = dict(zip(("dwi", "bval", "bvec"), files, strict=True))
+            measure_files(by_name("alps"), inputs, out)
     else:
         gre = gradient_echo.make_gre(rng, voxel_size_mm=1.0).gre
         parts = [
@@ -156,8 +159,12 @@ def one(method: str, top: Path) -> None:
         words = f"gradient echo 1 mm {gre.magnitude.shape}"
 
         def go(out: Path) -> None:
-            measure.measure_qsm(
-                [parts[0]], [parts[1]], out, echo_times_s=gre.echo_times_s, field_strength_t=3
+            measure_files(
+                by_name("qsm"),
+                {"magnitude": parts[0], "phase": parts[1]},
+                out,
+                echo_times_s=gre.echo_times_s,
+                field_strength_t=3,
             )
 
     peaks = Memory()
@@ -204,7 +211,7 @@ def stubs(top: Path, n_tasks: int) -> float:
     print(f"runner and scheduler: {rss[0]:.0f} MB after 500 tasks, {rss[-1]:.0f} MB at the end")
     start = time.perf_counter()
     again = (jobs.Task(f"t{k:06d}", {}, {"n": str(k)}) for k in range(n_tasks))
-    done = sum(not r.again for r in jobs.run(stub, again, top / "stubs"))
+    done = sum(r.is_cached for r in jobs.run(stub, again, top / "stubs"))
     print(f"second run: {done} recognised as done in {time.perf_counter() - start:.1f} s")
     print(
         f"peak of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB"

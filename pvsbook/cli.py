@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import entry_points
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -20,8 +21,9 @@ from pvsbook._errors import InputError
 from pvsbook._version import __version__
 
 if TYPE_CHECKING:
-    from pvsbook.bids import Done
+    from pvsbook.bids.measure import Done
     from pvsbook.jobs import Record
+    from pvsbook.method import Method, Option
 
 __all__ = ["app", "console", "count", "main", "watch"]
 
@@ -35,14 +37,7 @@ app = typer.Typer(
 data = typer.Typer(no_args_is_help=True, help="List, fetch and verify the public data sets.")
 app.add_typer(data, name="data")
 
-SEVERAL = (
-    "--magnitude",
-    "--phase",
-    "--participant-label",
-    "--session-label",
-)  # options that take several files after one flag
-
-Out = Annotated[Path, typer.Option("--out", help="Folder for the results (BIDS-Derivatives).")]
+OUT = "Folder for the results (BIDS-Derivatives)."
 
 
 def console() -> Console:
@@ -98,7 +93,7 @@ def data_fetch(
     subject: Annotated[str | None, typer.Option(help="Only this person, as sub-1003.")] = None,
     session: Annotated[str | None, typer.Option(help="With --method: this visit.")] = None,
     method: Annotated[
-        Literal["pvs", "alps", "qsm"] | None,
+        str | None,
         typer.Option(help="Only the one scan that this method takes, with its sidecars."),
     ] = None,
 ) -> None:
@@ -210,139 +205,94 @@ def _versions(table: Table, names: list[str]) -> list[str]:
     return missing
 
 
-@app.command()
-def pvs(
-    image: Annotated[Path, typer.Argument(help="T2w scan (NIfTI); T1w with --contrast t1.")],
-    out: Out,
-    contrast: Annotated[
-        Literal["t1", "t2"], typer.Option(help="t2: spaces are bright; t1: dark.")
-    ] = "t2",
-    wmh_mask: Annotated[
-        Path | None, typer.Option(help="White-matter hyperintensities, on the grid of the scan.")
-    ] = None,
-    brain_mask: Annotated[
-        Path | None, typer.Option(help="Brain, on the grid of the scan; for a whole head.")
-    ] = None,
-    registration: Annotated[
-        Literal["affine", "syn"],
-        typer.Option(help="syn: follow wide ventricles and unusual shapes; 20 s more."),
-    ] = "affine",
-) -> None:
-    """Count and measure perivascular spaces in one scan."""
-    from pvsbook import bids
+def _command(method: Method) -> Callable[..., None]:
+    """Make the command of a method: its inputs, its options, and where results go."""
+    from pvsbook.bids.measure import measure_files
 
-    _say(
-        bids.measure_pvs(
-            image,
-            out,
-            contrast=contrast,
-            wmh_mask=wmh_mask,
-            brain_mask=brain_mask,
-            registration=registration,
+    def command(**values: Any) -> None:
+        inputs = {i.name: values.pop(i.name) for i in method.inputs}
+        out = values.pop("out")
+        options = {o.name: _read(o, values[o.name]) for o in method.options}
+        _say(measure_files(method, inputs, out, **options))
+
+    parameters = [_parameter("out", Path, Parameter.empty, typer.Option("--out", help=OUT))]
+    for i in method.inputs:
+        info = (
+            typer.Option(_flag(i.name), help=i.help)
+            if i.is_option
+            else typer.Argument(help=i.help)
         )
+        parameters.append(
+            _parameter(i.name, list[Path] if i.is_several else Path, Parameter.empty, info)
+        )
+    parameters += [_of_option(option) for option in method.options]
+    parameters.sort(key=lambda p: p.default is not Parameter.empty)
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
+    command.__doc__ = method.help
+    return command
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _parameter(name: str, kind: Any, default: Any, info: Any) -> Parameter:
+    return Parameter(
+        name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info]
     )
 
 
-@app.command()
-def alps(
-    dwi: Annotated[Path, typer.Argument(help="Diffusion series (4D NIfTI).")],
-    bval: Annotated[Path, typer.Option(help="b-values, FSL format.")],
-    bvec: Annotated[Path, typer.Option(help="b-vectors, FSL format.")],
-    out: Out,
-    brain_mask: Annotated[Path | None, typer.Option(help="Brain, on the same grid.")] = None,
-    rois: Annotated[
-        str, typer.Option(help="2.5mm or 5mm spheres, or a label image drawn by hand.")
-    ] = "2.5mm",
-    search_mm: Annotated[
-        float, typer.Option(help="Move each sphere by up to this, to where fibres run right.")
-    ] = 0.0,
-    nonlinear: Annotated[
-        bool, typer.Option("--nonlinear", help="Refine the registration (SyN); 10 s more.")
-    ] = False,
-    denoise: Annotated[
-        Literal["mppca", "patch2self"] | None, typer.Option(help="Denoise first; off by default.")
-    ] = None,
-    gibbs: Annotated[
-        bool, typer.Option("--gibbs", help="Remove ringing; minutes for a whole brain.")
-    ] = False,
-    motion: Annotated[
-        bool, typer.Option("--motion", help="Align the volumes and turn the b-vectors.")
-    ] = False,
-) -> None:
-    """Measure the ALPS index of one diffusion scan."""
-    from pvsbook import bids
-
-    _say(
-        bids.measure_alps(
-            dwi,
-            bval,
-            bvec,
-            out,
-            brain_mask=brain_mask,
-            rois=rois,
-            search_mm=search_mm,
-            nonlinear=nonlinear,
-            denoise=denoise,
-            gibbs=gibbs,
-            motion=motion,
-        )
-    )
+def _of_option(option: Option) -> Parameter:
+    """Make the parameter of a command line: text, for what the command line has no type for."""
+    flag = option.flag or _flag(option.name)
+    text = option.help
+    if option.flag_value is not None:
+        return _parameter(option.name, bool, False, typer.Option(flag, help=text))
+    if option.type is bool:
+        return _parameter(option.name, bool, option.default, typer.Option(flag, help=text))
+    kind: Any = str if option.type in (list, dict) else option.type
+    if option.choices:
+        kind = Literal[option.choices]
+    default = None if option.type in (list, dict) else option.default
+    if default is None:
+        kind = kind | None
+    return _parameter(option.name, kind, default, typer.Option(flag, help=text))
 
 
-@app.command()
-def qsm(
-    magnitude: Annotated[
-        list[Path], typer.Option(help="Magnitude: one file an echo, or one 4D file.")
-    ],
-    phase: Annotated[list[Path], typer.Option(help="Phase, in the same order.")],
-    out: Out,
-    echo_times: Annotated[
-        str | None,
-        typer.Option(help="Seconds, as 0.004,0.008,0.012; by default from the sidecars."),
-    ] = None,
-    field_strength: Annotated[
-        float | None, typer.Option(help="Tesla; by default from the sidecars.")
-    ] = None,
-    phase_period: Annotated[
-        float | None, typer.Option(help="Stored units of one full turn, where not recognised.")
-    ] = None,
-    flip_phase: Annotated[
-        bool, typer.Option("--flip-phase", help="The phase falls in a stronger field.")
-    ] = False,
-    background: Annotated[
-        Literal["lbv", "vsharp", "resharp", "pdf"], typer.Option(help="Background removal.")
-    ] = "lbv",
-    inversion: Annotated[
-        Literal["tv", "edge tv", "tkd", "l2", "tikhonov", "ndi"],
-        typer.Option(help="Dipole inversion."),
-    ] = "tv",
-    reference: Annotated[
-        str, typer.Option(help="What is zero: 'whole brain', 'none', or a mask.")
-    ] = "whole brain",
-    brain_mask: Annotated[Path | None, typer.Option(help="Brain, on the same grid.")] = None,
-    white_matter: Annotated[
-        Path | None, typer.Option(help="White matter, for the table of references.")
-    ] = None,
-) -> None:
-    """Map susceptibility from gradient-echo magnitude and phase."""
-    from pvsbook import bids
+def _read(option: Option, value: Any) -> Any:
+    """Turn what stood on the command line into the value of an option."""
+    if option.flag_value is not None:
+        return option.flag_value if value else option.default
+    if value is None:
+        return option.default
+    flag = option.flag or _flag(option.name)
+    if option.type is list:
+        return _numbers(value, flag)
+    if option.type is dict:
+        value = _mapping(value, flag)
+    option.check(value, flag)
+    return value
 
-    _say(
-        bids.measure_qsm(
-            magnitude,
-            phase,
-            out,
-            echo_times_s=_seconds(echo_times),
-            field_strength_t=field_strength,
-            phase_period=phase_period,
-            phase_sign=-1 if flip_phase else 1,
-            background=background,
-            inversion=inversion,
-            reference=reference,
-            brain_mask=brain_mask,
-            white_matter=white_matter,
-        )
-    )
+
+def _mapping(text: str, flag: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        first = str(error).splitlines()[0]
+        raise InputError(
+            f"{flag}: {text!r} cannot be read ({first}); write {{name: value}}"
+        ) from None
+
+
+def _numbers(text: str, flag: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(
+            f"{flag}: {text!r} is not a list of numbers; write it as 0.004,0.008,0.012"
+        ) from None
 
 
 @app.command()
@@ -362,8 +312,8 @@ def run(
         typer.Option("--session-label", help="Only these visits, as 1 2 or ses-1."),
     ] = None,
     methods: Annotated[
-        str, typer.Option(help="Which methods, with commas between them.")
-    ] = "pvs,alps,qsm",
+        str | None, typer.Option(help="Which methods, with commas between them; by default all.")
+    ] = None,
     settings: Annotated[
         Path | None,
         typer.Option(help="YAML file of options, the same for all, as: qsm: {inversion: tkd}"),
@@ -393,9 +343,9 @@ def run(
         ),
     ] = False,
 ) -> None:
-    """Run the methods on a BIDS folder of people and visits.
+    """Run the methods on a BIDS folder of participants and visits.
 
-    Each scan becomes maps, a table and a page under OUT_DIR; each person gets a page
+    Each scan becomes maps, a table and a page under OUT_DIR; each participant gets a page
     (sub-*.html). A scan that fails stops no other, and says why. What is done is not done again
     while inputs, options and the code of pvsbook are the same: after an interruption, run the same
     command.
@@ -404,22 +354,23 @@ def run(
     measured (they are listed), 2 when it cannot start.
     """
     from pvsbook import jobs
-    from pvsbook.bids import app as people
+    from pvsbook.bids import app as bids_app
     from pvsbook.bids import inputs
 
-    options = people.read_settings(settings)
-    dataset = inputs.find(
+    options = bids_app.read_settings(settings)
+    names = None if methods is None else [m.strip() for m in methods.split(",") if m.strip()]
+    folder = inputs.find(
         bids_dir,
         participants=participants or (),
         sessions=sessions or (),
-        methods=[m.strip() for m in methods.split(",") if m.strip()],
+        methods=names,
     )
-    for note in dataset.notes:
+    for note in folder.notes:
         console().print(f"note: {note}", markup=False, soft_wrap=True)
     if level == "group":
         from pvsbook.bids import group
 
-        result = group.summarise(dataset, out_dir, settings=options)
+        result = group.summarise(folder, out_dir, settings=options)
         for path in (*result.files, result.report):
             console().print(str(path), markup=False, soft_wrap=True)
         if not result.participants_match:
@@ -432,10 +383,10 @@ def run(
             raise typer.Exit(1)
         return
     with jobs.workers(workers, scheduler=scheduler, memory_gb=memory_gb) as client:
-        steps = people.run_people(dataset, out_dir, settings=options, client=client)
-        total = sum(1 for _ in people.entries(dataset, options))
+        steps = bids_app.run_participants(folder, out_dir, settings=options, client=client)
+        total = sum(1 for _ in bids_app.plan(folder, options))
         records = watch(steps, total)
-    _say_people(records, out_dir, dataset.people)
+    _report(records, out_dir, folder.labels)
 
 
 def watch(steps: Iterator[Record], total: int, what: str = "scans") -> list[Record]:
@@ -457,7 +408,7 @@ def watch(steps: Iterator[Record], total: int, what: str = "scans") -> list[Reco
     return kept
 
 
-def _say_people(records: list[Record], out_dir: Path, people: list[str]) -> None:
+def _report(records: list[Record], out_dir: Path, labels: list[str]) -> None:
     """Count, then name what failed or was skipped; exit with 1 where somebody was not measured."""
     count(records)
     where = f"Pages: {out_dir}/sub-*.html; log: {out_dir}/logs/run.log"
@@ -466,7 +417,7 @@ def _say_people(records: list[Record], out_dir: Path, people: list[str]) -> None
     if "done" not in ended and "failed" not in ended:
         raise InputError(f"{out_dir}: no scan has what a method needs; see the lines above")
     measured = {r.name.split("_")[0] for r in records if r.status in ("done", "failed")}
-    nothing = [person for person in people if person not in measured]
+    nothing = [label for label in labels if label not in measured]
     if nothing:
         words = f"nothing could be measured in {', '.join(nothing)}; see the lines above"
         console().print(words, markup=False, soft_wrap=True)
@@ -478,7 +429,7 @@ def count(records: list[Record]) -> None:
     """Count what was done; name what failed or was skipped."""
     out = console()
     done = [r for r in records if r.status == "done"]
-    earlier = sum(not r.again for r in done)
+    earlier = sum(r.is_cached for r in done)
     failed = [r for r in records if r.status == "failed"]
     skipped = [r for r in records if r.status == "skipped"]
     before = f" ({earlier} by an earlier run)" if earlier else ""
@@ -487,17 +438,6 @@ def count(records: list[Record]) -> None:
         out.print(
             f"  {record.status} {record.name}: {record.reason}", markup=False, soft_wrap=True
         )
-
-
-def _seconds(text: str | None) -> list[float] | None:
-    if text is None:
-        return None
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(
-            f"--echo-times: {text!r} is not a list of seconds; write it as 0.004,0.008,0.012"
-        ) from None
 
 
 def _say(done: Done) -> None:
@@ -518,11 +458,15 @@ def expand_several(arguments: list[str]) -> list[str]:
     >>> expand_several(["qsm", "--phase", "a", "b", "--out", "o"])
     ['qsm', '--phase', 'a', '--phase', 'b', '--out', 'o']
     """
+    from pvsbook.methods import ALL
+
+    several = {_flag(i.name) for method in ALL for i in method.inputs if i.is_several}
+    several |= {"--participant-label", "--session-label"}
     expanded: list[str] = []
     current, taken = "", 0
     for word in arguments:
         if word.startswith("-"):
-            current, taken = (word, 0) if word in SEVERAL else ("", 0)
+            current, taken = (word, 0) if word in several else ("", 0)
         elif current:
             taken += 1
             if taken > 1:
@@ -531,8 +475,15 @@ def expand_several(arguments: list[str]) -> list[str]:
     return expanded
 
 
-def _add_commands_of_others() -> None:
-    """Take in the commands that other packages declare, such as those of the book."""
+def _add_commands(asked: str) -> None:
+    """Add a command for each method, and those that other packages declare, as the book does."""
+    from pvsbook import methods
+
+    for method in methods.ALL:
+        if method.name == asked:
+            app.command(method.name)(_command(method))
+        else:  # its options are not asked for, so that nothing of it needs to be loaded
+            app.command(method.name, help=method.help)(lambda: None)
     for point in entry_points(group="pvsbook.commands"):
         app.command(point.name)(point.load())
 
@@ -541,7 +492,7 @@ def main() -> None:
     """Run the command; exit 0 when done, 2 on bad input, 1 when the fault is ours."""
     try:
         check_spelling(sys.argv[1:])
-        _add_commands_of_others()
+        _add_commands(next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
         app(args=expand_several(sys.argv[1:]), prog_name="pvsbook")
     except InputError as error:
         print(f"pvsbook: {error}", file=sys.stderr)

@@ -240,7 +240,9 @@ def sources_of(paths: Sequence[images.PathLike]) -> dict[str, list[str]]:
     return {"Sources": [Path(p).name for p in paths], "SourceSHA256": hashes}
 
 
-def claim(writer: Writer, suffix: str, sources: Mapping[str, Sequence[str]]) -> None:
+def claim(
+    writer: Writer, suffix: str, sources: Mapping[str, Sequence[str]], *, desc: str = "sources"
+) -> None:
     """Refuse to replace results of other files, before anything is measured.
 
     Parameters
@@ -251,6 +253,8 @@ def claim(writer: Writer, suffix: str, sources: Mapping[str, Sequence[str]]) -> 
         Of their table: ``pvs``, ``alps`` or ``qsm``.
     sources
         From `sources_of`.
+    desc
+        Of the file that keeps the sources of such results.
 
     Raises
     ------
@@ -262,7 +266,7 @@ def claim(writer: Writer, suffix: str, sources: Mapping[str, Sequence[str]]) -> 
     there = next(p for p in (top, *top.parents) if p.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"{writer.folder}: cannot be written; choose another folder")
-    record = writer.path(suffix, ".json", desc="sources")
+    record = writer.path(suffix, ".json", desc=desc)
     if not record.is_file():
         return
     known = images.read_json(record).get("SourceSHA256")

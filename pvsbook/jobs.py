@@ -110,8 +110,8 @@ class Record:
         Size and SHA-256 of each file written, by its path in the folder.
     parameters
         Of the task.
-    again
-        False where an earlier run had done this work.  Not stored.
+    is_cached
+        Whether an earlier run had done this work.  Not stored.
     seconds, peak_mb
         Wall time, and the most memory the process has ever held.  Not stored.
     log
@@ -126,13 +126,13 @@ class Record:
     inputs: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    again: bool = True
+    is_cached: bool = False
     seconds: float = 0.0
     peak_mb: float = 0.0
     log: str = ""
 
 
-_NOT_STORED = ("again", "seconds", "peak_mb", "log")
+_NOT_STORED = ("is_cached", "seconds", "peak_mb", "log")
 
 
 # --- one task ----------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def read_record(folder: images.PathLike, name: str) -> Record | None:
     if content is None or content.get("status") == "started":
         return None
     stored = {f.name for f in dataclasses.fields(Record)} - set(_NOT_STORED)
-    return Record(**{k: v for k, v in content.items() if k in stored}, again=False)
+    return Record(**{k: v for k, v in content.items() if k in stored}, is_cached=True)
 
 
 def _read_stored(folder: Path, name: str) -> dict[str, Any] | None:
@@ -359,10 +359,10 @@ def _differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[st
     return names
 
 
-def _finished(folder: Path, name: str, print_: str) -> Record | None:
+def _finished(folder: Path, name: str, digest: str) -> Record | None:
     """Return the record of finished work: same fingerprint, every file there in full size."""
     record = read_record(folder, name)
-    if record is None or record.status != "done" or record.fingerprint != print_:
+    if record is None or record.status != "done" or record.fingerprint != digest:
         return None
     for path, (size, _) in record.outputs.items():
         try:
@@ -379,11 +379,11 @@ def _work(function: Function, task: Task, folder: str) -> Record:
     start = time.perf_counter()
     try:
         hashes, stamps = _hash_inputs(task, top)
-        print_ = fingerprint(function, task, hashes)
-        done = _finished(top, task.name, print_)
+        digest = fingerprint(function, task, hashes)
+        done = _finished(top, task.name, digest)
         if done is not None:
             return done
-        record = _fresh(function, task, top, print_, hashes, stamps)
+        record = _fresh(function, task, top, digest, hashes, stamps)
     except InputError as error:
         record = Record(task.name, "failed", reason=_one_line(error, task))
         write_record(top, record)
@@ -413,7 +413,7 @@ def _fresh(
     function: Function,
     task: Task,
     top: Path,
-    print_: str,
+    digest: str,
     hashes: Mapping[str, str],
     stamps: Mapping[str, list[int]],
 ) -> Record:
@@ -437,7 +437,7 @@ def _fresh(
             (top / name).parent.mkdir(parents=True, exist_ok=True)
             path.replace(top / name)
         record = Record(
-            task.name, "done", print_, "", dict(result), inputs, outputs, task.parameters
+            task.name, "done", digest, "", dict(result), inputs, outputs, task.parameters
         )
         write_record(top, record)
     return record
@@ -564,19 +564,19 @@ def workers(
         ) as cluster,
         Client(cluster, security=security) as client,
     ):
-        client.register_plugin(_deaf())
+        client.register_plugin(_ignore_interrupts())
         yield client
 
 
-def _deaf() -> Any:
+def _ignore_interrupts() -> Any:
     """Make a plugin that lets workers ignore Ctrl-C, which a terminal sends to them as well."""
     from distributed import WorkerPlugin
 
-    class Deaf(WorkerPlugin):
+    class IgnoreInterrupts(WorkerPlugin):
         def setup(self, worker: Any) -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    return Deaf()
+    return IgnoreInterrupts()
 
 
 @contextmanager
@@ -643,7 +643,7 @@ def run(
         Another run is writing to the folder.
     """
     top = Path(folder)
-    with _alone(top):
+    with _lock(top):
         _sweep(top)
         todo = _not_done(function, tasks, top)
         if client is None:
@@ -662,7 +662,7 @@ def _sweep(top: Path) -> None:
 
 
 @contextmanager
-def _alone(top: Path) -> Iterator[None]:
+def _lock(top: Path) -> Iterator[None]:
     """Hold a lock that the system lets go of when the process dies, however it dies."""
     path = top / STATE / "lock"
     try:

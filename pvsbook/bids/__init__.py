@@ -1,15 +1,14 @@
-"""From files to results on disk: one scan, or a BIDS folder of many people."""
+"""A BIDS folder of many participants, or the files of one scan, to results on disk."""
 
 import lazy_loader as _lazy
 
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
-    submodules=["app", "group", "inputs", "longitudinal", "measure"],
+    submodules=["app", "group", "inputs", "measure", "sessions"],
     submod_attrs={
-        "app": ["run_people"],
+        "app": ["run_participants"],
         "group": ["summarise"],
         "inputs": ["find"],
-        "longitudinal": ["measure_qsm_change"],
-        "measure": ["Done", "measure_alps", "measure_pvs", "measure_qsm"],
+        "measure": ["Done", "measure_files"],
     },
 )

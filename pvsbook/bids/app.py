@@ -1,60 +1,43 @@
-"""A BIDS folder of people through the methods: `pvsbook run`."""
+"""A BIDS folder of participants through the methods: `pvsbook run`."""
 
 from __future__ import annotations
 
-import functools
-import inspect
 import itertools
 import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import yaml
 
 from pvsbook import derivatives, images, jobs, report
+from pvsbook import methods as registry
 from pvsbook._errors import InputError
 from pvsbook._version import __version__
-from pvsbook.bids.inputs import METHODS, Dataset, Scan
-from pvsbook.qsm import pipeline as qsm_pipeline
+from pvsbook.bids.inputs import BidsFolder, Measurement
+from pvsbook.method import Method
 
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = [
-    "CHANGE",
-    "TITLES",
-    "entries",
-    "linked",
-    "measure_scan",
-    "read_settings",
-    "run_people",
-    "texts",
-]
+__all__ = ["link_to_page", "measure_task", "plan", "read_settings", "run_participants", "texts"]
 
-CHANGE = "qsmchange"  # two visits of one person; runs with qsm
-TITLES = {
-    "pvs": "Perivascular spaces",
-    "alps": "ALPS index",
-    "qsm": "Susceptibility (QSM)",
-    CHANGE: "Change of susceptibility",
-}
-PERSONAL = ("wmh_mask", "brain_mask", "white_matter")  # files of one person, so no options for all
+Settings = Mapping[str, Mapping[str, Any]]
 
 
-def measure_scan(
+def measure_task(
     inputs: Mapping[str, Sequence[str]], parameters: Mapping[str, Any], folder: str
 ) -> dict[str, Any]:
-    """Do one task of `entries`: measure a scan, write its files, give back what tables need.
+    """Do one task of `plan`: measure a scan, write its files, return what tables need.
 
     Parameters
     ----------
     inputs
-        Paths by role, from `pvsbook.bids.inputs.find`.
+        Paths by role.
     parameters
         ``method`` and ``options``: defaults, what sidecars say, and settings, in this order.
     folder
@@ -65,22 +48,10 @@ def measure_scan(
     dict
         ``row``, ``summary``, ``status``, ``reasons`` and the path of the ``report``.
     """
-    from pvsbook.bids import longitudinal, measure
+    from pvsbook.bids.measure import measure_files
 
-    method = parameters["method"]
-    options = parameters["options"]
-    if method == "pvs":
-        done = measure.measure_pvs(inputs["image"][0], folder, **options)
-    elif method == "alps":
-        dwi, bval, bvec = (inputs[role][0] for role in ("dwi", "bval", "bvec"))
-        done = measure.measure_alps(dwi, bval, bvec, folder, **options)
-    elif method == "qsm":
-        done = measure.measure_qsm(inputs["magnitude"], inputs["phase"], folder, **options)
-    else:
-        first, second = (
-            (inputs[f"magnitude_{k}"], inputs[f"phase_{k}"]) for k in ("first", "second")
-        )
-        done = longitudinal.measure_qsm_change(first, second, folder, **options)
+    method = registry.by_name(parameters["method"])
+    done = measure_files(method, inputs, folder, **parameters["options"])
     content = {
         "row": dict(done.row),
         "summary": done.summary,
@@ -92,13 +63,13 @@ def measure_scan(
 
 
 def read_settings(path: images.PathLike | None) -> dict[str, dict[str, Any]]:
-    """Read options of the methods, the same for all people.
+    """Read options of the methods, the same for all participants.
 
     Parameters
     ----------
     path
-        YAML or JSON: for each method its options by the names that `pvsbook.bids` gives them,
-        as ``{qsm: {inversion: tkd}, alps: {rois: 5mm}}``.
+        YAML or JSON: for each method its options by name, as
+        ``{qsm: {inversion: tkd}, alps: {rois: 5mm}}``.
 
     Returns
     -------
@@ -108,7 +79,8 @@ def read_settings(path: images.PathLike | None) -> dict[str, dict[str, Any]]:
     Raises
     ------
     InputError
-        Not such a file, an unknown method or option, or an option that is a file of one person.
+        Not such a file, an unknown method or option, a value that an option cannot have, or an
+        option that is a file of one participant.
 
     Examples
     --------
@@ -124,144 +96,80 @@ def read_settings(path: images.PathLike | None) -> dict[str, dict[str, Any]]:
             raise InputError(f"--settings: {path} cannot be read ({first})") from error
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
         raise InputError(f"--settings: {path} must hold options by method, as qsm: {{...}}")
-    for method, options in content.items():
-        if method not in TITLES:
-            raise InputError(f"--settings: {method!r} is no method; known: {', '.join(TITLES)}")
-        allowed = _defaults(method)
-        unknown = [name for name in options if name not in allowed]
-        if unknown:
-            raise InputError(
-                f"--settings: {method} has no option {', '.join(map(str, unknown))}; "
-                f"it has {', '.join(allowed)}"
-            )
-        for name, value in options.items():
-            _check_option(method, name, value, allowed[name])
-    shared = {
-        k: v
-        for k, v in content.get("qsm", {}).items()
-        if k in ("phase_period", "phase_sign")  # of the scanner; the recipe of change is its own
-    }
-    return {m: dict(content.get(m, {})) for m in METHODS} | {
-        CHANGE: {**shared, **content.get(CHANGE, {})}
-    }
+    methods = {method.name: method for method in registry.ALL}
+    for name, options in content.items():
+        if name not in methods:
+            raise InputError(f"--settings: {name!r} is no method; known: {', '.join(methods)}")
+        methods[name].check(options, "--settings")
+    settings = {}
+    for name, method in methods.items():
+        scanner = content.get(method.compares, {})
+        shared = {key: scanner[key] for key in method.shares if key in scanner}
+        settings[name] = {**shared, **content.get(name, {})}
+    return settings
 
 
-CHOICES: Mapping[str, Sequence[Any]] = {
-    "contrast": ("t1", "t2"),
-    "registration": ("affine", "syn"),
-    "denoise": (None, "mppca", "patch2self"),
-    "background": tuple(qsm_pipeline.BACKGROUNDS),
-    "inversion": tuple(qsm_pipeline.INVERSIONS),
-    "phase_sign": (1, -1),
-}
-
-
-def _check_option(method: str, name: str, value: Any, default: Any) -> None:
-    """Refuse a value before anybody is measured with it."""
-    where = f"--settings: {method}: {name} is {value!r}"
-    if name in CHOICES:
-        if value not in CHOICES[name]:
-            raise InputError(f"{where}; choose from {', '.join(map(str, CHOICES[name]))}")
-    elif isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise InputError(f"{where}; give true or false")
-    elif isinstance(default, int | float) or name in ("phase_period", "field_strength_t"):
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (is_number and np.isfinite(value)) and not (default is None and value is None):
-            raise InputError(f"{where}; give a number")
-    elif isinstance(default, str):
-        if not isinstance(value, str):
-            raise InputError(f"{where}; give text")
-        if value.endswith((".nii", ".nii.gz")) and not Path(value).is_file():
-            raise InputError(f"{where}, and there is no such file")
-
-
-def entries(
-    dataset: Dataset, settings: Mapping[str, Mapping[str, Any]]
-) -> Iterator[tuple[Scan, jobs.Task | jobs.Record]]:
+def plan(
+    folder: BidsFolder, settings: Settings
+) -> Iterator[tuple[Measurement, jobs.Task | jobs.Record]]:
     """Give each visit and method its task, or the record that says why there is none.
 
-    Where a person has a gradient echo at several visits, each later visit is compared with the
-    first.
+    Where a participant has scans of a method at several visits, and another method compares
+    visits, each later visit is compared with the first.
 
     Yields
     ------
-    tuple of Scan and Task or Record
+    tuple of Measurement and Task or Record
     """
-    for _, group in itertools.groupby(dataset.scans, key=lambda s: s.participant):
-        scans = list(group)
-        for scan in scans:
-            yield scan, _task(scan, settings)
-        echoes = [s for s in scans if s.method == "qsm" and not s.lacks and s.session]
-        for later in echoes[1:]:
-            scan = _pair(echoes[0], later)
-            yield scan, _task(scan, settings)
+    comparing = [method for method in registry.ALL if method.compares]
+    for _, group in itertools.groupby(folder.measurements, key=lambda m: m.participant):
+        measurements = list(group)
+        pairs = []
+        for method in comparing:
+            usable = [m for m in measurements if m.method == method.compares and m.session]
+            complete = [m for m in usable if not m.lacks]
+            pairs += [_pair(method, complete[0], later) for later in complete[1:]]
+        for measurement in (*measurements, *pairs):
+            yield measurement, _task(measurement, settings)
 
 
-def _task(scan: Scan, settings: Mapping[str, Mapping[str, Any]]) -> jobs.Task | jobs.Record:
-    if scan.lacks:
-        return jobs.Record(scan.name, "skipped", reason="; ".join(scan.lacks))
+def _task(measurement: Measurement, settings: Settings) -> jobs.Task | jobs.Record:
+    found = measurement.found
+    if found.lacks:
+        return jobs.Record(measurement.name, "skipped", reason="; ".join(found.lacks))
     # Defaults are written out, so that a default by name is the same as none.
-    options = {**_defaults(scan.method), **scan.parameters, **settings[scan.method]}
+    method = registry.by_name(measurement.method)
+    options = {**method.defaults, **found.parameters, **settings[method.name]}
     # A file that an option names is an input as well: other contents, other results.
     files = {
         f"option {name}": [value]
         for name, value in options.items()
         if isinstance(value, str) and value.endswith((".nii", ".nii.gz"))
     }
-    inputs = {**scan.inputs, **files}
-    return jobs.Task(scan.name, inputs, {"method": scan.method, "options": options})
+    parameters = {"method": method.name, "options": options}
+    return jobs.Task(measurement.name, {**found.inputs, **files}, parameters)
 
 
-@functools.cache
-def _defaults(method: str) -> dict[str, Any]:
-    """Return the options of a method, less those that are a file of one person."""
-    from pvsbook.bids import longitudinal, measure
-
-    functions: dict[str, Callable[..., Any]] = {
-        "pvs": measure.measure_pvs,
-        "alps": measure.measure_alps,
-        "qsm": measure.measure_qsm,
-        CHANGE: longitudinal.measure_qsm_change,
-    }
-    return {
-        name: parameter.default
-        for name, parameter in inspect.signature(functions[method]).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in PERSONAL
-    }
+def _pair(method: Method, first: Measurement, later: Measurement) -> Measurement:
+    """Plan the comparison of two visits, named after the later one."""
+    assert method.pair is not None
+    found = method.pair(first.found, later.found, first.session)
+    notes = (*found.notes, *((later.order,) if later.order else ()))
+    return Measurement(later.participant, later.session, method.name, replace(found, notes=notes))
 
 
-def _pair(first: Scan, later: Scan) -> Scan:
-    inputs = {
-        f"{role}_{when}": scan.inputs[role]
-        for when, scan in (("first", first), ("second", later))
-        for role in ("magnitude", "phase")
-    }
-    both = {k: (first.parameters[k], later.parameters[k]) for k in first.parameters}
-    few = min(len(times) for times in both["echo_times_s"])
-    return Scan(
-        later.participant,
-        later.session,
-        CHANGE,
-        inputs,
-        {"first_session": first.session, **both},
-        notes=(later.order,) if later.order else (),
-        lacks=() if few > 2 else (f"{few} echoes; the error of a change needs three or more",),
-    )
-
-
-def run_people(
-    dataset: Dataset,
+def run_participants(
+    folder: BidsFolder,
     out: images.PathLike,
     *,
-    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    settings: Settings | None = None,
     client: Client | None = None,
 ) -> Iterator[jobs.Record]:
-    """Measure every visit of every person that is not done yet, and write their pages.
+    """Measure every visit of every participant that is not done yet, and write their pages.
 
     Parameters
     ----------
-    dataset
+    folder
         From `pvsbook.bids.inputs.find`.
     out
         Folder for the BIDS-Derivatives.
@@ -281,23 +189,24 @@ def run_people(
         The folder is the data set itself, cannot be written, or another run is writing there.
     """
     top = Path(out)
-    if top.resolve() == dataset.root.resolve():
+    if top.resolve() == folder.root.resolve():
         raise InputError(f"{out}: is the data set itself; give another folder for the results")
     derivatives.describe(top)
     settings = read_settings(None) if settings is None else settings
-    plan = list(entries(dataset, settings))
-    waiting = Counter(scan.participant for scan, _ in plan)
-    owner = {scan.name: scan for scan, _ in plan}
-    mine: dict[str, list[tuple[Scan, jobs.Record]]] = {p: [] for p in waiting}
-    log = _log(top)
+    planned = list(plan(folder, settings))
+    waiting = Counter(measurement.participant for measurement, _ in planned)
+    by_record = {measurement.name: measurement for measurement, _ in planned}
+    ended: dict[str, list[tuple[Measurement, jobs.Record]]] = {label: [] for label in waiting}
+    log = _open_log(top)
     try:
-        for record in jobs.run(measure_scan, (item for _, item in plan), top, client=client):
-            _note(log, record)
-            scan = owner[record.name]
-            mine[scan.participant].append((scan, record))
-            waiting[scan.participant] -= 1
-            if not waiting[scan.participant]:
-                _write_person(top, scan.participant, mine.pop(scan.participant))
+        for record in jobs.run(measure_task, (item for _, item in planned), top, client=client):
+            _log_record(log, record)
+            measurement = by_record[record.name]
+            label = measurement.participant
+            ended[label].append((measurement, record))
+            waiting[label] -= 1
+            if not waiting[label]:
+                _write_participant(top, label, ended.pop(label))
             yield record
     finally:
         for handler in log.handlers[:]:
@@ -305,7 +214,7 @@ def run_people(
             log.removeHandler(handler)
 
 
-def _log(top: Path) -> logging.Logger:
+def _open_log(top: Path) -> logging.Logger:
     """Open the file that says what happened when; nothing of it goes to the terminal."""
     path = top / "logs" / "run.log"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -317,8 +226,8 @@ def _log(top: Path) -> logging.Logger:
     return log
 
 
-def _note(log: logging.Logger, record: jobs.Record) -> None:
-    if not record.again:
+def _log_record(log: logging.Logger, record: jobs.Record) -> None:
+    if record.is_cached:
         log.info("%s was done", record.name)
         return
     log.info(
@@ -333,26 +242,32 @@ def _note(log: logging.Logger, record: jobs.Record) -> None:
         log.info("%s", record.log)
 
 
-def _write_person(top: Path, person: str, held: list[tuple[Scan, jobs.Record]]) -> None:
-    """Write the page of a person, with what earlier runs did by methods not asked for now."""
-    order = (*METHODS, CHANGE)
-    names = {scan.name for scan, _ in held}
-    for session in {scan.session for scan, _ in held}:
-        for scan in (Scan(person, session, method) for method in order):
-            record = jobs.read_record(top, scan.name) if scan.name not in names else None
+def _write_participant(
+    top: Path, label: str, ended: list[tuple[Measurement, jobs.Record]]
+) -> None:
+    """Write the page of a participant, with what earlier runs did by methods not asked for now."""
+    titles = {method.name: method.title for method in registry.ALL}
+    order = list(titles)
+    names = {measurement.name for measurement, _ in ended}
+    for session in {measurement.session for measurement, _ in ended}:
+        for measurement in (Measurement(label, session, method) for method in order):
+            record = None
+            if measurement.name not in names:
+                record = jobs.read_record(top, measurement.name)
             if record is not None:
-                held.append((scan, record))
-    held.sort(key=lambda pair: (pair[0].session, order.index(pair[0].method)))
+                ended.append((measurement, record))
+    ended.sort(key=lambda pair: (pair[0].session, order.index(pair[0].method)))
     visits = []
-    for session, group in itertools.groupby(held, key=lambda pair: pair[0].session):
-        visits.append((session or "only visit", [_person_row(*pair) for pair in group]))
-    count = Counter(record.status for _, record in held)
+    for session, group in itertools.groupby(ended, key=lambda pair: pair[0].session):
+        rows = [_describe(titles[m.method], m, record) for m, record in group]
+        visits.append((session or "only visit", rows))
+    count = Counter(record.status for _, record in ended)
     summary = "; ".join(f"{n} {status}" for status, n in sorted(count.items()))
-    page = report.person_page(person, summary=f"Scans: {summary}.", visits=visits)
-    images.write_bytes(page.encode(), top / f"{person}.html")
+    page = report.person_page(label, summary=f"Scans: {summary}.", visits=visits)
+    images.write_bytes(page.encode(), top / f"{label}.html")
 
 
-def linked(text: str, result: Mapping[str, Any]) -> Any:
+def link_to_page(text: str, result: Mapping[str, Any]) -> Any:
     """Link to a scan's page, if it is one below this folder: a record may come from elsewhere."""
     where = result.get("report")
     if isinstance(where, str) and re.fullmatch(r"sub-[\w+-]+(?:/[\w+-]+)*/[\w+-]+\.html", where):
@@ -360,21 +275,19 @@ def linked(text: str, result: Mapping[str, Any]) -> Any:
     return text
 
 
-def texts(found: Any) -> list[str]:
+def texts(values: Any) -> list[str]:
     """Take a list of sentences from a record; nothing where there is none."""
-    return [str(text) for text in found] if isinstance(found, list) else []
+    return [str(text) for text in values] if isinstance(values, list) else []
 
 
-def _person_row(scan: Scan, record: jobs.Record) -> list[Any]:
-    title: Any = TITLES[scan.method]
+def _describe(title: str, measurement: Measurement, record: jobs.Record) -> list[Any]:
+    """Make the row of a measurement on the page of its participant."""
     result = record.result
-    if record.status == "done":
-        title = linked(title, result)
-    know = [record.reason, *texts(result.get("reasons")), *scan.notes]
+    remarks = [record.reason, *texts(result.get("reasons")), *measurement.found.notes]
     return [
-        title,
+        link_to_page(title, result) if record.status == "done" else title,
         record.status,
         str(result.get("status", "")),
         str(result.get("summary", "")),
-        "; ".join(text for text in know if text),
+        "; ".join(text for text in remarks if text),
     ]

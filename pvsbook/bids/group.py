@@ -1,4 +1,4 @@
-"""All people together: a table a method that statistics can read, and one page."""
+"""All participants: one table per method that statistics can read, and one page."""
 
 from __future__ import annotations
 
@@ -17,54 +17,20 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from pvsbook import derivatives, images, jobs, report
+from pvsbook import methods as registry
 from pvsbook._errors import InputError
-from pvsbook.alps import pipeline as alps_pipeline
 from pvsbook.bids import app
-from pvsbook.bids.inputs import Dataset, Scan
-from pvsbook.bids.longitudinal import CHANGE_ROW
+from pvsbook.bids.inputs import BidsFolder, Measurement
 from pvsbook.figures import people
-from pvsbook.pvs import pipeline as pvs_pipeline
-from pvsbook.qsm import pipeline as qsm_pipeline
+from pvsbook.method import Method
 
 __all__ = ["OUTLYING", "Group", "robust_z", "summarise"]
 
 OUTCOMES = ("failed", "skipped", "not run", "out of date")  # that leave no number
 OUTLYING = 3.5
 MIN_VALUES = 5
-COLUMNS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "pvs": pvs_pipeline.COLUMNS,
-    "alps": alps_pipeline.COLUMNS,
-    "qsm": qsm_pipeline.COLUMNS,
-    app.CHANGE: CHANGE_ROW,
-}
-SHOWN: Mapping[str, Mapping[str, Any]] = {
-    "pvs": {
-        "n_pvs": "perivascular spaces",
-        "volume_mm3": "their volume (mm3)",
-        "contrast_to_noise": "contrast to noise",
-        "registration_correlation": "correlation with the template",
-    },
-    "alps": {
-        "alps_tract_mean": "ALPS index, mean of sides",
-        "alps_tract_left": "ALPS index, left",
-        "alps_tract_right": "ALPS index, right",
-        "registration_correlation": "correlation with the template",
-    },
-    "qsm": {
-        "chi_sd_ppb": "spread of susceptibility (ppb)",
-        "chi_p99_ppb": "99th percentile (ppb)",
-        "residual_p95_rad": "misfit of the field (rad)",
-        "field_se_median_ppb": "error of the field (ppb)",
-    },
-    app.CHANGE: {
-        "putamen_left_change_ppb": "putamen, left (ppb)",
-        "putamen_right_change_ppb": "putamen, right (ppb)",
-        "overlap": "overlap of the visits",
-        "tilt_difference_deg": "difference of tilt (degrees)",
-    },
-}
 OWN: Mapping[str, Mapping[str, Any]] = {
-    "participant_id": {"Description": "person"},
+    "participant_id": {"Description": "participant"},
     "session_id": {"Description": "visit; n/a where there is only one"},
     "outcome": {
         "Description": "what came of it",
@@ -72,7 +38,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {
             "done": "measured; look at status before the numbers are used",
             "failed": "could not be measured; outcome_reason says why",
             "skipped": "inputs are missing; outcome_reason says which",
-            "not run": "the participant level was not run for it",
+            "not run": "not processed yet by the participant level",
             "out of date": "measured from files or with settings that are not the current ones",
         },
     },
@@ -94,12 +60,12 @@ LIMITS = (
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """What all people gave.
+    """Tables and page of all participants.
 
     Attributes
     ----------
     tables
-        One table a method, one row a person and visit.
+        One table per method, one row per participant and visit.
     files
         Paths of the tables.
     report
@@ -142,7 +108,7 @@ def robust_z(values: ArrayLike) -> NDArray[np.float64]:
 
 
 def summarise(
-    dataset: Dataset,
+    folder: BidsFolder,
     out: images.PathLike,
     *,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
@@ -151,10 +117,10 @@ def summarise(
 
     Parameters
     ----------
-    dataset
+    folder
         From `pvsbook.bids.inputs.find`: who should be there.
     out
-        The folder that `pvsbook.bids.app.run_people` filled.
+        The folder that `pvsbook.bids.app.run_participants` filled.
     settings
         As given there.
 
@@ -169,39 +135,42 @@ def summarise(
     """
     top = Path(out)
     settings = app.read_settings(None) if settings is None else settings
-    match = _match(dataset)
+    match = _match(folder)
     if not match:
-        dataset = replace(dataset, participants=dataset.participants.iloc[:0, :0])
+        folder = replace(folder, participants=folder.participants.iloc[:0, :0])
     rows: dict[str, list[dict[str, Any]]] = {}
     links: dict[str, str] = {}
     reasons: dict[str, list[str]] = {}
-    for scan, task in app.entries(dataset, settings):
-        record = _current(task, jobs.read_record(top, scan.name), top)
+    for measurement, task in app.plan(folder, settings):
+        name, key = measurement.name, measurement.method
+        record = _current(task, jobs.read_record(top, name), top)
+        notes = measurement.found.notes
         if isinstance(task, jobs.Record) and record is not None and record.status == "done":
-            scan = replace(scan, notes=(*scan.notes, f"measured before; now {task.reason}"))
-        rows.setdefault(scan.method, []).append(_row(scan, record))
-        reasons.setdefault(scan.method, [])
+            notes = (*notes, f"measured before; now {task.reason}")
+        rows.setdefault(key, []).append(_row(measurement, notes, record))
+        reasons.setdefault(key, [])
         if record is not None and record.status == "done":
-            reasons[scan.method] += app.texts(record.result.get("reasons"))
-            linked = app.linked(scan.name, record.result)
-            if isinstance(linked, dict):
-                links[scan.name] = linked["href"]
-    if not any(row["outcome"] == "done" for held in rows.values() for row in held):
+            reasons[key] += app.texts(record.result.get("reasons"))
+            link = app.link_to_page(name, record.result)
+            if isinstance(link, dict):
+                links[name] = link["href"]
+    if not any(row["outcome"] == "done" for entries in rows.values() for row in entries):
         raise InputError(
             f"{out}: nothing has been measured there with these files and settings; run the "
             "participant level first, with the same --settings"
         )
     derivatives.describe(top)
     tables, files, sections = {}, [], []
-    for method, held in rows.items():
-        table, z = _table(dataset, method, held)
-        tables[method] = table
-        files += _write(top, dataset, method, table)
-        sections.append(_section(method, table, z, links, reasons[method]))
+    for name, entries in rows.items():
+        method = registry.by_name(name)
+        table, z = _table(folder, method, entries)
+        tables[name] = table
+        files += _write(top, folder, method, table)
+        sections.append(_section(method, table, z, links, reasons[name]))
     page = report.group_page(
-        "All people",
-        summary=_summary(dataset, tables),
-        notes=dataset.notes,
+        "All participants",
+        summary=_summary(folder, tables),
+        notes=folder.notes,
         overview=_overview(tables),
         sections=sections,
         limits=LIMITS,
@@ -213,12 +182,12 @@ def summarise(
     return Group(tables, tuple(files), where, match)
 
 
-def _match(dataset: Dataset) -> bool:
+def _match(folder: BidsFolder) -> bool:
     """Tell whether ``participants.tsv``, where it is there, names anybody of the folders."""
-    if any(note.startswith("participants.tsv is not used") for note in dataset.notes):
+    if any(note.startswith("participants.tsv is not used") for note in folder.notes):
         return False
-    named = set(dataset.participants.index)
-    return not named or bool(named & set(dataset.people))
+    named = set(folder.participants.index)
+    return not named or bool(named & set(folder.labels))
 
 
 def _current(
@@ -237,19 +206,20 @@ def _current(
     return jobs.Record(record.name, "out of date", reason=reason)
 
 
-def _row(scan: Scan, record: jobs.Record | None) -> dict[str, Any]:
+def _row(
+    measurement: Measurement, notes: Sequence[str], record: jobs.Record | None
+) -> dict[str, Any]:
     row: dict[str, Any] = {
-        "participant_id": scan.participant,
-        "session_id": scan.session or None,
+        "participant_id": measurement.participant,
+        "session_id": measurement.session or None,
         "outcome": "not run" if record is None else record.status,
         "outcome_reason": record.reason if record is not None and record.reason else None,
-        "notes": "; ".join(scan.notes) or None,
+        "notes": "; ".join(notes) or None,
     }
-    measured = record.result.get("row") if record is not None else None
-    if not isinstance(measured, dict):
+    values = record.result.get("row") if record is not None else None
+    if not isinstance(values, dict):
         return row
-    own = {k: v for k, v in measured.items() if k not in row and _is_plain(v)}
-    return row | own
+    return row | {k: v for k, v in values.items() if k not in row and _is_plain(v)}
 
 
 def _is_plain(value: Any) -> bool:
@@ -261,47 +231,46 @@ def _is_plain(value: Any) -> bool:
 
 
 def _table(
-    dataset: Dataset, method: str, rows: Sequence[Mapping[str, Any]]
+    folder: BidsFolder, method: Method, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Make the table of a method; return it and the robust distance of what is shown."""
+    """Make the table of a method; return it and the robust distance of what is drawn."""
     names = ["participant_id", "session_id", "outcome", "outcome_reason", "notes"]
-    measured = [c for c in COLUMNS[method] if any(c in row for row in rows)]
+    measured = [c for c in method.columns if any(c in row for row in rows)]
     table = pd.DataFrame(list(rows), columns=[*names, *measured])
     z = pd.DataFrame(
-        {c: robust_z(pd.to_numeric(table[c], errors="coerce")) for c in _shown(method, table)},
+        {c: robust_z(pd.to_numeric(table[c], errors="coerce")) for c in _drawn(method, table)},
         index=table.index,
     )
-    far = z.to_numpy(dtype=float)
-    told = [
+    outliers = [
         "; ".join(
             f"{c} {v:+.1f}" for c, v in zip(z.columns, row, strict=True) if abs(v) > OUTLYING
         )
-        for row in far
+        for row in z.to_numpy(dtype=float)
     ]
-    table.insert(5, "outliers", [text or None for text in told])
-    known = dataset.participants.reindex(table["participant_id"]).reset_index(drop=True)
+    table.insert(5, "outliers", [text or None for text in outliers])
+    known = folder.participants.reindex(table["participant_id"]).reset_index(drop=True)
     known.columns = [f"participant_{c}" if c in table else c for c in known.columns]
     whole = pd.concat([table.iloc[:, :6], known, table.iloc[:, 6:]], axis=1)
     return whole, z
 
 
-def _shown(method: str, table: pd.DataFrame) -> dict[str, str]:
-    return {c: label for c, label in SHOWN[method].items() if c in table}
+def _drawn(method: Method, table: pd.DataFrame) -> dict[str, str]:
+    return {c: label for c, label in method.key_columns.items() if c in table}
 
 
-def _write(top: Path, dataset: Dataset, method: str, table: pd.DataFrame) -> list[Path]:
+def _write(top: Path, folder: BidsFolder, method: Method, table: pd.DataFrame) -> list[Path]:
     """Write a table as TSV, and beside it what its columns mean."""
     meanings: dict[str, Mapping[str, Any]] = {}
     for name in map(str, table.columns):
         key = name if name in OWN else name.removeprefix("participant_")
         meanings[name] = (
             OWN.get(name)
-            or COLUMNS[method].get(name)
-            or dataset.columns.get(key)
+            or method.columns.get(name)
+            or folder.columns.get(key)
             or {"Description": "from participants.tsv"}
         )
     text = table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n")
-    path = images.write_bytes(text.encode(), top / f"group_{method}.tsv")
+    path = images.write_bytes(text.encode(), top / f"group_{method.name}.tsv")
     images.write_bytes(_json(meanings).encode(), path.with_suffix(".json"))
     return [path]
 
@@ -310,20 +279,20 @@ def _json(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False, default=derivatives.plain) + "\n"
 
 
-def _summary(dataset: Dataset, tables: Mapping[str, pd.DataFrame]) -> str:
+def _summary(folder: BidsFolder, tables: Mapping[str, pd.DataFrame]) -> str:
     outcomes = Counter(itertools.chain.from_iterable(t["outcome"] for t in tables.values()))
-    told = ", ".join(f"{n} {outcome}" for outcome, n in outcomes.most_common())
-    return f"{len(dataset.people)} people; of their scans and methods {told}."
+    counts = ", ".join(f"{n} {outcome}" for outcome, n in outcomes.most_common())
+    return f"{len(folder.labels)} participants; of their scans and methods {counts}."
 
 
 def _overview(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """Count outcomes and quality of each method."""
     rows = []
-    for method, table in tables.items():
+    for name, table in tables.items():
         quality = table.get("status", pd.Series(dtype=object))
         rows.append(
             [
-                {"text": app.TITLES[method], "href": f"#{method}"},
+                {"text": registry.by_name(name).title, "href": f"#{name}"},
                 len(table),
                 *[int((quality == q).sum()) for q in ("pass", "warn", "fail")],
                 *[int((table["outcome"] == o).sum()) for o in OUTCOMES],
@@ -335,23 +304,24 @@ def _overview(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
 
 
 def _section(
-    method: str,
+    method: Method,
     table: pd.DataFrame,
     z: pd.DataFrame,
     links: Mapping[str, str],
     found: Sequence[str],
 ) -> dict[str, Any]:
     done = table["outcome"] == "done"
-    shown = _shown(method, table)
+    drawn = _drawn(method, table)
     texts, figures = [], []
     if done.any():
         far = z.abs() > OUTLYING
-        figure = people.distributions(table[done], shown, outlying=far[done])
-        words = [_words(table.loc[done, c], label) for c, label in shown.items()]
+        figure = people.distributions(table[done], drawn, outlying=far[done])
+        words = [_words(table.loc[done, c], label) for c, label in drawn.items()]
         figures.append(
             (
                 figure,
-                f"One dot a visit. {' '.join(words)} {int(far.to_numpy().sum())} outlying values.",
+                f"One dot per visit. {' '.join(words)} "
+                f"{int(far.to_numpy().sum())} outlying values.",
                 "Every visit as a dot (its height means nothing), the median as a line, half of "
                 "the visits within the bar; crosses lie beyond 3.5 robust standard deviations.",
             )
@@ -365,12 +335,12 @@ def _section(
             str(table.at[i, "participant_id"]),
             *([session] if isinstance(session, str) else []),
         ]
-        name, cell = "_".join([*visit, method]), " ".join(visit)
+        name, cell = "_".join([*visit, method.name]), " ".join(visit)
         return [{"text": cell, "href": links[name]} if name in links else cell]
 
     numbers = [
         [label, *(_quantile(table.loc[done, c], q) for q in (0, 0.25, 0.5, 0.75, 1))]
-        for c, label in shown.items()
+        for c, label in drawn.items()
     ]
     # numbers differ from scan to scan; without them, like reasons can be counted
     reasons = Counter(re.sub(r"[-+]?\d+(\.\d+)?", "…", text) for text in found)
@@ -380,9 +350,9 @@ def _section(
         for i in table.index[~done]
     ]
     noted = [[*who(i), table.at[i, "notes"]] for i in table.index[table["notes"].notna()]]
-    title = app.TITLES[method]
+    title = method.title
     return {
-        "id": method,
+        "id": method.name,
         "title": title,
         "texts": texts,
         "figures": figures,
@@ -408,7 +378,7 @@ def _section(
                 "rows": not_done,
             },
             {
-                "caption": f"{title}: read otherwise than asked",
+                "caption": f"{title}: deviations from the BIDS specification, and choices",
                 "head": ["Visit", "Note"],
                 "rows": noted,
             },

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import groupby
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,45 +14,35 @@ import pandas as pd
 import pathspec
 
 from pvsbook import images
+from pvsbook import methods as registry
 from pvsbook._errors import InputError
+from pvsbook.bids.sessions import order_sessions, read_participants, shorten
+from pvsbook.method import Method
+from pvsbook.visit import NIFTI, BidsFile, Found, Sidecars, Visit, natural
 
-__all__ = ["METHODS", "Dataset", "Scan", "find"]
-
-METHODS = ("pvs", "alps", "qsm")
-NIFTI = (".nii.gz", ".nii")
-PARTS = {"mag": "mag", "": "mag", "phase": "phase", "pha": "phase"}
-GRADIENT_ECHO = ("MEGRE", "T2starw", "GRE")
+__all__ = ["BidsFolder", "Measurement", "find"]
 
 
 @dataclass(frozen=True)
-class Scan:
-    """One method's inputs for one visit of one person.
+class Measurement:
+    """A method at one visit of one participant, with what was found for it.
 
     Attributes
     ----------
     participant, session
         Labels, ``sub-01`` and ``ses-1``; the session is empty where there is none.
     method
-        One of `METHODS`.
-    inputs
-        Paths by role, such as ``dwi``, ``bval`` and ``bvec``.
-    parameters
-        What sidecars say, such as the echo times.
-    lacks
-        Why the method cannot run, each with the file; empty where it can.
-    notes
-        What was chosen or taken otherwise than BIDS says it.
+        Its name.
+    found
+        Inputs, parameters, what is lacking, and notes.
     order
-        How the visits of this person were put in order; empty where there is one.
+        How the visits of this participant were put in order; empty where there is one.
     """
 
     participant: str
     session: str
     method: str
-    inputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    lacks: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    found: Found = field(default_factory=Found)
     order: str = ""
 
     @property
@@ -62,17 +50,22 @@ class Scan:
         """Participant, session and method, as in file names."""
         return "_".join(p for p in (self.participant, self.session, self.method) if p)
 
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """Why the method cannot run; empty where it can."""
+        return self.found.lacks
+
 
 @dataclass(frozen=True, eq=False)
-class Dataset:
+class BidsFolder:
     """A BIDS folder as the methods see it.
 
     Attributes
     ----------
     root
         Top of the folder.
-    scans
-        One entry a visit and method, in the order of the labels.
+    measurements
+        One entry per visit and method, in the order of the labels.
     participants
         ``participants.tsv`` with its index, or an empty table.
     columns
@@ -82,31 +75,15 @@ class Dataset:
     """
 
     root: Path
-    scans: tuple[Scan, ...]
+    measurements: tuple[Measurement, ...]
     participants: pd.DataFrame
     columns: Mapping[str, Mapping[str, Any]]
     notes: tuple[str, ...] = ()
 
     @property
-    def people(self) -> list[str]:
-        """Labels of the people, in order."""
-        return list(dict.fromkeys(scan.participant for scan in self.scans))
-
-
-@dataclass(frozen=True)
-class _File:
-    path: Path
-    suffix: str
-    datatype: str
-    entities: Mapping[str, str]
-
-    def get(self, entity: str) -> str:
-        return self.entities.get(entity, "")
-
-    @property
-    def visit(self) -> tuple[str, str]:
-        session = self.get("ses")
-        return f"sub-{self.get('sub')}", f"ses-{session}" if session else ""
+    def labels(self) -> list[str]:
+        """Labels of the participants, in order."""
+        return list(dict.fromkeys(m.participant for m in self.measurements))
 
 
 def find(
@@ -114,9 +91,9 @@ def find(
     *,
     participants: Sequence[str] = (),
     sessions: Sequence[str] = (),
-    methods: Sequence[str] = METHODS,
-) -> Dataset:
-    """Find what each method needs, for every person and visit.
+    methods: Sequence[str] | None = None,
+) -> BidsFolder:
+    """Find what each method needs, for every participant and visit.
 
     Files are listed by bids2table.  Sidecars, b-values and b-vectors are looked up here by the
     inheritance principle: bids2table passes over a sidecar that is not JSON and remembers old
@@ -129,11 +106,11 @@ def find(
     participants, sessions
         Labels to keep, with or without ``sub-`` and ``ses-``; by default all.
     methods
-        Of `METHODS`.
+        Names of `pvsbook.methods.ALL`; by default all that measure one scan.
 
     Returns
     -------
-    Dataset
+    BidsFolder
 
     Raises
     ------
@@ -148,92 +125,98 @@ def find(
     pvsbook._errors.InputError: no/such/folder: does not exist; give the top of a BIDS folder...
     """
     top = Path(root)
-    unknown = [m for m in methods if m not in METHODS]
-    if unknown or not methods:
+    known = {m.name: m for m in registry.ALL if m.find is not None}
+    names = list(known) if methods is None else list(methods)
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
         raise InputError(
-            f"--methods: {', '.join(unknown) or 'none'}; choose from {','.join(METHODS)}"
+            f"--methods: {', '.join(unknown) or 'none'}; choose from {','.join(known)}"
         )
     if not top.is_dir():
         raise InputError(f"{root}: does not exist; give the top of a BIDS folder (with sub-*)")
     files = _index(top, [_label(p, "sub") for p in participants])
     wanted = {_label(s, "ses") for s in sessions}
-    there = {f"ses-{f.get('ses')}" for f in files if f.get("ses")}
-    if wanted - there:
+    existing = {f"ses-{f.get('ses')}" for f in files if f.get("ses")}
+    if wanted - existing:
         raise InputError(
-            f"--session-label: {', '.join(sorted(wanted - there))} not in {root}; "
-            f"it has {', '.join(sorted(there)) or 'no sessions'}"
+            f"--session-label: {', '.join(sorted(wanted - existing))} not in {root}; "
+            f"it has {', '.join(sorted(existing)) or 'no sessions'}"
         )
-    look = _Inheritance(top)
-    table, columns, notes = _participants(top)
-    files, misplaced, left_out = _sorted_out(top, files)
+    sidecars = Sidecars(top)
+    table, columns, notes = read_participants(top)
+    ignored = _Ignored(top)
+    files, misplaced, left_out = _sort_out(top, files, ignored)
     notes += left_out
     notes += [text for texts in misplaced.values() for text in texts]
-    ignored = _Ignored(top)
-    scans: list[Scan] = []
-    held: dict[tuple[str, str], list[_File]] = {}
-    for file in sorted(files, key=lambda f: f.path.name):
-        held.setdefault(file.visit, []).append(file)
-    people = _expected(top, participants, table, held)
+    visits: dict[tuple[str, str], list[BidsFile]] = {}
+    for file in sorted(files, key=lambda f: f.name):
+        visits.setdefault(file.visit, []).append(file)
+    measurements: list[Measurement] = []
     orders: dict[tuple[str, str], list[str]] = {}
-    for person in people:
-        sessions_there = {session for who, session in held if who == person}
-        sessions_there |= {
-            p.name
-            for p in (top / person).glob("ses-*")
-            if p.is_dir() and not ignored(Path(person, p.name))
-        }
-        if wanted:
-            sessions_there = set(wanted)
-        ordered, how = _ordered(top, person, list(sessions_there))
+    for label in _expected(top, participants, table, visits, ignored):
+        labels = set(wanted) or _sessions(top, label, visits, ignored)
+        ordered, how = order_sessions(top, label, list(labels))
         if how:
-            orders.setdefault((", ".join(ordered), how), []).append(person)
+            orders.setdefault((", ".join(ordered), how), []).append(label)
         for session in ordered or [""]:
-            lacks = tuple(t for t in misplaced.get(person, ()) if not session or session in t)
-            here = held.get((person, session), [])
-            if not here:
-                lacks = lacks or (_without_images(top, person, session),)
-            for method in methods:
-                scan = Scan(person, session, method, lacks=lacks)
-                scans.append(_found(scan, here, look) if here else scan)
-                if how and here:
-                    words = f"visits ordered by {how}: {', '.join(ordered)}"
-                    scans[-1] = replace(scans[-1], order=words)
-    for (order, how), whose in orders.items():
-        notes.append(f"visits in the order {order}, by {how} ({_some(whose)})")
-    if not held:
+            members = visits.get((label, session), [])
+            lacks = tuple(t for t in misplaced.get(label, ()) if not session or session in t)
+            if not members:
+                lacks = lacks or (_without_images(top, label, session),)
+            order = f"visits ordered by {how}: {', '.join(ordered)}" if how and members else ""
+            for name in names:
+                if members:
+                    found = _find(known[name], Visit(members, sidecars))
+                else:
+                    found = Found(lacks=lacks)
+                measurements.append(Measurement(label, session, name, found, order))
+    for (order, how), labelled in orders.items():
+        notes.append(f"visits in the order {order}, by {how} ({shorten(labelled)})")
+    if not visits:
         wrong = [text for texts in misplaced.values() for text in texts]
         why = f" that is in its place ({wrong[0]})" if wrong else "; is it a BIDS folder?"
         raise InputError(f"{root}: holds no image under sub-*/{why}")
-    return Dataset(top, tuple(scans), table, columns, tuple(notes))
+    return BidsFolder(top, tuple(measurements), table, columns, tuple(notes))
 
 
-def _found(scan: Scan, files: Sequence[_File], look: _Inheritance) -> Scan:
-    """Find what a method needs; whatever is wrong with a person's files stops nobody else."""
+def _find(method: Method, visit: Visit) -> Found:
+    """Find what a method needs; whatever is wrong with these files stops nobody else."""
+    assert method.find is not None
     try:
-        return _FINDERS[scan.method](replace(scan, lacks=()), files, look)
+        return method.find(visit)
     except InputError as error:
-        return replace(scan, lacks=(str(error),))
+        return Found(lacks=(str(error),))
     except Exception as error:
-        return replace(
-            scan, lacks=(f"its files cannot be read ({type(error).__name__}: {error})",)
-        )
+        return Found(lacks=(f"its files cannot be read ({type(error).__name__}: {error})",))
+
+
+def _sessions(
+    top: Path,
+    label: str,
+    visits: Mapping[tuple[str, str], Sequence[BidsFile]],
+    ignored: _Ignored,
+) -> set[str]:
+    """Return the sessions of a participant, with images or without."""
+    folders = (p.name for p in (top / label).glob("ses-*") if p.is_dir())
+    empty = {name for name in folders if not ignored(Path(label, name))}
+    return empty | {session for participant, session in visits if participant == label}
 
 
 def _expected(
     top: Path,
     asked: Sequence[str],
     table: pd.DataFrame,
-    held: Mapping[tuple[str, str], Sequence[_File]],
+    visits: Mapping[tuple[str, str], Sequence[BidsFile]],
+    ignored: _Ignored,
 ) -> list[str]:
     """List who should be there: asked for; else every folder, and who participants.tsv names."""
     if asked:
         return sorted({_label(p, "sub") for p in asked}, key=natural)
-    ignored = _Ignored(top)
     folders = {p.name for p in top.glob("sub-*") if p.is_dir() and not ignored(Path(p.name))}
     named = {str(p) for p in table.index if not ignored(Path(str(p)))}
     if not named & folders:  # the table speaks of other labels, which is said elsewhere
         named = set()
-    return sorted(folders | named | {person for person, _ in held}, key=natural)
+    return sorted(folders | named | {label for label, _ in visits}, key=natural)
 
 
 def _without_images(top: Path, person: str, session: str) -> str:
@@ -245,27 +228,25 @@ def _without_images(top: Path, person: str, session: str) -> str:
     return f"named in participants.tsv, but there is no folder {person}/"
 
 
-def _sorted_out(
-    top: Path, files: Iterable[_File]
-) -> tuple[list[_File], dict[str, list[str]], list[str]]:
+def _sort_out(
+    top: Path, files: Iterable[BidsFile], ignored: _Ignored
+) -> tuple[list[BidsFile], dict[str, list[str]], list[str]]:
     """Keep the images whose folder and name agree; say what was ignored or lies elsewhere."""
-    ignored = _Ignored(top)
-    kept: list[_File] = []
+    kept: list[BidsFile] = []
     misplaced: dict[str, list[str]] = {}
     left_out: set[str] = set()
     for file in files:
         inside = file.path.relative_to(top)
-        person = inside.parts[0]
+        label = inside.parts[0]
         if ignored(inside):
-            left_out.add(person if ignored(Path(person)) else str(inside))
+            left_out.add(label if ignored(Path(label)) else str(inside))
             continue
-        participant, session = file.visit
-        place = (participant, session, file.datatype) if session else (participant, file.datatype)
+        place = (*(part for part in file.visit if part), file.datatype)
         if inside.parts[:-1] == place:
             kept.append(file)
         elif inside.parts[:-1][: len(place)] != place:  # else: deeper than BIDS has it
-            misplaced.setdefault(person, []).append(
-                f"{file.path.name} lies in {inside.parent.as_posix()}/: folder and name disagree, "
+            misplaced.setdefault(label, []).append(
+                f"{file.name} lies in {inside.parent.as_posix()}/: folder and name disagree, "
                 "so it is nobody's; rename one of them"
             )
     notes = [f"left out by .bidsignore: {', '.join(sorted(left_out, key=natural))}"]
@@ -292,84 +273,6 @@ class _Ignored:
         return self.spec.match_file(name) or self.spec.match_file(f"{name}/")
 
 
-def natural(label: str) -> list[tuple[int, int, str]]:
-    """Sort labels as people count: ses-2 before ses-10.
-
-    Examples
-    --------
-    >>> sorted(["ses-10", "ses-2", "ses-M12"], key=natural)
-    ['ses-2', 'ses-10', 'ses-M12']
-    """
-    parts = re.split(r"(\d+)", label)
-    return [(0, int(p), "") if p.isdecimal() else (1, 0, p.casefold()) for p in parts if p]
-
-
-EARLY = ("pre", "baseline", "base", "bl", "before", "first", "initial", "screening")
-LATE = ("post", "followup", "fu", "after", "last", "final")
-
-
-def _ordered(top: Path, person: str, sessions: Sequence[str]) -> tuple[list[str], str]:
-    """Put the visits of a person in the order of time; say by what, where there are several."""
-    sessions = sorted(set(sessions), key=natural)
-    if len(sessions) < 2:
-        return sessions, ""
-    for name, times in (
-        ("sessions.tsv", _session_times(top, person)),
-        ("scans.tsv", _scan_times(top, person, sessions)),
-    ):
-        known = [times.get(session) for session in sessions]
-        if all(known) and len(set(known)) == len(known):
-            return sorted(sessions, key=lambda session: times[session]), f"acq_time of {name}"
-    words = [session.removeprefix("ses-").casefold() for session in sessions]
-    early = [s for s, w in zip(sessions, words, strict=True) if w.startswith(EARLY)]
-    late = [s for s, w in zip(sessions, words, strict=True) if w.startswith(LATE)]
-    if len(sessions) == 2 and len(early) == len(late) == 1:
-        return [*early, *late], "the words of their labels (no acq_time for all of them)"
-    if len({re.sub(r"\d+", "#", word) for word in words}) == 1 and re.search(r"\d", words[0]):
-        return sessions, "the numbers of their labels (no acq_time for all of them)"
-    return sessions, (
-        "the letters of their labels, which may not be that of time; give acq_time for all of "
-        "them in sub-*_sessions.tsv"
-    )
-
-
-def _session_times(top: Path, person: str) -> dict[str, pd.Timestamp]:
-    return _times(
-        top / person / f"{person}_sessions.tsv",
-        "session_id",
-        lambda label: f"ses-{label.strip().removeprefix('ses-')}",
-    )
-
-
-def _scan_times(top: Path, person: str, sessions: Sequence[str]) -> dict[str, pd.Timestamp]:
-    """Take the earliest scan of each session."""
-    found = {}
-    for session in sessions:
-        table = top / person / session / f"{person}_{session}_scans.tsv"
-        times = _times(table, "filename", lambda name: name)
-        if times:
-            found[session] = min(times.values())
-    return found
-
-
-def _times(path: Path, column: str, clean: Callable[[str], str]) -> dict[str, pd.Timestamp]:
-    """Read ``acq_time`` by a column; nothing where the table is absent or holds none."""
-    try:
-        table = pd.read_csv(path, sep="\t", dtype=str, na_values="n/a", encoding="utf-8-sig")
-        stamps = table["acq_time"].str.strip()
-        times = pd.to_datetime(stamps, errors="coerce", format="ISO8601", utc=True)
-        labels = table[column].map(clean)
-    except (OSError, ValueError, KeyError, AttributeError):
-        return {}
-    known = zip(labels, times, strict=True)
-    return {str(label): time for label, time in known if not pd.isna(time)}
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(names[:10]) + more
-
-
 def _label(text: str, entity: str) -> str:
     """Return ``sub-01`` for ``sub-01`` and ``01``."""
     label = text.removeprefix(f"{entity}-")
@@ -378,19 +281,20 @@ def _label(text: str, entity: str) -> str:
     return f"{entity}-{label}"
 
 
-def _index(top: Path, people: Sequence[str]) -> list[_File]:
+def _index(top: Path, labels: Sequence[str]) -> list[BidsFile]:
     """List the images of a data set with their entities."""
     import bids2table
 
-    there = {p.name for p in top.glob("sub-*") if p.is_dir()}
-    if not there:
+    existing = {p.name for p in top.glob("sub-*") if p.is_dir()}
+    if not existing:
         raise InputError(
             f"{top}: has no sub-* folder; give the top of a BIDS folder, not a folder within"
         )
-    missing = [p for p in people if p not in there]
+    missing = [label for label in labels if label not in existing]
     if missing:
         raise InputError(
-            f"--participant-label: {', '.join(missing)} not in {top} ({len(there)} people there)"
+            f"--participant-label: {', '.join(missing)} not in {top} "
+            f"({len(existing)} people there)"
         )
     log = logging.getLogger("bids2table")
     level = log.level
@@ -400,252 +304,14 @@ def _index(top: Path, people: Sequence[str]) -> list[_File]:
         with tempfile.TemporaryDirectory(prefix="pvsbook") as folder:
             link = Path(folder, "dataset")
             link.symlink_to(top.resolve(), target_is_directory=True)
-            table = bids2table.index_dataset(link, list(people) or None)
+            table = bids2table.index_dataset(link, list(labels) or None)
     finally:
         log.setLevel(level)
-    paths = table.column("path").to_pylist()
     files = []
-    for path in paths:
+    for path in table.column("path").to_pylist():
         if path.endswith(NIFTI):
-            entities = bids2table.parse_bids_entities(path)
-            files.append(
-                _File(
-                    top / path, entities.get("suffix", ""), entities.get("datatype", ""), entities
-                )
-            )
+            known = bids2table.parse_bids_entities(path)
+            datatype = known.pop("datatype", "")
+            entities = {"suffix": "", **{k: v for k, v in known.items() if k != "ext"}}
+            files.append(BidsFile(top / path, datatype, entities))
     return files
-
-
-class _Inheritance:
-    """Looks up files that apply to an image: in its folder, then upwards to the top."""
-
-    def __init__(self, top: Path) -> None:
-        self.top = top
-        self._listed: dict[Path, list[Path]] = {}
-        self._read: dict[Path, dict[str, Any]] = {}
-
-    def _folder(self, folder: Path) -> list[Path]:
-        if folder not in self._listed:
-            ends = (".json", ".bval", ".bvec")
-            self._listed[folder] = sorted(p for p in folder.iterdir() if p.name.endswith(ends))
-        return self._listed[folder]
-
-    def files(self, image: _File, extension: str) -> Iterator[Path]:
-        """Yield the files with this extension that apply, nearest and most specific first."""
-        for folder in (image.path.parent, *image.path.parent.parents):
-            found = []
-            for path in self._folder(folder):
-                if path.name.endswith(f"{image.suffix}{extension}"):
-                    *pairs, suffix = path.name.removesuffix(extension).split("_")
-                    wants = dict(pair.partition("-")[::2] for pair in pairs)
-                    if suffix == image.suffix and wants.items() <= image.entities.items():
-                        found.append((-len(wants), path))
-            yield from (path for _, path in sorted(found))
-            if folder == self.top:
-                return
-
-    def sidecar(self, image: _File) -> dict[str, Any]:
-        """Merge the JSON files that apply; the nearest wins."""
-        merged: dict[str, Any] = {}
-        for path in reversed(list(self.files(image, ".json"))):
-            if path not in self._read:
-                self._read[path] = images.read_json(path)
-            merged |= self._read[path]
-        return merged
-
-
-def _raw(files: Iterable[_File], datatype: str, *suffixes: str) -> list[_File]:
-    return [f for f in files if f.datatype == datatype and f.suffix in suffixes]
-
-
-def _chosen(files: Sequence[_File], why: str) -> tuple[str, ...]:
-    if len(files) < 2:
-        return ()
-    return (f"{files[0].path.name} taken of {len(files)}, {why}",)
-
-
-def _find_pvs(scan: Scan, files: Sequence[_File], look: _Inheritance) -> Scan:
-    """Take the T2w scan, and the T1w scan where there is none."""
-    for suffix, contrast in (("T2w", "t2"), ("T1w", "t1")):
-        raw = [f for f in _raw(files, "anat", suffix) if not _is_flair(f)]
-        found = [f for f in raw if PARTS.get(f.get("part")) == "mag"]
-        if found:
-            return _with(
-                scan,
-                {"image": [str(found[0].path)]},
-                {"contrast": contrast},
-                notes=_chosen(found, "the first by name")
-                + (("no T2w, so T1w: fewer spaces are seen",) if contrast == "t1" else ()),
-            )
-    flair = " (FLAIR alone does not show them)" if any(map(_is_flair, files)) else ""
-    return _with(scan, lacks=(f"no T2w and no T1w in anat/{flair}",))
-
-
-def _is_flair(file: _File) -> bool:
-    """Tell FLAIR by its suffix, or by its label where it is filed as T2w."""
-    return file.suffix == "FLAIR" or "flair" in file.get("acq").lower()
-
-
-def _find_alps(scan: Scan, files: Sequence[_File], look: _Inheritance) -> Scan:
-    """Take the diffusion series with the most weighted volumes, with its gradients."""
-    found = [f for f in _raw(files, "dwi", "dwi") if PARTS.get(f.get("part")) == "mag"]
-    if not found:
-        return _with(scan, lacks=("no *_dwi.nii.gz in dwi/",))
-    sets, lacks = [], []
-    for file in found:
-        gradients = {e: next(look.files(file, f".{e}"), None) for e in ("bval", "bvec")}
-        absent = [e for e, path in gradients.items() if path is None]
-        if absent:
-            lacks.append(f"{file.path.name}: no .{' and no .'.join(absent)}")
-        else:
-            sets.append((file, gradients))
-    if not sets:
-        return _with(scan, lacks=tuple(lacks))
-    sets.sort(key=lambda s: -_weighted(s[1]["bval"]))
-    file, gradients = sets[0]
-    return _with(
-        scan,
-        {"dwi": [str(file.path)], **{e: [str(p)] for e, p in gradients.items()}},
-        notes=_chosen([s[0] for s in sets], "the one with the most weighted volumes")
-        + tuple(lacks),
-    )
-
-
-def _weighted(bval: Path | None) -> int:
-    """Count weighted volumes; a file that cannot be read has none, and fails at the door."""
-    try:
-        text = bval.read_text(encoding="utf-8-sig") if bval else ""
-        values = [float(b) for b in text.replace(",", " ").split()]
-    except (OSError, ValueError):
-        return 0
-    return sum(b >= images.B0_BELOW_S_MM2 for b in values)
-
-
-def _find_qsm(scan: Scan, files: Sequence[_File], look: _Inheritance) -> Scan:
-    """Take magnitude and phase of every echo of the first gradient echo that has both."""
-    found = _raw(files, "anat", *GRADIENT_ECHO)
-    if not found:
-        return _with(scan, lacks=(f"no {', '.join(GRADIENT_ECHO)} in anat/",))
-
-    def series(file: _File) -> tuple:
-        left = {k: v for k, v in file.entities.items() if k not in ("part", "echo", "ext")}
-        return (GRADIENT_ECHO.index(file.suffix), *sorted(left.items()))
-
-    found.sort(key=series)
-    tried = [_read_series(scan, list(g), look) for _, g in groupby(found, key=series)]
-    whole = [s for s in tried if not s.lacks]
-    if not whole:
-        return _with(scan, lacks=tuple(dict.fromkeys(text for s in tried for text in s.lacks)))
-    note = (f"first of {len(tried)} gradient echoes by name",) if len(tried) > 1 else ()
-    first = whole[0]
-    return _with(scan, first.inputs, first.parameters, notes=first.notes + note)
-
-
-def _read_series(scan: Scan, files: Sequence[_File], look: _Inheritance) -> Scan:
-    """Sort one gradient echo into magnitude and phase, and read what its sidecars say."""
-    parts: dict[str, list[_File]] = {"mag": [], "phase": []}
-    for file in files:
-        part = PARTS.get(file.get("part"))
-        if part:
-            parts[part].append(file)
-    example = files[0].path.name
-    if not parts["phase"] or not parts["mag"]:
-        missing = "phase (part-phase)" if parts["mag"] else "magnitude (part-mag)"
-        return _with(scan, lacks=(f"{example}: no {missing} beside it",))
-    for held in parts.values():
-        held.sort(key=lambda f: (natural(f.get("echo")), f.path.name))
-    echoes = {part: [f.get("echo") for f in held] for part, held in parts.items()}
-    if echoes["mag"] != echoes["phase"]:
-        seen = {k: ",".join(v) or "none" for k, v in echoes.items()}
-        return _with(
-            scan, lacks=(f"{example}: echoes {seen['mag']} of mag, but {seen['phase']} of phase",)
-        )
-    times: list[float] = []
-    lacks: list[str] = []
-    fields: set[float] = set()
-    for magnitude, file in zip(parts["mag"], parts["phase"], strict=True):
-        meta = look.sidecar(file)
-        images.same_acquisition(
-            look.sidecar(magnitude), meta, name=magnitude.path.name, other_name=file.path.name
-        )
-        absent = [k for k in ("EchoTime", "MagneticFieldStrength") if k not in meta]
-        if absent:
-            lacks.append(f"{file.path.name}: no {' and no '.join(absent)} in its sidecars")
-            continue
-        times += images.number(meta, "EchoTime", source=file.path.name)
-        fields |= set(images.number(meta, "MagneticFieldStrength", source=file.path.name))
-    if len(fields) > 1:
-        lacks.append(f"{example}: echoes with different MagneticFieldStrength")
-    if lacks:
-        return _with(scan, lacks=tuple(lacks))
-    odd = [f.path.name for f in parts["phase"] if f.get("part") == "pha"]
-    return _with(
-        scan,
-        {
-            k: [str(f.path) for f in parts[p]]
-            for k, p in (("magnitude", "mag"), ("phase", "phase"))
-        },
-        {"echo_times_s": times, "field_strength_t": fields.pop()},
-        notes=(f"{odd[0]}: part-pha, which BIDS calls part-phase, read as phase",) if odd else (),
-    )
-
-
-_FINDERS = {"pvs": _find_pvs, "alps": _find_alps, "qsm": _find_qsm}
-
-
-def _with(
-    scan: Scan,
-    inputs: Mapping[str, Sequence[str]] | None = None,
-    parameters: Mapping[str, Any] | None = None,
-    *,
-    lacks: tuple[str, ...] = (),
-    notes: tuple[str, ...] = (),
-) -> Scan:
-    return replace(
-        scan, inputs=inputs or {}, parameters=parameters or {}, lacks=lacks, notes=notes
-    )
-
-
-def _participants(top: Path) -> tuple[pd.DataFrame, dict[str, Any], list[str]]:
-    """Read ``participants.tsv`` and its dictionary, and say where it does not fit the folders."""
-    path = top / "participants.tsv"
-    empty = pd.DataFrame(index=pd.Index([], name="participant_id"))
-    if not path.is_file():
-        return empty, {}, []
-    try:
-        table = pd.read_csv(
-            path,
-            sep="\t",
-            dtype=str,
-            encoding="utf-8-sig",
-            index_col=False,  # else a tab at the end of each row shifts the columns
-            quoting=csv.QUOTE_NONE,
-            keep_default_na=False,
-            na_values=["n/a", ""],
-            skip_blank_lines=True,
-        )
-        words = path.with_suffix(".json")
-        columns = images.read_json(words) if words.is_file() else {}
-    except (OSError, ValueError) as error:
-        return empty, {}, [f"participants.tsv is not used: {str(error).splitlines()[0]}"]
-    if "participant_id" not in table:
-        return empty, {}, ["participants.tsv is not used: it has no column participant_id"]
-    table = table[table["participant_id"].notna()].copy()
-    labels = table["participant_id"].str.strip().str.removeprefix("sub-")
-    odd = labels[~labels.str.fullmatch(r"[0-9A-Za-z+]+")]
-    if len(odd):
-        return empty, {}, [f"participants.tsv is not used: {odd.iloc[0]!r} is no BIDS label"]
-    table["participant_id"] = "sub-" + labels
-    again = table.loc[table["participant_id"].duplicated(), "participant_id"]
-    if len(again):
-        return empty, {}, [f"participants.tsv is not used: {', '.join(again)} stands there twice"]
-    folders = {p.name for p in top.glob("sub-*") if p.is_dir()}
-    named = set(table["participant_id"])
-    notes = []
-    for what, missing in (
-        ("have no row in participants.tsv", folders - named),
-        ("stand in participants.tsv and have no folder", named - folders),
-    ):
-        if missing:
-            notes.append(f"{_some(sorted(missing, key=natural))} {what}")
-    return table.set_index("participant_id"), columns, notes

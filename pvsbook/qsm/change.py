@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -17,12 +17,15 @@ from scipy import linalg, ndimage
 
 from pvsbook import images
 from pvsbook._errors import InputError
+from pvsbook.atlas import deep_grey
 from pvsbook.atlas.registration import register_to_mni
+from pvsbook.derivatives import Writer
 from pvsbook.qsm.pipeline import QsmResult, reconstruct
 from pvsbook.qsm.regions import carry_labels, measure_regions, noise_ppb
 
 __all__ = [
-    "CHANGE_COLUMNS",
+    "COLUMNS",
+    "REGION_COLUMNS",
     "SETTINGS",
     "Alignment",
     "Change",
@@ -48,7 +51,7 @@ SETTINGS: Mapping[str, Any] = MappingProxyType(
     }
 )
 
-CHANGE_COLUMNS = {
+REGION_COLUMNS = {
     "region": {"Description": "name of the nucleus"},
     "side": {"Description": "left or right"},
     "first_ppb": {"Description": "mean susceptibility at the first visit", "Units": "ppb"},
@@ -102,7 +105,7 @@ class Change:
     Attributes
     ----------
     table
-        One row a region, columns as `CHANGE_COLUMNS`.
+        One row a region, columns as `REGION_COLUMNS`.
     alignment
         How the visits lie to each other.
     tilt_difference_deg
@@ -114,6 +117,8 @@ class Change:
     registration_correlation
         Of the first visit with the template; NaN where `measure_change` was given the labels'
         place.
+    first_session
+        Label of the first visit.
     """
 
     table: pd.DataFrame
@@ -122,6 +127,7 @@ class Change:
     reasons: tuple[str, ...]
     is_supported: bool = True
     registration_correlation: float = float("nan")
+    first_session: str = "first"
 
     @property
     def status(self) -> str:
@@ -131,6 +137,7 @@ class Change:
     def to_row(self) -> dict[str, Any]:
         """Return one flat row: the change of each region and the quality of the pair."""
         row: dict[str, Any] = {
+            "first_session": self.first_session,
             "status": self.status,
             "reasons": "; ".join(self.reasons),
             "overlap": self.alignment.overlap,
@@ -143,6 +150,24 @@ class Change:
             row[f"{name}_change_ppb"] = r["change_ppb"]
             row[f"{name}_error_ppb"] = r["error_ppb"]
         return row
+
+    def save(
+        self, folder: images.PathLike, *, prefix: str = "sub-scan", sources: Sequence[str] = ()
+    ) -> None:
+        """Write the row and the table of regions as BIDS-Derivatives.
+
+        Parameters
+        ----------
+        folder
+            Top of the derivatives data set.
+        prefix
+            Entities of the later scan, such as ``sub-01_ses-2``.
+        sources
+            Names of the input files of both visits.
+        """
+        writer = Writer(folder, prefix=prefix, datatype="anat", sources=sources)
+        writer.table(self.to_row(), COLUMNS, "qsm", desc="change")
+        writer.table(self.table, REGION_COLUMNS, "qsm", desc="changeregions")
 
 
 def align_visits(
@@ -239,6 +264,7 @@ def measure_visits(
     control: str | None = None,
     erode: int = 1,
     n_repeats: int = 2,
+    first_session: str = "first",
 ) -> Change:
     """Measure change from two scans: reconstruct, align halfway, place the labels, subtract.
 
@@ -261,6 +287,8 @@ def measure_visits(
         `pvsbook.atlas.registration.register_to_mni`.
     control, erode, n_repeats
         As in `measure_change`.
+    first_session
+        Label of the first visit, for the table.
 
     Returns
     -------
@@ -291,7 +319,9 @@ def measure_visits(
         erode=erode,
         n_repeats=n_repeats,
     )
-    return replace(change, registration_correlation=to_mni.correlation)
+    return replace(
+        change, registration_correlation=to_mni.correlation, first_session=first_session
+    )
 
 
 def _halve(
@@ -495,3 +525,36 @@ def _doubts(
             f"{control['change_ppb'].abs().max():.1f} ppb"
         )
     return tuple(reasons)
+
+
+def _describe_columns() -> dict[str, dict[str, str]]:
+    columns = {
+        "first_session": {"Description": "session that counts as the first visit"},
+        "status": {"Description": "pass, warn (read the reasons) or fail"},
+        "reasons": {"Description": "what was found, separated by semicolons"},
+        "overlap": {"Description": "Dice overlap of the two brain masks once aligned"},
+        "rotation_deg": {"Description": "rotation between the visits", "Units": "deg"},
+        "tilt_difference_deg": {
+            "Description": "angle between the static fields as the head saw them",
+            "Units": "deg",
+        },
+        "registration_correlation": {
+            "Description": "correlation of the first visit with the template"
+        },
+    }
+    for _, region, side in deep_grey.table().itertuples(index=False):
+        name = f"{region}_{side}".replace(" ", "_")
+        columns[f"{name}_change_ppb"] = {
+            "Description": f"change of {region}, {side}: later visit minus first",
+            "Units": "ppb",
+        }
+        columns[f"{name}_error_ppb"] = {
+            "Description": f"standard error of that from thermal noise, {region}, {side}",
+            "Units": "ppb",
+        }
+    return columns
+
+
+COLUMNS: Mapping[str, Mapping[str, str]] = _describe_columns()
+"""What each column of `Change.to_row` is, where the nuclei of `pvsbook.atlas.deep_grey` are
+measured."""

@@ -75,6 +75,6 @@ def main() -> None:
         with jobs.workers(processes) as client:
             print("started", flush=True)
             for record in jobs.run(work, tasks(n, seconds=0.05), out, client=client):
-                print(record.name, record.again, flush=True)
+                print(record.name, not record.is_cached, flush=True)
     except KeyboardInterrupt:
         sys.exit(130)

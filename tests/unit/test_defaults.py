@@ -12,6 +12,7 @@ from importlib import import_module
 import pytest
 
 from pvsbook import InputError, alps, images
+from pvsbook.methods import by_name
 from pvsbook.qsm import change
 
 DEFAULTS = {
@@ -94,7 +95,12 @@ DEFAULTS = {
         "max_iterations": 200,
         "pad_mm": 16.0,
     },
-    "qsm.change.measure_visits": {"settings": change.SETTINGS, "erode": 1, "n_repeats": 2},
+    "qsm.change.measure_visits": {
+        "settings": change.SETTINGS,
+        "erode": 1,
+        "n_repeats": 2,
+        "first_session": "first",
+    },
     "qsm.change.measure_change": {"erode": 1, "n_repeats": 2},
     "qsm.regions.measure_regions": {"erode": 1},
     "qsm.mask.brain_mask": {
@@ -109,24 +115,34 @@ DEFAULTS = {
         "depth_mm": 10.0,
         "n_pieces": 3,
     },
-    "bids.measure.measure_pvs": {"contrast": "t2", "registration": "affine"},
-    "bids.measure.measure_alps": {
+}
+OPTIONS = {
+    "pvs": {"contrast": "t2", "registration": "affine", "rules": {}},
+    "alps": {
         "rois": "2.5mm",
         "search_mm": 0.0,
-        "nonlinear": False,
+        "registration": "affine",
+        "denoise": None,
         "gibbs": False,
         "motion": False,
+        "n_bootstrap": 1000,
     },
-    "bids.measure.measure_qsm": {
+    "qsm": {
+        "echo_times_s": None,
+        "field_strength_t": None,
+        "phase_period": None,
         "phase_sign": 1,
         "background": "lbv",
+        "background_options": {},
         "inversion": "tv",
+        "inversion_options": {},
         "reference": "whole brain",
     },
-    "bids.longitudinal.measure_qsm_change": {
+    "qsmchange": {
         "first_session": "first",
-        "echo_times_s": (None, None),
-        "field_strength_t": (None, None),
+        "echo_times_s": None,
+        "field_strength_t": None,
+        "phase_period": None,
         "phase_sign": 1,
         "background": "smv",
         "inversion": "tv",
@@ -216,3 +232,8 @@ def test_a_write_that_is_cut_off_leaves_the_old_file_whole(tmp_path, monkeypatch
     assert len(names) == 2, "half of the new file stands under another name"
     assert [p.name for p in tmp_path.iterdir()] == ["row.tsv"]
     assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_defaults_of_a_method_are_these(name):
+    assert by_name(name).defaults == OPTIONS[name]

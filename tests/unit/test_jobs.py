@@ -59,7 +59,7 @@ def test_only_what_changed_is_done_again(tmp_path, scans, monkeypatch, racy_ns):
         records = run(stubs.work, tasks or with_inputs(scans, calls), out)
         assert {r.status for r in records.values()} == {"done"}
         called = calls.read_text().split()
-        assert called == [name[1:] for name, r in records.items() if r.again]
+        assert called == [name[1:] for name, r in records.items() if not r.is_cached]
         return called
 
     assert again() == ["0", "1", "2"]
@@ -102,7 +102,7 @@ def test_a_moved_data_set_stays_done(tmp_path, scans, believe_stamps):
     run(stubs.work, with_inputs(scans, calls), out)
     moved = [p.rename(tmp_path / p.name) for p in scans]
     again = run(stubs.work, with_inputs(moved, calls), out)
-    assert not any(r.again for r in again.values())
+    assert all(r.is_cached for r in again.values())
 
 
 def test_failures_have_reasons_and_stop_nobody(tmp_path):
@@ -118,7 +118,7 @@ def test_failures_have_reasons_and_stop_nobody(tmp_path):
         assert found["t2"].reason == "ZeroDivisionError: division by zero"
         assert "Traceback" in found["t2"].log
         assert "no.nii: cannot be read" in found["gone"].reason
-        assert found["t2"].again
+        assert not found["t2"].is_cached
     stored = jobs.read_record(tmp_path / "out", "t2")
     assert stored.reason == found["t2"].reason
     assert stored.log == ""
@@ -341,7 +341,7 @@ def test_a_malformed_record_is_measured_again_and_removes_nothing(tmp_path, scan
     path.write_text(json.dumps(spoil(json.loads(path.read_text()))))
     assert jobs.read_record(out, "t0") is None
     again = run(stubs.work, with_inputs(scans, calls), out)
-    assert [name for name, record in again.items() if record.again] == ["t0"]
+    assert [name for name, record in again.items() if not record.is_cached] == ["t0"]
     assert victim.read_text() == "mine"
 
 

@@ -274,7 +274,7 @@ def test_two_visits_give_the_known_change_and_an_alignment():
     moved = found.table.groupby("region")["change_ppb"].mean()
     assert moved["caudate"] - moved["putamen"] == pytest.approx(20, abs=6)
     assert (found.table["error_ppb"] > 0).all()
-    assert set(found.table.columns) == set(change.CHANGE_COLUMNS)
+    assert set(found.table.columns) == set(change.REGION_COLUMNS)
     assert "caudate_left_change_ppb" in found.to_row()
     assert found.tilt_difference_deg == pytest.approx(6.7, abs=0.5)
     other = qsm.reconstruct(heads[1].gre, inversion="tkd")

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from pvsbook import bids, cli, images
+from pvsbook.methods import by_name
 from pvsbook.phantoms import brain, diffusion, gradient_echo, perivascular
 
 
@@ -82,15 +83,14 @@ def test_alps_with_corrections_and_regions_by_hand(tmp_path):
     grid = brain.make_brain(3.0, z_range_mni_mm=(0, 50))
     bvals, bvecs = diffusion.gradient_scheme(12, rng=rng)
     scan = diffusion.make_diffusion(grid, rng=rng, bvals_s_mm2=bvals, bvecs_ras=bvecs, snr=40)
-    files = write_dwi(tmp_path, scan)
-    bids.measure_alps(*files, tmp_path / "a", rois="5mm")
+    inputs = dict(zip(("dwi", "bval", "bvec"), write_dwi(tmp_path, scan), strict=True))
+    bids.measure_files(by_name("alps"), inputs, tmp_path / "a", rois="5mm")
     labels = next((tmp_path / "a").rglob("*desc-alps_dseg.nii.gz"))
-    again = bids.measure_alps(
-        *files, tmp_path / "b", rois=labels, denoise="patch2self", gibbs=True, motion=True
-    )
+    corrections = {"denoise": "patch2self", "gibbs": True, "motion": True}
+    again = bids.measure_files(by_name("alps"), inputs, tmp_path / "b", rois=labels, **corrections)
     assert again.row["alps_tract_mean"] == pytest.approx(scan.index, abs=0.2)
     with pytest.raises(images.InputError, match=r"7mm: does not exist"):
-        bids.measure_alps(*files, tmp_path / "c", rois="7mm")
+        bids.measure_files(by_name("alps"), inputs, tmp_path / "c", rois="7mm")
 
 
 def test_bad_input_is_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, dwi_files):
@@ -163,16 +163,15 @@ def test_qsm(monkeypatch, capsys, tmp_path, gre_files):
 
 
 def test_qsm_relative_to_a_region(tmp_path, gre_files):
-    first = bids.measure_qsm(
-        gre_files["mag"], gre_files["phase"], tmp_path / "a", background="vsharp", inversion="tkd"
-    )
+    inputs = {"magnitude": gre_files["mag"], "phase": gre_files["phase"]}
+    steps = {"background": "vsharp", "inversion": "tkd"}
+    first = bids.measure_files(by_name("qsm"), inputs, tmp_path / "a", **steps)
     mask = next((tmp_path / "a").rglob("*desc-chi_mask.nii.gz"))
-    again = bids.measure_qsm(
-        gre_files["mag"],
-        gre_files["phase"],
+    again = bids.measure_files(
+        by_name("qsm"),
+        inputs,
         tmp_path / "b",
-        background="vsharp",
-        inversion="tkd",
+        **steps,
         reference=mask,
         brain_mask=next((tmp_path / "a").rglob("*desc-brain_mask.nii.gz")),
     )
@@ -183,7 +182,7 @@ def test_qsm_relative_to_a_region(tmp_path, gre_files):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--echo-times", "5,ten"], "'5,ten' is not a list of seconds"),
+        (["--echo-times", "5,ten"], "'5,ten' is not a list of numbers"),
         (["--echo-times", "5,10,15,20,25"], "look like milliseconds"),
         (["--field-strength", "300"], "300 T is not plausible"),
     ],
@@ -197,5 +196,6 @@ def test_qsm_bad_options(monkeypatch, capsys, tmp_path, gre_files, words, messag
 
 def test_qsm_mask_on_another_grid(tmp_path, gre_files):
     path = images.save(images.make(np.eye(3)[..., None], np.eye(4)), tmp_path / "mask.nii.gz")
+    inputs = {"magnitude": gre_files["mag"], "phase": gre_files["phase"]}
     with pytest.raises(images.InputError, match=r"mask\.nii\.gz: its grid is 3 x 3 x 1"):
-        bids.measure_qsm(gre_files["mag"], gre_files["phase"], tmp_path, brain_mask=path)
+        bids.measure_files(by_name("qsm"), inputs, tmp_path, brain_mask=path)

@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 import stubs
 
-from pvsbook import InputError, cli, images, jobs
+from pvsbook import InputError, cli, images, jobs, methods
 from pvsbook.atlas import deep_grey
-from pvsbook.bids import app, group, inputs, longitudinal
+from pvsbook.bids import app, group, inputs, measure
+from pvsbook.methods import by_name
 from pvsbook.qsm import change
 from pvsbook_book.dataset import write_dataset
 
@@ -169,6 +170,14 @@ def test_all_methods_and_change_between_visits(visits):
     assert pd.read_csv(regions, sep="\t")["change_ppb"].notna().any()
 
 
+def test_every_declared_column_is_written_and_no_other(visits):
+    _, out = visits
+    for method in methods.ALL:
+        session = "ses-2" if method.compares else "ses-1"
+        record = jobs.read_record(out, f"sub-a_{session}_{method.name}")
+        assert set(record.result["row"]) == set(method.columns), method.name
+
+
 def test_the_derivatives_pass_the_validator(visits, done):
     for folder in (visits[1], done):
         assert validate(folder) == []
@@ -201,34 +210,38 @@ def test_a_changed_sidecar_or_setting_runs_just_that_again(visits, tmp_path, cap
     assert stubs.tree(out) == before
 
 
+PARTS = ("magnitude", "phase")
+
+
 def test_the_command_measures_change_by_the_recipe_of_the_library(tmp_path):
     """One head at two visits: the row of the command is that of `change.measure_visits`."""
     write_dataset(tmp_path, ["a"], rng=np.random.default_rng(4), sessions=["1", "2"])
-    scans = inputs.find(tmp_path, methods=["qsm"]).scans
+    scans = inputs.find(tmp_path, methods=["qsm"]).measurements
     gres = [
-        images.load_gre(s.inputs["magnitude"], s.inputs["phase"], **s.parameters) for s in scans
+        images.load_gre(s.found.inputs["magnitude"], s.found.inputs["phase"], **s.found.parameters)
+        for s in scans
     ]
     wanted = change.measure_visits(
         *gres, deep_grey.labels(), deep_grey.table(), np.random.default_rng(0)
     ).to_row()
-    pair = [(s.inputs["magnitude"], s.inputs["phase"]) for s in scans]
-    row = longitudinal.measure_qsm_change(
-        *pair,
+    pairs = zip(("first", "second"), scans, strict=True)
+    row = measure.measure_files(
+        by_name("qsmchange"),
+        {f"{visit}_{role}": s.found.inputs[role] for visit, s in pairs for role in PARTS},
         tmp_path / "out",
-        echo_times_s=tuple(s.parameters["echo_times_s"] for s in scans),
-        field_strength_t=tuple(s.parameters["field_strength_t"] for s in scans),
+        **{
+            key: tuple(s.found.parameters[key] for s in scans) for key in scans[0].found.parameters
+        },
     ).row
-    assert {k: v for k, v in row.items() if k != "first_session"} == pytest.approx(
-        wanted, nan_ok=True
-    )
+    assert row == pytest.approx(wanted, nan_ok=True)
 
 
 def test_labels_choose(visits, tmp_path):
     top, _ = visits
-    assert [s.name for s in inputs.find(top, sessions=["ses-2"], methods=["qsm"]).scans] == [
-        "sub-a_ses-2_qsm"
-    ]
-    assert inputs.find(top, participants=["a"]).people == ["sub-a"]
+    assert [
+        s.name for s in inputs.find(top, sessions=["ses-2"], methods=["qsm"]).measurements
+    ] == ["sub-a_ses-2_qsm"]
+    assert inputs.find(top, participants=["a"]).labels == ["sub-a"]
     for options, message in (
         ({"participants": ["b"]}, "sub-b not in"),
         ({"sessions": ["9"]}, "ses-9 not in .* it has ses-1, ses-2"),
@@ -247,7 +260,7 @@ def touch(top: Path, *names: str) -> None:
 
 
 def scans_of(top: Path) -> dict[str, inputs.Scan]:
-    return {s.method: s for s in inputs.find(top).scans}
+    return {s.method: s for s in inputs.find(top).measurements}
 
 
 def test_what_is_chosen_and_what_is_missing(tmp_path):
@@ -256,8 +269,8 @@ def test_what_is_chosen_and_what_is_missing(tmp_path):
     touch(one, "sub-1/anat/sub-1_T1w.nii.gz", "sub-1/anat/sub-1_acq-FLAIR_T2w.nii.gz")
     touch(one, "sub-1/dwi/sub-1_dir-AP_dwi.nii.gz", "sub-1/anat/sub-1_part-mag_T2starw.nii.gz")
     found = scans_of(one)
-    assert found["pvs"].parameters == {"contrast": "t1"}
-    assert "fewer spaces are seen" in found["pvs"].notes[0]
+    assert found["pvs"].found.parameters == {"contrast": "t1"}
+    assert "fewer perivascular spaces" in found["pvs"].found.notes[0]
     assert found["alps"].lacks == ("sub-1_dir-AP_dwi.nii.gz: no .bval and no .bvec",)
     assert "no phase (part-phase)" in found["qsm"].lacks[0]
 
@@ -266,17 +279,17 @@ def test_what_is_chosen_and_what_is_missing(tmp_path):
     touch(one, "sub-1/anat/sub-1_run-2_T2w.nii.gz", "sub-1/anat/sub-1_run-1_T2w.nii.gz")
     touch(one, "sub-1/anat/sub-1_part-phase_T2starw.nii.gz")
     found = scans_of(one)
-    assert Path(found["alps"].inputs["dwi"][0]).name == "sub-1_dir-PA_dwi.nii.gz"
-    assert Path(found["alps"].inputs["bvec"][0]) == one / "dwi.bvec"
-    assert Path(found["alps"].inputs["bval"][0]).name == "sub-1_dir-PA_dwi.bval"
-    assert "taken of 2" in found["alps"].notes[0]
-    assert found["pvs"].notes == ("sub-1_run-1_T2w.nii.gz taken of 2, the first by name",)
+    assert Path(found["alps"].found.inputs["dwi"][0]).name == "sub-1_dir-PA_dwi.nii.gz"
+    assert Path(found["alps"].found.inputs["bvec"][0]) == one / "dwi.bvec"
+    assert Path(found["alps"].found.inputs["bval"][0]).name == "sub-1_dir-PA_dwi.bval"
+    assert "taken of 2" in found["alps"].found.notes[0]
+    assert found["pvs"].found.notes == ("sub-1_run-1_T2w.nii.gz taken of 2, the first by name",)
     assert "no EchoTime and no MagneticFieldStrength" in found["qsm"].lacks[0]
 
     (one / "T2starw.json").write_text('{"EchoTime": 0.1, "MagneticFieldStrength": 3}')
     (one / "sub-1/anat/sub-1_T2starw.json").write_text('{"EchoTime": 0.02}')
     (one / "sub-1/anat/sub-1_part-phase_T2starw.json").write_text('{"EchoTime": 0.02}')
-    assert scans_of(one)["qsm"].parameters == {"echo_times_s": [0.02], "field_strength_t": 3}
+    assert scans_of(one)["qsm"].found.parameters == {"echo_times_s": [0.02], "field_strength_t": 3}
     (one / "sub-1/anat/sub-1_part-phase_T2starw.json").write_text("{")
     assert "sub-1_part-phase_T2starw.json: is not JSON" in scans_of(one)["qsm"].lacks[0]
     for path in (one / "sub-1/anat").glob("*T2starw*"):
@@ -430,7 +443,7 @@ def test_real_scans(public_file, tmp_path):
 
 
 def names(dataset: inputs.Dataset) -> list[str]:
-    return [scan.name for scan in dataset.scans]
+    return [scan.name for scan in dataset.measurements]
 
 
 def test_a_folder_may_have_any_name(tmp_path):
@@ -442,9 +455,9 @@ def test_a_folder_may_have_any_name(tmp_path):
 def test_folder_and_name_must_agree(tmp_path):
     touch(tmp_path, "sub-1/anat/sub-2_T2w.nii.gz", "sub-2/anat/sub-2_T2w.nii.gz")
     touch(tmp_path, "sub-3/ses-2/anat/sub-3_ses-1_T2w.nii.gz")
-    found = {s.participant: s for s in inputs.find(tmp_path, methods=["pvs"]).scans}
+    found = {s.participant: s for s in inputs.find(tmp_path, methods=["pvs"]).measurements}
     assert not found["sub-2"].lacks
-    assert found["sub-2"].inputs["image"] == [str(tmp_path / "sub-2/anat/sub-2_T2w.nii.gz")]
+    assert found["sub-2"].found.inputs["image"] == [str(tmp_path / "sub-2/anat/sub-2_T2w.nii.gz")]
     assert "lies in sub-1/anat/" in found["sub-1"].lacks[0]
     assert "lies in sub-3/ses-2/anat/" in found["sub-3"].lacks[0]
 
@@ -455,7 +468,7 @@ def test_who_is_expected_and_has_no_image_is_a_row_with_a_reason(tmp_path, capsy
     table = tmp_path / "bids" / "participants.tsv"
     table.write_text("participant_id\tage\nsub-01\t30\nsub-03\t31\n")
     dataset = inputs.find(tmp_path / "bids", methods=["qsm"])
-    lacks = {s.participant: s.lacks for s in dataset.scans}
+    lacks = {s.participant: s.lacks for s in dataset.measurements}
     assert lacks["sub-01"] == ()
     assert "no image" in lacks["sub-02"][0]
     assert "named in participants.tsv, but there is no folder" in lacks["sub-03"][0]
@@ -495,7 +508,7 @@ def test_bidsignore_is_read(tmp_path, patterns, kept):
         touch(tmp_path, f"sub-{person}/anat/sub-{person}_T2w.nii.gz")
     (tmp_path / ".bidsignore").write_text(patterns)
     dataset = inputs.find(tmp_path, methods=["pvs"])
-    assert [s.participant for s in dataset.scans if not s.lacks] == kept
+    assert [s.participant for s in dataset.measurements if not s.lacks] == kept
     told = any("left out by .bidsignore" in note for note in dataset.notes)
     assert told == (len(kept) < 3)
 
@@ -511,12 +524,12 @@ def test_a_visit_without_an_image_is_a_row_with_a_reason(tmp_path):
     touch(tmp_path, "sub-1/ses-1/anat/sub-1_ses-1_T2w.nii.gz")
     (tmp_path / "sub-1" / "ses-2").mkdir()
     touch(tmp_path, "sub-1/ses-3/anat/sub-1_ses-1_T2w.nii.gz")
-    lacks = {s.session: s.lacks for s in inputs.find(tmp_path, methods=["pvs"]).scans}
+    lacks = {s.session: s.lacks for s in inputs.find(tmp_path, methods=["pvs"]).measurements}
     assert lacks["ses-1"] == ()
     assert "no image" in lacks["ses-2"][0]
     assert "lies in sub-1/ses-3/anat/" in lacks["ses-3"][0]
     asked = inputs.find(tmp_path, methods=["pvs"], sessions=["1"])
-    assert [s.session for s in asked.scans] == ["ses-1"]
+    assert [s.session for s in asked.measurements] == ["ses-1"]
 
 
 @pytest.mark.parametrize(
@@ -541,7 +554,7 @@ def test_a_label_that_leads_elsewhere_is_not_used(tmp_path):
     touch(tmp_path, "sub-1/anat/sub-1_T2w.nii.gz")
     (tmp_path / "participants.tsv").write_text("participant_id\nsub-1\nsub-a/../../x\n")
     dataset = inputs.find(tmp_path, methods=["pvs"])
-    assert dataset.people == ["sub-1"]
+    assert dataset.labels == ["sub-1"]
     assert "is no BIDS label" in dataset.notes[0]
 
 
@@ -551,7 +564,7 @@ def test_other_contents_of_a_file_that_an_option_names_are_measured_again(tmp_pa
     dataset = inputs.find(tmp_path / "bids", methods=["pvs"])
     settings = app.read_settings(None)
     settings["pvs"]["registration"] = str(tmp_path / "zero.nii.gz")
-    (_, task), *_ = app.entries(dataset, settings)
+    (_, task), *_ = app.plan(dataset, settings)
     assert str(tmp_path / "zero.nii.gz") in task.inputs["option registration"]
 
 
@@ -559,7 +572,7 @@ def test_magnitude_and_phase_of_one_echo_have_one_echo_time(tmp_path):
     write_dataset(tmp_path, ["01", "02"], rng=np.random.default_rng(3), methods=["qsm"])
     name = "sub-02_echo-1_part-phase_MEGRE.json"
     (tmp_path / "sub-02" / "anat" / name).write_text('{"EchoTime": 0.003}')
-    found = {s.participant: s for s in inputs.find(tmp_path, methods=["qsm"]).scans}
+    found = {s.participant: s for s in inputs.find(tmp_path, methods=["qsm"]).measurements}
     assert not found["sub-01"].lacks
     assert "EchoTime is 0.006, but 0.003 for sub-02_echo-1_part-phase" in found["sub-02"].lacks[0]
 
@@ -588,7 +601,7 @@ def test_visits_are_ordered_by_time(tmp_path, labels, table, order, how):
     if table:
         (tmp_path / "sub-1" / "sub-1_sessions.tsv").write_text(f"session_id\tacq_time\n{table}\n")
     dataset = inputs.find(tmp_path, methods=["pvs"])
-    assert [s.session for s in dataset.scans] == [f"ses-{label}" for label in order]
+    assert [s.session for s in dataset.measurements] == [f"ses-{label}" for label in order]
     assert any(how in note and "sub-1" in note for note in dataset.notes)
     if not table:
         for k, label in enumerate(reversed(order)):
@@ -597,7 +610,9 @@ def test_visits_are_ordered_by_time(tmp_path, labels, table, order, how):
                 f"filename\tacq_time\nanat/x\t202{k}-01-01T10:00:00\n"
             )
         turned = inputs.find(tmp_path, methods=["pvs"])
-        assert [s.session for s in turned.scans] == [f"ses-{label}" for label in reversed(order)]
+        assert [s.session for s in turned.measurements] == [
+            f"ses-{label}" for label in reversed(order)
+        ]
 
 
 @pytest.mark.parametrize(
@@ -612,6 +627,6 @@ def test_a_sidecar_of_one_person_stops_nobody_else(tmp_path, meta):
     write_dataset(tmp_path, ["01", "02"], rng=np.random.default_rng(3), methods=["qsm"])
     for path in list(tmp_path.glob("sub-02/anat/*part-phase*.nii.gz")):
         path.with_name(path.name.replace(".nii.gz", ".json")).write_text(meta)
-    found = {s.participant: s for s in inputs.find(tmp_path, methods=["qsm"]).scans}
+    found = {s.participant: s for s in inputs.find(tmp_path, methods=["qsm"]).measurements}
     assert not found["sub-01"].lacks
     assert found["sub-02"].lacks

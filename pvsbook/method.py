@@ -1,0 +1,273 @@
+"""What a method is to the command line, the BIDS App, the tables and the reports.
+
+Everything that is said of a method is said once, in its `Method`: which files it reads, which
+options it has, what its columns mean, and what is shown of a result.  The command line, the
+settings file, the tables of a group, the pages and the documentation derive from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pvsbook._errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from pvsbook import images
+
+__all__ = ["Input", "Method", "Option", "Result", "Shown", "describe_columns"]
+
+Columns = Mapping[str, Mapping[str, Any]]
+
+
+class Result(Protocol):
+    """What a measuring function returns."""
+
+    @property
+    def status(self) -> str:
+        """``"pass"``, ``"warn"`` or ``"fail"``."""
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the status is not a pass."""
+
+    def to_row(self) -> dict[str, Any]:
+        """Return every value, by the names of the method's columns."""
+
+    def save(
+        self, folder: images.PathLike, *, prefix: str = "sub-scan", sources: Sequence[str] = ()
+    ) -> Any:
+        """Write maps and tables as BIDS-Derivatives."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file of a scan, or several, that a method reads.
+
+    Attributes
+    ----------
+    name
+        Role and argument: ``"dwi"``.
+    help
+        What the file is, for a person at the command line.
+    is_several
+        Whether there may be several, as one for each echo.
+    is_option
+        Whether the command line takes it after a flag (``--bval FILE``).
+    """
+
+    name: str
+    help: str
+    is_several: bool = False
+    is_option: bool = True
+
+
+@dataclass(frozen=True)
+class Option:
+    """A setting of a method.
+
+    Attributes
+    ----------
+    name
+        Keyword of the measuring function.
+    default
+        What holds where nothing is set.
+    help
+        What it does, in a line, with the unit.
+    choices
+        All values that it may have; empty where any will do.
+    kind
+        Type of the value where the default does not tell: ``float``, ``str``, ``list`` (of
+        numbers), ``dict`` (further settings by name) or ``Path`` (a file of one participant, so
+        that a settings file for all cannot hold it).
+    flag
+        Name on the command line, where it is not made of `name`.
+    flag_value
+        Value that a flag without argument stands for.
+    is_found
+        Whether sidecars or file names give it, so that the default is what they lack.
+    """
+
+    name: str
+    default: Any
+    help: str
+    choices: tuple[Any, ...] = ()
+    kind: type | None = None
+    flag: str = ""
+    flag_value: Any = None
+    is_found: bool = False
+
+    @property
+    def type(self) -> type:
+        """Type of a value."""
+        return self.kind or type(self.default)
+
+    @property
+    def is_of_one_participant(self) -> bool:
+        """Whether its value is a file that belongs to one participant."""
+        return self.type is Path
+
+    def check(self, value: Any, where: str) -> None:
+        """Refuse a value that the option cannot have.
+
+        Raises
+        ------
+        InputError
+            Says where it stands, what it is and what is possible.
+        """
+        if value is None and self.default is None:
+            return
+        where = f"{where}: {self.name} is {value!r}"
+        if self.choices:
+            if value not in self.choices or isinstance(value, bool) is not isinstance(
+                self.default, bool
+            ):
+                raise InputError(f"{where}; choose from {', '.join(map(str, self.choices))}")
+        elif self.type is bool:
+            if not isinstance(value, bool):
+                raise InputError(f"{where}; give true or false")
+        elif self.type in (int, float):
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (is_number and math.isfinite(value)):
+                raise InputError(f"{where}; give a number")
+            if self.type is int and value != int(value):
+                raise InputError(f"{where}; give a whole number")
+        elif self.type is dict:
+            if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+                raise InputError(f"{where}; give settings by name, as {{name: value}}")
+        elif self.type is str:
+            if not isinstance(value, str):
+                raise InputError(f"{where}; give text")
+            if value.endswith((".nii", ".nii.gz")) and not Path(value).is_file():
+                raise InputError(f"{where}, and there is no such file")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a page says and draws of a result.
+
+    Attributes
+    ----------
+    summary
+        The result in one or two sentences, with its uncertainty.
+    figures
+        Figure, alternative text and caption of each picture.
+    """
+
+    summary: str
+    figures: Sequence[tuple[Figure, str, str]]
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """A way from scans to numbers.
+
+    Attributes
+    ----------
+    name
+        Command, key of settings, and part of the names of results.
+    title
+        Heading of its pages.
+    help
+        What its command does, in a line.
+    inputs
+        The files of a scan, in the order of `measure`'s arguments.
+    options
+        Every setting; `measure` takes them as keywords.
+    measure
+        ``measure(*inputs, **options)`` returns a `Result`.
+    describe
+        Returns what each column of ``Result.to_row()`` means, as a BIDS dictionary (`columns`).
+    show
+        Draws a result and says it in words.
+    find
+        Finds the inputs among the files of one visit (see `pvsbook.visit.Visit`); None where two
+        visits are compared.
+    limits
+        What a result cannot show, in sentences.
+    key_columns
+        The columns that the page of a group draws, with the label of each.
+    datatype, suffix
+        Where results go: ``anat`` or ``dwi``, and the BIDS suffix of the tables.
+    desc
+        Further entity of the result's files, where two methods share a suffix.
+    compares
+        Name of the method whose scans at two visits this one compares; empty for one scan.
+    pair
+        Makes the inputs of a comparison: ``pair(first, later, first_session)``, of what
+        `compares` found at the visits.
+    shares
+        Options that are the scanner's, and so hold for `compares` and this method alike.
+    core, kept_back
+        Path of the function of the library that measures (``pvsbook.pvs.pipeline.measure``), and
+        those of its keywords that are no option, each with the reason.
+    """
+
+    name: str
+    title: str
+    help: str
+    inputs: tuple[Input, ...]
+    options: tuple[Option, ...]
+    measure: Callable[..., Any]
+    describe: Callable[[], Columns]
+    show: Callable[[Any], Shown]
+    find: Callable[[Any], Any] | None
+    limits: tuple[str, ...]
+    key_columns: Mapping[str, str]
+    datatype: str
+    suffix: str
+    desc: str = ""
+    compares: str = ""
+    pair: Callable[[Any, Any, str], Any] | None = None
+    shares: tuple[str, ...] = ()
+    core: str = ""
+    kept_back: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def columns(self) -> Columns:
+        """What each column of a row means."""
+        return self.describe()
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Value of each option that holds for all participants, where nothing is set."""
+        return {o.name: o.default for o in self.options if not o.is_of_one_participant}
+
+    def check(self, settings: Mapping[str, Any], where: str) -> None:
+        """Refuse settings that this method does not have or cannot take.
+
+        Raises
+        ------
+        InputError
+            An unknown option, one that is a file of one participant, or a value that it cannot
+            have.
+        """
+        options = {o.name: o for o in self.options if not o.is_of_one_participant}
+        unknown = [str(name) for name in settings if name not in options]
+        if unknown:
+            raise InputError(
+                f"{where}: {self.name} has no option {', '.join(unknown)}; "
+                f"it has {', '.join(options)}"
+            )
+        for name, value in settings.items():
+            options[name].check(value, f"{where}: {self.name}")
+
+
+def describe_columns(*rows: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """Make a BIDS dictionary of columns from rows of name, meaning and, where it has one, unit.
+
+    Examples
+    --------
+    >>> describe_columns(("n", "objects"), ("volume_mm3", "their volume", "mm3"))["volume_mm3"]
+    {'Description': 'their volume', 'Units': 'mm3'}
+    """
+    return {
+        name: {"Description": meaning, **({"Units": unit[0]} if unit else {})}
+        for name, meaning, *unit in rows
+    }

@@ -1,0 +1,184 @@
+"""The ALPS index, as a method of the command line and the BIDS App."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pvsbook.method import Columns, Input, Method, Option, Shown
+from pvsbook.visit import Found, Visit
+
+if TYPE_CHECKING:
+    from pvsbook.alps.pipeline import AlpsResult
+    from pvsbook.images import PathLike
+
+__all__ = ["METHOD"]
+
+
+def measure(
+    dwi: Sequence[PathLike],
+    bval: Sequence[PathLike],
+    bvec: Sequence[PathLike],
+    *,
+    brain_mask: PathLike | None,
+    rois: str | PathLike,
+    denoise: str | None,
+    gibbs: bool,
+    motion: bool,
+    registration: str,
+    **options: Any,
+) -> AlpsResult:
+    """Correct a diffusion series as asked, and measure (see `pvsbook.alps.pipeline.measure`)."""
+    from pvsbook import images
+    from pvsbook.alps import pipeline, preprocess, regions
+
+    spheres = {"2.5mm": regions.SPHERES_2_5_MM, "5mm": regions.SPHERES_5_MM}
+    mask = None if brain_mask is None else images.load(brain_mask)
+    series = images.load_dwi(dwi[0], bval[0], bvec[0])
+    if denoise is not None:
+        series = preprocess.denoise(series, method=denoise, mask=mask)
+    if gibbs:
+        series = preprocess.remove_ringing(series)
+    if motion:
+        series = preprocess.correct_motion(series, mask=mask).dwi
+    chosen = spheres[str(rois)] if str(rois) in spheres else images.load(rois)
+    return pipeline.measure(
+        series, mask=mask, rois=chosen, nonlinear=registration == "syn", **options
+    )
+
+
+def show(result: AlpsResult) -> Shown:
+    """Say the index of each side with its interval, and draw the regions."""
+    import math
+
+    from pvsbook.figures import alps as figures
+
+    indices = result.indices["tract"]
+    if math.isfinite(indices["mean"].value):
+        values = ", ".join(
+            f"{side} {e.value:.2f} ({e.low:.2f} to {e.high:.2f})" for side, e in indices.items()
+        )
+        summary = f"ALPS index in the frame of the tracts, with 95 % intervals: {values}."
+    else:
+        summary = "No index: the regions could not be placed."
+    return Shown(
+        summary,
+        [
+            (
+                figures.summary(result),
+                "Colour map of the fibre directions with the four regions, and the indices: "
+                f"{summary}",
+                "Regions on the colour map, and the index in three frames with 95 % intervals.",
+            )
+        ],
+    )
+
+
+def find(visit: Visit) -> Found:
+    """Take the diffusion series with the most weighted volumes, with its gradients."""
+    series = [f for f in visit.select("dwi", "dwi") if f.get("part") in ("", "mag")]
+    if not series:
+        return Found(lacks=("no *_dwi.nii.gz in dwi/",))
+    complete, lacks = [], []
+    for file in series:
+        gradients = {e: next(visit.sidecars.files(file, f".{e}"), None) for e in ("bval", "bvec")}
+        missing = [e for e, path in gradients.items() if path is None]
+        if missing:
+            lacks.append(f"{file.name}: no .{' and no .'.join(missing)}")
+        else:
+            complete.append((file, gradients))
+    if not complete:
+        return Found(lacks=tuple(lacks))
+    complete.sort(key=lambda pair: -_count_weighted(pair[1]["bval"]))
+    file, gradients = complete[0]
+    notes = list(lacks)
+    if len(complete) > 1:
+        why = "the one with the most weighted volumes"
+        notes.insert(0, f"{file.name} taken of {len(complete)}, {why}")
+    inputs = {"dwi": [str(file.path)], **{e: [str(path)] for e, path in gradients.items()}}
+    return Found(inputs, notes=tuple(notes))
+
+
+def _count_weighted(bval: Path | None) -> int:
+    """Count weighted volumes; a file that cannot be read has none, and fails when loaded."""
+    from pvsbook.images import B0_BELOW_S_MM2
+
+    try:
+        text = bval.read_text(encoding="utf-8-sig") if bval else ""
+        values = [float(b) for b in text.replace(",", " ").split()]
+    except (OSError, ValueError):
+        return 0
+    return sum(b >= B0_BELOW_S_MM2 for b in values)
+
+
+def describe() -> Columns:
+    """Return the dictionary of the columns."""
+    from pvsbook.alps.pipeline import COLUMNS
+
+    return COLUMNS
+
+
+METHOD = Method(
+    name="alps",
+    title="ALPS index",
+    help="Measure the ALPS index of one diffusion scan.",
+    inputs=(
+        Input("dwi", "Diffusion series (4D NIfTI).", is_option=False),
+        Input("bval", "b-values, FSL format."),
+        Input("bvec", "b-vectors, FSL format."),
+    ),
+    options=(
+        Option("brain_mask", None, "Brain, on the same grid.", kind=Path),
+        Option(
+            "rois",
+            "2.5mm",
+            "2.5mm or 5mm spheres, or a label image drawn by hand (labels 1 to 4).",
+        ),
+        Option(
+            "search_mm",
+            0.0,
+            "Move each sphere by up to this many mm, to where fibres run as expected; the shift "
+            "is reported.",
+        ),
+        Option(
+            "registration",
+            "affine",
+            "syn: refine the registration of the FA map (SyN); 10 s more.",
+            choices=("affine", "syn"),
+        ),
+        Option(
+            "denoise",
+            None,
+            "Denoise first; off by default.",
+            choices=("mppca", "patch2self"),
+        ),
+        Option("gibbs", False, "Remove Gibbs ringing; minutes for a whole brain."),
+        Option("motion", False, "Align the volumes and turn the b-vectors."),
+        Option("n_bootstrap", 1000, "Repeats of the wild bootstrap behind the intervals."),
+    ),
+    measure=measure,
+    describe=describe,
+    show=show,
+    find=find,
+    limits=(
+        "The index is a ratio of diffusivities at one site; write 'lower ALPS index', not "
+        "'glymphatic dysfunction'.",
+        "White matter is not symmetric around its fibres even without perivascular spaces, so "
+        "axons contribute to the index.",
+        "It depends on echo time, head position, directions, region size and free water.",
+    ),
+    key_columns={
+        "alps_tract_mean": "ALPS index, mean of sides",
+        "alps_tract_left": "ALPS index, left",
+        "alps_tract_right": "ALPS index, right",
+        "registration_correlation": "correlation with the template",
+    },
+    datatype="dwi",
+    suffix="alps",
+    core="pvsbook.alps.pipeline.measure",
+    kept_back={
+        "mask": "is the option brain_mask, a file",
+        "rng": "a fixed seed, so that the same scan gives the same number",
+    },
+)

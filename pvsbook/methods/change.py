@@ -1,0 +1,176 @@
+"""Change of susceptibility between two visits, as a method of the BIDS App."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pvsbook.method import Columns, Input, Method, Option, Shown
+from pvsbook.methods import qsm
+from pvsbook.visit import Found
+
+if TYPE_CHECKING:
+    from pvsbook.images import PathLike
+    from pvsbook.qsm.change import Change
+
+__all__ = ["METHOD"]
+
+
+def measure(
+    first_magnitude: Sequence[PathLike],
+    first_phase: Sequence[PathLike],
+    second_magnitude: Sequence[PathLike],
+    second_phase: Sequence[PathLike],
+    *,
+    first_session: str,
+    echo_times_s: Any,
+    field_strength_t: Any,
+    phase_period: float | None,
+    phase_sign: int,
+    background: str,
+    inversion: str,
+    regularisation: float,
+) -> Change:
+    """Measure change between two visits (see `pvsbook.qsm.change.measure_visits`)."""
+    import numpy as np
+
+    from pvsbook.atlas import deep_grey
+    from pvsbook.qsm import change
+
+    times, strengths = _of_both(echo_times_s), _of_both(field_strength_t)
+    visits = [
+        qsm.load(
+            magnitude,
+            phase,
+            echo_times_s=times[k],
+            field_strength_t=strengths[k],
+            phase_period=phase_period,
+        )
+        for k, (magnitude, phase) in enumerate(
+            ((first_magnitude, first_phase), (second_magnitude, second_phase))
+        )
+    ]
+    settings: Mapping[str, Any] = {
+        "background": background,
+        "inversion": inversion,
+        "inversion_options": {"regularisation": regularisation} if "tv" in inversion else {},
+        "phase_sign": phase_sign,
+    }
+    return change.measure_visits(
+        visits[0],
+        visits[1],
+        deep_grey.labels(),
+        deep_grey.table(),
+        np.random.default_rng(0),
+        settings=settings,
+        first_session=first_session,
+    )
+
+
+def show(result: Change) -> Shown:
+    """Count the nuclei that changed by more than noise, and draw every change."""
+    from pvsbook.figures import people as figures
+
+    known = result.table.dropna(subset=["change_ppb"])
+    beyond = known[known["change_ppb"].abs() > 1.96 * known["error_ppb"]]
+    if result.status == "fail":
+        summary = "These scans do not support a change of susceptibility; see the reasons."
+    else:
+        summary = (
+            f"Of {len(known)} nuclei, {len(beyond)} changed by more than 1.96 standard errors of "
+            f"thermal noise between {result.first_session} and the later visit."
+        )
+    return Shown(
+        summary,
+        [
+            (
+                figures.change(result.table),
+                f"Change of each nucleus with its 95 % interval of thermal noise; {len(beyond)} "
+                f"of {len(known)} intervals leave out zero.",
+                "Later visit minus first, with 95 % intervals of thermal noise.",
+            )
+        ],
+    )
+
+
+def pair(first: Found, later: Found, first_session: str) -> Found:
+    """Put the files and parameters of two visits together."""
+    inputs = {
+        f"{which}_{role}": paths
+        for which, found in (("first", first), ("second", later))
+        for role, paths in found.inputs.items()
+    }
+    both = {name: (value, later.parameters[name]) for name, value in first.parameters.items()}
+    n_echoes = min(len(times) for times in both["echo_times_s"])
+    few = f"{n_echoes} echoes; the error of a change needs three or more"
+    parameters = {"first_session": first_session, **both}
+    return Found(inputs, parameters, lacks=() if n_echoes > 2 else (few,))
+
+
+def _of_both(value: Any) -> Any:
+    """Return the value of each visit: a pair as it is, and else the same for both."""
+    is_pair = isinstance(value, tuple) and len(value) == 2
+    return value if is_pair else (value, value)
+
+
+def describe() -> Columns:
+    """Return the dictionary of the columns."""
+    from pvsbook.qsm.change import COLUMNS
+
+    return COLUMNS
+
+
+METHOD = Method(
+    name="qsmchange",
+    title="Change of susceptibility",
+    help="Measure the change of susceptibility between two visits.",
+    inputs=(
+        Input("first_magnitude", "Magnitude of the first visit.", is_several=True),
+        Input("first_phase", "Phase of the first visit.", is_several=True),
+        Input("second_magnitude", "Magnitude of the later visit.", is_several=True),
+        Input("second_phase", "Phase of the later visit.", is_several=True),
+    ),
+    options=(
+        Option(
+            "first_session", "first", "Label of the first visit, for the table.", is_found=True
+        ),
+        *qsm.ECHO_OPTIONS,
+        Option("background", "smv", "Background removal.", choices=qsm.BACKGROUNDS),
+        Option("inversion", "tv", "Dipole inversion.", choices=qsm.INVERSIONS),
+        Option("regularisation", 1e-4, "Of TV: half of that of a single scan."),
+    ),
+    measure=measure,
+    describe=describe,
+    show=show,
+    find=None,
+    limits=(
+        "The nuclei are simple shapes brought over from MNI space, the same at both visits: "
+        "their change means more than their value.",
+        "Change is relative to the whole brain; when the whole brain changes, this cannot show "
+        "it.",
+        "The error is of thermal noise only; repositioning and motion add to it.",
+    ),
+    key_columns={
+        "putamen_left_change_ppb": "putamen, left (ppb)",
+        "putamen_right_change_ppb": "putamen, right (ppb)",
+        "overlap": "overlap of the visits",
+        "tilt_difference_deg": "difference of tilt (degrees)",
+    },
+    datatype="anat",
+    suffix="qsm",
+    desc="change",
+    compares="qsm",
+    pair=pair,
+    shares=("phase_period", "phase_sign"),
+    core="pvsbook.qsm.change.measure_visits",
+    kept_back={
+        "labels": "the nuclei of the atlas",
+        "table": "the nuclei of the atlas",
+        "rng": "a fixed seed, so that the same scans give the same number",
+        "settings": "made of background, inversion, regularisation and phase_sign",
+        "start": "a first guess of the registration, for simulated heads",
+        "control": "for studies that name a control region",
+        "erode": "one voxel, as the errors were tried with",
+        "n_repeats": "two, enough for the error of a mean over a nucleus",
+    },
+)

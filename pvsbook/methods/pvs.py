@@ -1,0 +1,147 @@
+"""Perivascular spaces, as a method of the command line and the BIDS App."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pvsbook.method import Columns, Input, Method, Option, Shown
+from pvsbook.visit import BidsFile, Found, Visit
+
+if TYPE_CHECKING:
+    from pvsbook.images import PathLike
+    from pvsbook.pvs.pipeline import PvsResult
+
+__all__ = ["METHOD"]
+
+
+def measure(image: Sequence[PathLike], *, rules: Mapping[str, Any], **options: Any) -> PvsResult:
+    """Count and measure perivascular spaces in a scan (see `pvsbook.pvs.pipeline.measure`)."""
+    from pvsbook._errors import InputError
+    from pvsbook.pvs import pipeline
+    from pvsbook.pvs.segmentation import Rules
+
+    try:
+        chosen = Rules(**rules)
+    except TypeError as error:
+        known = ", ".join(Rules.__dataclass_fields__)
+        raise InputError(f"rules: {error}; known are {known}") from None
+    return pipeline.measure(image[0], rules=chosen, **options)
+
+
+def show(result: PvsResult) -> Shown:
+    """Say the counts with their uncertainty, and draw regions and objects."""
+    from pvsbook.figures import pvs as figures
+
+    row = result.to_row()
+    summary = (
+        f"{row['n_pvs']} perivascular spaces (SE from noise {row['n_pvs_se']:.1f}) with a volume "
+        f"of {row['volume_mm3']:.0f} mm3 (SE {row['volume_se_mm3']:.0f}). Opposite-contrast "
+        f"control, an estimate of the false positives: {row['n_mirrored']} "
+        f"{'object' if row['n_mirrored'] == 1 else 'objects'}. {row['n_uncertain']} more objects "
+        "are uncertain."
+    )
+    return Shown(
+        summary,
+        [
+            (
+                figures.summary(result),
+                "Four axial slices, twice: above with the searched regions, below with the "
+                f"objects found; {row['n_pvs']} are perivascular spaces.",
+                "Above: the regions that were searched. Below: the objects, by class.",
+            ),
+            (
+                figures.plot_objects(result),
+                "Axial slices with many objects, drawn on the scan in the colour of their class.",
+                "The slices with the most objects, by class.",
+            ),
+        ],
+    )
+
+
+def find(visit: Visit) -> Found:
+    """Take the T2w scan, and the T1w scan where there is none."""
+    for suffix, contrast in (("T2w", "t2"), ("T1w", "t1")):
+        scans = [
+            f
+            for f in visit.select("anat", suffix)
+            if not _is_flair(f) and f.get("part") in ("", "mag")
+        ]
+        if scans:
+            notes = []
+            if len(scans) > 1:
+                notes.append(f"{scans[0].name} taken of {len(scans)}, the first by name")
+            if contrast == "t1":
+                notes.append("no T2w, so T1w: fewer perivascular spaces are visible")
+            return Found({"image": [str(scans[0].path)]}, {"contrast": contrast}, (), tuple(notes))
+    flair = " (FLAIR alone does not show them)" if any(map(_is_flair, visit.files)) else ""
+    return Found(lacks=(f"no T2w and no T1w in anat/{flair}",))
+
+
+def _is_flair(file: BidsFile) -> bool:
+    """Tell FLAIR by its suffix, or by its label where it is filed as T2w."""
+    return file.suffix == "FLAIR" or "flair" in file.get("acq").lower()
+
+
+def describe() -> Columns:
+    """Return the dictionary of the columns."""
+    from pvsbook.pvs.pipeline import COLUMNS
+
+    return COLUMNS
+
+
+METHOD = Method(
+    name="pvs",
+    title="Perivascular spaces",
+    help="Count and measure perivascular spaces in one scan.",
+    inputs=(Input("image", "T2w scan (NIfTI); T1w with --contrast t1.", is_option=False),),
+    options=(
+        Option(
+            "contrast",
+            "t2",
+            "t2: perivascular spaces are bright; t1: dark.",
+            choices=("t2", "t1"),
+            is_found=True,
+        ),
+        Option(
+            "wmh_mask",
+            None,
+            "White-matter hyperintensities, on the grid of the scan.",
+            kind=Path,
+        ),
+        Option("brain_mask", None, "Brain, on the grid of the scan; for a whole head.", kind=Path),
+        Option(
+            "registration",
+            "affine",
+            "syn: follow wide ventricles and unusual shapes; 20 s more.",
+            choices=("affine", "syn"),
+        ),
+        Option(
+            "rules",
+            {},
+            "Other rules for an object than the default ones, by name, as {min_length_mm: 3} "
+            "(see pvsbook.pvs.segmentation.Rules).",
+        ),
+    ),
+    measure=measure,
+    describe=describe,
+    show=show,
+    find=find,
+    limits=(
+        "A bright thread is not always a perivascular space: white-matter hyperintensities and "
+        "lacunes look alike to any filter.",
+        "Counts depend on voxel size, contrast and noise; compare scans of one protocol only.",
+        "A larger perivascular space does not tell why it is larger, nor how fluid moves in it.",
+    ),
+    key_columns={
+        "n_pvs": "perivascular spaces",
+        "volume_mm3": "their volume (mm3)",
+        "contrast_to_noise": "contrast to noise",
+        "registration_correlation": "correlation with the template",
+    },
+    datatype="anat",
+    suffix="pvs",
+    core="pvsbook.pvs.pipeline.measure",
+    kept_back={"rng": "a fixed seed, so that the same scan gives the same number"},
+)

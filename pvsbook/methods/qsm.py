@@ -1,0 +1,251 @@
+"""Susceptibility of one scan, as a method of the command line and the BIDS App."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pvsbook.method import Columns, Input, Method, Option, Shown
+from pvsbook.visit import BidsFile, Found, Visit, natural
+
+if TYPE_CHECKING:
+    from pvsbook.images import Gre, PathLike
+    from pvsbook.qsm.pipeline import QsmResult
+
+__all__ = ["ECHO_OPTIONS", "METHOD", "load"]
+
+PARTS = {"mag": "mag", "": "mag", "phase": "phase", "pha": "phase"}
+GRADIENT_ECHO = ("MEGRE", "T2starw", "GRE")
+NO_FILE = ("whole brain", "none")  # references that are no mask
+
+
+def load(
+    magnitude: Sequence[PathLike],
+    phase: Sequence[PathLike],
+    *,
+    echo_times_s: Any,
+    field_strength_t: float | None,
+    phase_period: float | None,
+) -> Gre:
+    """Load a gradient echo from its files (see `pvsbook.images.load_gre`)."""
+    from pvsbook import images
+
+    return images.load_gre(
+        list(magnitude),
+        list(phase),
+        echo_times_s=echo_times_s,
+        field_strength_t=field_strength_t,
+        phase_period=phase_period,
+    )
+
+
+def measure(
+    magnitude: Sequence[PathLike],
+    phase: Sequence[PathLike],
+    *,
+    echo_times_s: Any,
+    field_strength_t: float | None,
+    phase_period: float | None,
+    brain_mask: PathLike | None,
+    white_matter: PathLike | None,
+    reference: str | PathLike,
+    **options: Any,
+) -> QsmResult:
+    """Map susceptibility from files (see `pvsbook.qsm.pipeline.reconstruct`)."""
+    from pvsbook import images
+    from pvsbook.qsm import pipeline
+
+    gre = load(
+        magnitude,
+        phase,
+        echo_times_s=echo_times_s,
+        field_strength_t=field_strength_t,
+        phase_period=phase_period,
+    )
+    grid = images.make(gre.magnitude[..., 0], gre.affine)
+    zero = str(reference) if reference in NO_FILE else images.load_mask(reference, grid)
+    return pipeline.reconstruct(
+        gre,
+        mask=None if brain_mask is None else images.load_mask(brain_mask, grid),
+        reference=zero,
+        white_matter=None if white_matter is None else images.load_mask(white_matter, grid),
+        **options,
+    )
+
+
+def show(result: QsmResult) -> Shown:
+    """Say how susceptibility spreads and relative to what, and draw the steps."""
+    from pvsbook.figures import qsm as figures
+
+    row = result.to_row()
+    if result.unsupported_steps:
+        steps = " and ".join(result.unsupported_steps)
+        summary = f"This scan does not support {steps}; what follows from it is not a measurement."
+    else:
+        summary = (
+            f"Susceptibility of the whole brain spreads by {row['chi_sd_ppb']:.0f} ppb (SD), "
+            f"relative to {row['reference']}; the field's median standard error is "
+            f"{row['field_se_median_ppb']:.1f} ppb."
+        )
+    return Shown(
+        f"{summary} Phase was stored as {result.scan['phase_stored_as']}.",
+        [
+            (
+                figures.summary(result),
+                "Four maps of one slice: total field, misfit, local field and susceptibility.",
+                "From the total field to susceptibility, in one axial slice.",
+            )
+        ],
+    )
+
+
+def find(visit: Visit) -> Found:
+    """Take magnitude and phase of every echo of the first gradient echo that has both."""
+    files = visit.select("anat", *GRADIENT_ECHO)
+    if not files:
+        return Found(lacks=(f"no {', '.join(GRADIENT_ECHO)} in anat/",))
+
+    def series(file: BidsFile) -> tuple:
+        same = {k: v for k, v in file.entities.items() if k not in ("part", "echo", "suffix")}
+        return (GRADIENT_ECHO.index(file.suffix), *sorted(same.items()))
+
+    files.sort(key=series)
+    tried = [_read_series(list(group), visit) for _, group in groupby(files, key=series)]
+    whole = [found for found in tried if not found.lacks]
+    if not whole:
+        return Found(lacks=tuple(dict.fromkeys(text for f in tried for text in f.lacks)))
+    note = (f"first of {len(tried)} gradient echoes by name",) if len(tried) > 1 else ()
+    return Found(whole[0].inputs, whole[0].parameters, notes=whole[0].notes + note)
+
+
+def _read_series(files: Sequence[BidsFile], visit: Visit) -> Found:
+    """Sort one gradient echo into magnitude and phase, and read what its sidecars say."""
+    from pvsbook import images
+
+    parts: dict[str, list[BidsFile]] = {"mag": [], "phase": []}
+    for file in files:
+        part = PARTS.get(file.get("part"))
+        if part:
+            parts[part].append(file)
+    example = files[0].name
+    if not parts["phase"] or not parts["mag"]:
+        missing = "phase (part-phase)" if parts["mag"] else "magnitude (part-mag)"
+        return Found(lacks=(f"{example}: no {missing} beside it",))
+    for members in parts.values():
+        members.sort(key=lambda f: (natural(f.get("echo")), f.name))
+    echoes = {part: [f.get("echo") for f in members] for part, members in parts.items()}
+    if echoes["mag"] != echoes["phase"]:
+        texts = {part: ",".join(labels) or "none" for part, labels in echoes.items()}
+        text = f"{example}: echoes {texts['mag']} of mag, but {texts['phase']} of phase"
+        return Found(lacks=(text,))
+    times: list[float] = []
+    lacks: list[str] = []
+    strengths: set[float] = set()
+    for magnitude, file in zip(parts["mag"], parts["phase"], strict=True):
+        meta = visit.sidecars.read(file)
+        images.same_acquisition(
+            visit.sidecars.read(magnitude), meta, name=magnitude.name, other_name=file.name
+        )
+        absent = [k for k in ("EchoTime", "MagneticFieldStrength") if k not in meta]
+        if absent:
+            lacks.append(f"{file.name}: no {' and no '.join(absent)} in its sidecars")
+            continue
+        times += images.number(meta, "EchoTime", source=file.name)
+        strengths |= set(images.number(meta, "MagneticFieldStrength", source=file.name))
+    if len(strengths) > 1:
+        lacks.append(f"{example}: echoes with different MagneticFieldStrength")
+    if lacks:
+        return Found(lacks=tuple(lacks))
+    odd = [f.name for f in parts["phase"] if f.get("part") == "pha"]
+    return Found(
+        {
+            "magnitude": [str(f.path) for f in parts["mag"]],
+            "phase": [str(f.path) for f in parts["phase"]],
+        },
+        {"echo_times_s": times, "field_strength_t": strengths.pop()},
+        notes=(f"{odd[0]}: part-pha, which BIDS calls part-phase, read as phase",) if odd else (),
+    )
+
+
+def describe() -> Columns:
+    """Return the dictionary of the columns."""
+    from pvsbook.qsm.pipeline import COLUMNS
+
+    return COLUMNS
+
+
+ECHO_OPTIONS = (
+    Option(
+        "echo_times_s",
+        None,
+        "Seconds, as 0.004,0.008,0.012; by default from the sidecars.",
+        kind=list,
+        flag="--echo-times",
+        is_found=True,
+    ),
+    Option(
+        "field_strength_t",
+        None,
+        "Tesla; by default from the sidecars.",
+        kind=float,
+        flag="--field-strength",
+        is_found=True,
+    ),
+    Option(
+        "phase_period",
+        None,
+        "Stored units of one full turn, where not recognised.",
+        kind=float,
+    ),
+    Option(
+        "phase_sign",
+        1,
+        "Negative phase convention: the phase decreases with increasing field (-1 in settings).",
+        choices=(1, -1),
+        flag="--flip-phase",
+        flag_value=-1,
+    ),
+)
+BACKGROUNDS = ("lbv", "smv", "vsharp", "resharp", "pdf")
+INVERSIONS = ("tv", "edge tv", "tkd", "l2", "tikhonov", "ndi")
+
+METHOD = Method(
+    name="qsm",
+    title="Susceptibility (QSM)",
+    help="Map susceptibility from gradient-echo magnitude and phase.",
+    inputs=(
+        Input("magnitude", "Magnitude: one file per echo, or one 4D file.", is_several=True),
+        Input("phase", "Phase, in the same order.", is_several=True),
+    ),
+    options=(
+        *ECHO_OPTIONS,
+        Option("background", "lbv", "Background removal.", choices=BACKGROUNDS),
+        Option("background_options", {}, "Its own settings, by name, as {radius_mm: 8}."),
+        Option("inversion", "tv", "Dipole inversion.", choices=INVERSIONS),
+        Option("inversion_options", {}, "Its own settings, by name, as {regularisation: 1.0e-4}."),
+        Option("reference", "whole brain", "What is zero: 'whole brain', 'none', or a mask."),
+        Option("brain_mask", None, "Brain, on the same grid.", kind=Path),
+        Option("white_matter", None, "White matter, for the table of references.", kind=Path),
+    ),
+    measure=measure,
+    describe=describe,
+    show=show,
+    find=find,
+    limits=(
+        "Susceptibility is relative: a value means something only with its reference region.",
+        "Iron raises it, myelin and calcium lower it; one map cannot tell them apart.",
+        "Values near the brain's edge and near air are the least sure.",
+    ),
+    key_columns={
+        "chi_sd_ppb": "spread of susceptibility (ppb)",
+        "chi_p99_ppb": "99th percentile (ppb)",
+        "residual_p95_rad": "misfit of the field (rad)",
+        "field_se_median_ppb": "error of the field (ppb)",
+    },
+    datatype="anat",
+    suffix="qsm",
+    core="pvsbook.qsm.pipeline.reconstruct",
+    kept_back={"mask": "is the option brain_mask, a file"},
+)

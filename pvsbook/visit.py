@@ -1,0 +1,158 @@
+"""The files of one visit in a BIDS folder: entities of a name, and the sidecars that apply."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pvsbook import images
+
+__all__ = ["BidsFile", "Found", "Sidecars", "Visit", "entities_of", "natural"]
+
+NIFTI = (".nii.gz", ".nii")
+
+
+def entities_of(name: str) -> dict[str, str]:
+    """Return the entities of a BIDS file name, and its suffix under ``suffix``.
+
+    Examples
+    --------
+    >>> entities_of("sub-01_echo-2_part-mag_MEGRE.nii.gz")
+    {'sub': '01', 'echo': '2', 'part': 'mag', 'suffix': 'MEGRE'}
+    """
+    *pairs, suffix = name.split(".", 1)[0].split("_")
+    entities = dict(pair.split("-", 1) for pair in pairs if "-" in pair)
+    return {**entities, "suffix": suffix}
+
+
+def natural(label: str) -> list[tuple[int, int, str]]:
+    """Sort labels as people count: ses-2 before ses-10.
+
+    Examples
+    --------
+    >>> sorted(["ses-10", "ses-2", "ses-M12"], key=natural)
+    ['ses-2', 'ses-10', 'ses-M12']
+    """
+    parts = re.split(r"(\d+)", label)
+    return [(0, int(p), "") if p.isdecimal() else (1, 0, p.casefold()) for p in parts if p]
+
+
+@dataclass(frozen=True)
+class BidsFile:
+    """An image in a BIDS folder.
+
+    Attributes
+    ----------
+    path
+        Where it lies.
+    datatype
+        The folder that it lies in: ``anat``, ``dwi`` ...
+    entities
+        From `entities_of`.
+    """
+
+    path: Path
+    datatype: str
+    entities: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """File name."""
+        return self.path.name
+
+    @property
+    def suffix(self) -> str:
+        """BIDS suffix."""
+        return self.entities["suffix"]
+
+    def get(self, entity: str) -> str:
+        """Return the label of an entity, empty where there is none."""
+        return self.entities.get(entity, "")
+
+    @property
+    def visit(self) -> tuple[str, str]:
+        """Participant and session by the name; the session may be empty."""
+        session = self.get("ses")
+        return f"sub-{self.get('sub')}", f"ses-{session}" if session else ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a method found in a visit.
+
+    Attributes
+    ----------
+    inputs
+        Paths by role.
+    parameters
+        What sidecars say, by the names of the method's options.
+    lacks
+        Why the method cannot run, each with the file; empty where it can.
+    notes
+        What was chosen among several, or read otherwise than BIDS says it.
+    """
+
+    inputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    lacks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Sidecars:
+    """Looks up files that apply to an image: in its folder, then upwards (BIDS inheritance)."""
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        self._listings: dict[Path, list[Path]] = {}
+        self._contents: dict[Path, dict[str, Any]] = {}
+
+    def _list(self, folder: Path) -> list[Path]:
+        if folder not in self._listings:
+            ends = (".json", ".bval", ".bvec")
+            self._listings[folder] = sorted(p for p in folder.iterdir() if p.name.endswith(ends))
+        return self._listings[folder]
+
+    def files(self, image: BidsFile, extension: str) -> Iterator[Path]:
+        """Yield the files with this extension that apply, nearest and most specific first."""
+        for folder in (image.path.parent, *image.path.parent.parents):
+            matches = []
+            for path in self._list(folder):
+                if path.name.endswith(f"{image.suffix}{extension}"):
+                    entities = entities_of(path.name)
+                    if entities.items() <= image.entities.items():
+                        matches.append((-len(entities), path))
+            yield from (path for _, path in sorted(matches))
+            if folder == self.top:
+                return
+
+    def read(self, image: BidsFile) -> dict[str, Any]:
+        """Merge the JSON files that apply; the nearest wins."""
+        merged: dict[str, Any] = {}
+        for path in reversed(list(self.files(image, ".json"))):
+            if path not in self._contents:
+                self._contents[path] = images.read_json(path)
+            merged |= self._contents[path]
+        return merged
+
+
+@dataclass(frozen=True)
+class Visit:
+    """The images of one participant at one visit.
+
+    Attributes
+    ----------
+    files
+        Sorted by name.
+    sidecars
+        Of the data set.
+    """
+
+    files: Sequence[BidsFile]
+    sidecars: Sidecars
+
+    def select(self, datatype: str, *suffixes: str) -> list[BidsFile]:
+        """Return the images of a data type with one of the suffixes."""
+        return [f for f in self.files if f.datatype == datatype and f.suffix in suffixes]

@@ -1,0 +1,208 @@
+"""One source for each fact of a method: options, columns, command, settings, tables."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from pvsbook import InputError, cli, images, methods
+from pvsbook.bids import app, group, inputs
+from pvsbook.derivatives import Writer
+from pvsbook.method import Input, Method, Option, Shown, describe_columns
+from pvsbook.visit import Found
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def core(method: Method) -> dict[str, inspect.Parameter]:
+    module, _, name = method.core.rpartition(".")
+    return dict(inspect.signature(getattr(import_module(module), name)).parameters)
+
+
+@pytest.mark.parametrize("method", methods.ALL, ids=lambda m: m.name)
+def test_every_keyword_of_the_library_is_an_option_or_has_a_reason(method):
+    keywords = {n for n, p in core(method).items() if p.kind is p.KEYWORD_ONLY}
+    options = {o.name for o in method.options}
+    assert keywords <= options | set(method.kept_back)
+    assert not options & set(method.kept_back)
+    assert set(method.kept_back) <= set(core(method)), "a reason for a keyword that is gone"
+    assert all(len(reason.split()) > 2 for reason in method.kept_back.values())
+
+
+@pytest.mark.parametrize("method", methods.ALL, ids=lambda m: m.name)
+def test_a_default_is_that_of_the_library(method):
+    from pvsbook.alps.regions import SPHERES_2_5_MM
+    from pvsbook.qsm import change
+
+    same = {"2.5mm": SPHERES_2_5_MM}
+    for option in method.options:
+        parameter = core(method).get(option.name)
+        if parameter is None or parameter.default is parameter.empty:
+            continue
+        if option.type is dict:
+            assert not option.default
+            assert not parameter.default
+        else:
+            assert parameter.default == same.get(option.default, option.default)
+    if method.name == "qsmchange":
+        recipe = change.SETTINGS
+        assert method.defaults["background"] == recipe["background"]
+        assert method.defaults["inversion"] == recipe["inversion"]
+        options = {"regularisation": method.defaults["regularisation"]}
+        assert options == recipe["inversion_options"]
+
+
+def test_the_choices_are_those_of_the_library():
+    from pvsbook.qsm import pipeline
+
+    for name in ("qsm", "qsmchange"):
+        options = {o.name: o for o in methods.by_name(name).options}
+        assert set(options["background"].choices) == set(pipeline.BACKGROUNDS)
+        assert set(options["inversion"].choices) == set(pipeline.INVERSIONS)
+
+
+@pytest.mark.parametrize("method", methods.ALL, ids=lambda m: m.name)
+def test_what_a_group_page_draws_are_columns(method):
+    assert set(method.key_columns) <= set(method.columns)
+    assert all(column["Description"] for column in method.columns.values())
+
+
+def test_no_other_file_knows_a_method_by_name():
+    shared = [*(ROOT / "pvsbook" / "bids").glob("*.py")]
+    shared += [ROOT / "pvsbook" / f"{name}.py" for name in ("cli", "report", "jobs", "method")]
+    names = re.compile(r"[\"'](?:pvs|alps|qsm|qsmchange)[\"']")
+    for path in shared:
+        code = re.sub(r'""".*?"""', "", path.read_text(), flags=re.S)
+        assert not names.search(code), path.name
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        (Option("k", 1.0, "h"), "2", "give a number"),
+        (Option("k", 1, "h"), 1.5, "give a whole number"),
+        (Option("k", 1.0, "h"), float("nan"), "give a number"),
+        (Option("k", 1.0, "h"), None, "give a number"),
+        (Option("k", False, "h"), 1, "give true or false"),
+        (Option("k", "a", "h", choices=("a", "b")), "c", "choose from a, b"),
+        (Option("k", 1, "h", choices=(1, -1)), True, "choose from 1, -1"),
+        (Option("k", {}, "h"), [1], "give settings by name"),
+        (Option("k", "a", "h"), 1, "give text"),
+        (Option("k", "a", "h"), "x/y.nii", "no such file"),
+    ],
+)
+def test_a_value_that_an_option_cannot_have_is_refused(option, value, message):
+    with pytest.raises(InputError, match=message):
+        option.check(value, "here")
+    option.check(option.default, "here")
+
+
+# --- a method that nobody knew -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Volume of what is bright."""
+
+    volume_ml: float
+    status: str = "pass"
+    reasons: tuple[str, ...] = ()
+
+    def to_row(self):
+        return {"volume_ml": self.volume_ml, "status": self.status}
+
+    def save(self, folder, *, prefix="sub-scan", sources=()):
+        writer = Writer(folder, prefix=prefix, datatype="anat", sources=sources)
+        writer.table(self.to_row(), TOY.columns, "toy")
+
+
+def measure_volume(image, *, threshold):
+    scan = images.load(image[0])
+    n_voxels = int((images.array(scan) > threshold).sum())
+    return Volume(n_voxels * float(np.prod(images.voxel_size_mm(scan))) / 1000)
+
+
+def show_volume(result):
+    figure, ax = plt.subplots()
+    ax.bar(["volume"], [result.volume_ml])
+    return Shown(f"{result.volume_ml:.3g} ml are bright.", [(figure, "One bar.", "The volume.")])
+
+
+def find_flair(visit):
+    files = visit.select("anat", "FLAIR")
+    return Found({"image": [str(files[0].path)]}) if files else Found(lacks=("no FLAIR",))
+
+
+TOY = Method(
+    name="toy",
+    title="Bright volume",
+    help="Measure what is bright.",
+    inputs=(Input("image", "FLAIR scan.", is_option=False),),
+    options=(Option("threshold", 1.0, "Above it, a voxel is bright."),),
+    measure=measure_volume,
+    describe=lambda: describe_columns(
+        ("volume_ml", "volume above the threshold", "mL"), ("status", "pass, warn or fail")
+    ),
+    show=show_volume,
+    find=find_flair,
+    limits=("What is bright need not be a lesion.",),
+    key_columns={"volume_ml": "bright volume (ml)"},
+    datatype="anat",
+    suffix="toy",
+)
+
+
+@pytest.fixture
+def with_toy(monkeypatch):
+    monkeypatch.setattr(methods, "ALL", (*methods.ALL, TOY))
+
+
+def test_a_fourth_method_is_one_object(with_toy, monkeypatch, capsys, tmp_path):
+    """Command, settings, BIDS run, group table and pages follow from it alone."""
+    for label, level in (("a", 2.0), ("b", 0.5)):
+        cube = np.zeros((10, 10, 10), np.float32)
+        cube[:5] = level
+        images.save(
+            images.make(cube, np.eye(4)),
+            tmp_path / f"bids/sub-{label}/anat/sub-{label}_FLAIR.nii.gz",
+        )
+    settings = tmp_path / "settings.yml"
+    settings.write_text("toy: {threshold: 0.2}\n")
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["pvsbook", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return int(stop.value.code or 0), capsys.readouterr().out
+
+    scan = tmp_path / "bids/sub-a/anat/sub-a_FLAIR.nii.gz"
+    code, out = call("toy", scan, "--out", tmp_path / "one", "--threshold", "1.5")
+    assert (code, "0.5 ml are bright" in out) == (0, True)
+    assert json.loads((tmp_path / "one/sub-a/anat/sub-a_toy.json").read_text())["volume_ml"]
+    assert (
+        "What is bright need not be a lesion."
+        in next((tmp_path / "one").rglob("*desc-report_toy.html")).read_text()
+    )
+
+    folder = inputs.find(tmp_path / "bids", methods=["toy"])
+    out = tmp_path / "out"
+    records = list(app.run_participants(folder, out, settings=app.read_settings(settings)))
+    assert [r.status for r in records] == ["done", "done"]
+    group.summarise(folder, out, settings=app.read_settings(settings))
+    table = pd.read_csv(out / "group_toy.tsv", sep="\t")
+    assert table["volume_ml"].tolist() == [0.5, 0.5]
+    assert "Bright volume" in (out / "group.html").read_text()
+    assert "0.5 ml are bright" in (out / "sub-b.html").read_text()
+    settings.write_text("toy: {level: 1}\n")
+    with pytest.raises(InputError, match="toy has no option level; it has threshold"):
+        app.read_settings(settings)
