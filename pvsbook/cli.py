@@ -244,7 +244,7 @@ def _parameter(name: str, kind: Any, default: Any, info: Any) -> Parameter:
 
 def _of_option(option: Option) -> Parameter:
     """Make the parameter of a command line: text, for what the command line has no type for."""
-    flag = option.flag or _flag(option.name)
+    flag = option.command_line
     text = option.help
     if option.flag_value is not None:
         return _parameter(option.name, bool, False, typer.Option(flag, help=text))
@@ -265,7 +265,7 @@ def _read(option: Option, value: Any) -> Any:
         return option.flag_value if value else option.default
     if value is None:
         return option.default
-    flag = option.flag or _flag(option.name)
+    flag = option.command_line
     if option.type is list:
         return _numbers(value, flag)
     if option.type is dict:

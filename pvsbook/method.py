@@ -104,6 +104,11 @@ class Option:
     is_found: bool = False
 
     @property
+    def command_line(self) -> str:
+        """Name on the command line."""
+        return self.flag or "--" + self.name.replace("_", "-")
+
+    @property
     def type(self) -> type:
         """Type of a value."""
         return self.kind or type(self.default)
