@@ -10,32 +10,45 @@ the inputs, parameters, the code of this package) and whose files are still ther
 from __future__ import annotations
 
 import dataclasses
-import errno
 import fcntl
-import functools
-import hashlib
-import json
 import logging
 import os
 import resource
 import shutil
 import signal
-import stat
 import sys
 import tempfile
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from importlib.metadata import version
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvsbook import images
 from pvsbook._errors import InputError
-from pvsbook._version import __version__, required
+from pvsbook._records import (
+    STATE,
+    Function,
+    Record,
+    Task,
+    code_hash,
+    fingerprint,
+    finished,
+    hash_inputs,
+    known_hashes,
+    outdated,
+    paths_of,
+    read_record,
+    read_stored,
+    record_path,
+    sha256,
+    stamp,
+    write_json,
+    write_record,
+)
+from pvsbook._version import __version__
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -58,319 +71,11 @@ MEMORY_SHARE = 0.8  # of this machine, for all workers together
 BACKLOG = 4  # tasks that the scheduler holds for each worker: enough to keep it busy
 DEATHS = 2  # how often a task may take its worker with it before it is given up
 SCHEDULER_TIMEOUT_S = 10
-STATE = ".pvsbook"
-RACY_NS = 2_000_000_000  # a file changed this recently may change again within one clock tick
 ONE_THREAD = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
 )  # numba's is set by a call: it refuses an environment that changed after its import
-
-Function = Callable[[Mapping[str, Sequence[str]], Mapping[str, Any], str], Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Task:
-    """Work on one scan, small enough to send anywhere.
-
-    Attributes
-    ----------
-    name
-        Unique, and part of file names: ``sub-01_ses-1_alps``.
-    inputs
-        Paths by role; their contents are part of the fingerprint, their folders are not.
-    parameters
-        Whatever JSON can hold.
-    """
-
-    name: str
-    inputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Record:
-    """How a task ended.
-
-    Attributes
-    ----------
-    name
-        Of the task.
-    status
-        ``"done"``, ``"failed"``, or ``"skipped"`` where nothing could be tried.
-    fingerprint
-        Of inputs, function, parameters and code; empty where they could not be read.
-    reason
-        Why it failed or was skipped, in one sentence.
-    result
-        What the function gave back.
-    inputs
-        SHA-256 of each input, by file name.
-    outputs
-        Size and SHA-256 of each file written, by its path in the folder.
-    parameters
-        Of the task.
-    is_cached
-        Whether an earlier run had done this work.  Not stored.
-    seconds, peak_mb
-        Wall time, and the most memory the process has ever held.  Not stored.
-    log
-        Traceback of a failure.  Not stored.
-    """
-
-    name: str
-    status: str
-    fingerprint: str = ""
-    reason: str = ""
-    result: Mapping[str, Any] = field(default_factory=dict)
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    outputs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    is_cached: bool = False
-    seconds: float = 0.0
-    peak_mb: float = 0.0
-    log: str = ""
-
-
-_NOT_STORED = ("is_cached", "seconds", "peak_mb", "log")
-
-
-# --- one task ----------------------------------------------------------------------------------
-
-
-@functools.cache
-def code_hash(package: Path | None = None) -> str:
-    """Return the SHA-256 of all code that a result follows from.
-
-    Parameters
-    ----------
-    package
-        Folder whose modules count, this package by default; with them the versions of the packages
-        that it stands on.
-
-    Examples
-    --------
-    >>> len(code_hash())
-    64
-    """
-    package = Path(__file__).parent if package is None else package
-    digest = hashlib.sha256(__version__.encode())
-    for path in sorted(package.rglob("*.py")):
-        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
-    for name in required():
-        digest.update(f"{name} {version(name)}".encode())
-    return digest.hexdigest()
-
-
-def fingerprint(function: Function, task: Task, hashes: Mapping[str, str]) -> str:
-    """Return the SHA-256 of all that a result follows from.
-
-    Parameters
-    ----------
-    function
-        Its name counts, and the code of the whole package (`code_hash`).
-    task
-        Names of files count, their folders do not, so that a moved data set stays done.
-    hashes
-        SHA-256 of each input, by path.
-
-    Examples
-    --------
-    >>> task = Task("a", {"scan": ["x/a.nii"]}, {"k": 1})
-    >>> moved = Task("a", {"scan": ["y/a.nii"]}, {"k": 1})
-    >>> one, two = (fingerprint(run, t, {"x/a.nii": "1", "y/a.nii": "1"}) for t in (task, moved))
-    >>> one == two
-    True
-    """
-    content = {
-        "code": code_hash(),
-        "caller": _hash_of_caller(function),
-        "function": f"{function.__module__}.{function.__qualname__}",
-        "name": task.name,
-        "parameters": task.parameters,
-        "inputs": {
-            role: [[Path(p).name, hashes[p]] for p in paths] for role, paths in task.inputs.items()
-        },
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _hash_of_caller(function: Function) -> str:
-    """Hash the package of the function too, where it is not of this one."""
-    top = function.__module__.partition(".")[0]
-    where = getattr(sys.modules.get(top), "__file__", None)
-    if top == __name__.partition(".")[0] or where is None or Path(where).name != "__init__.py":
-        return ""
-    return code_hash(Path(where).parent)
-
-
-def _sha256(path: str | Path) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _stamp(path: str | Path) -> list[int]:
-    """Return what changes whenever a file changes: no program can set ctime back."""
-    s = Path(path).stat()
-    if not stat.S_ISREG(s.st_mode):  # a pipe would keep its reader waiting
-        raise OSError(errno.EINVAL, "not a regular file")
-    return [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino]
-
-
-def _paths(task: Task) -> list[str]:
-    return sorted({p for paths in task.inputs.values() for p in paths})
-
-
-def _known_hashes(task: Task, folder: Path) -> dict[str, str] | None:
-    """Return the hashes of an earlier run where every file is provably the same; else None."""
-    try:
-        seen = json.loads((folder / STATE / "seen" / f"{task.name}.json").read_text())
-        return {p: seen[p][4] for p in _paths(task) if seen[p][:4] == _stamp(p)}
-    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
-        return None
-
-
-def _hash_inputs(task: Task, folder: Path) -> tuple[dict[str, str], dict[str, list[int]]]:
-    """Hash every input, or take the hash of a file whose stamp has not changed since."""
-    known = _known_hashes(task, folder)
-    hashes, stamps = known or {}, {}
-    for path in _paths(task):
-        try:
-            stamps[path] = _stamp(path)
-            if path not in hashes:
-                hashes[path] = _sha256(path)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    if known is None or len(known) < len(stamps):
-        now = time.time_ns()
-        sure = {p: [*s, hashes[p]] for p, s in stamps.items() if now - s[2] > RACY_NS}
-        _write_json(sure, folder / STATE / "seen" / f"{task.name}.json")
-    return hashes, stamps
-
-
-def _record_path(folder: Path, name: str) -> Path:
-    return folder / STATE / "records" / f"{name}.json"
-
-
-def read_record(folder: images.PathLike, name: str) -> Record | None:
-    """Return how a task ended in an earlier run; None where it did not end."""
-    content = _read_stored(Path(folder), name)
-    if content is None or content.get("status") == "started":
-        return None
-    stored = {f.name for f in dataclasses.fields(Record)} - set(_NOT_STORED)
-    return Record(**{k: v for k, v in content.items() if k in stored}, is_cached=True)
-
-
-def _read_stored(folder: Path, name: str) -> dict[str, Any] | None:
-    """Read a record as foreign input: whatever is not as we write it is no record."""
-    path = _record_path(folder, name)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(content, dict) or content.get("name") != name:
-        return None
-    kinds = {"status": str, "fingerprint": str, "reason": str, "result": dict, "inputs": dict,
-             "parameters": dict}  # fmt: skip
-    if any(not isinstance(content.get(k, kind()), kind) for k, kind in kinds.items()):
-        return None
-    outputs = content.get("outputs", {})
-    if not isinstance(outputs, dict) or not all(_is_output(*item) for item in outputs.items()):
-        return None
-    return content
-
-
-def _is_output(path: str, known: Any) -> bool:
-    """Tell whether an entry of a record is a file below the folder, with its size and hash."""
-    inside = PurePosixPath(path)
-    below = not inside.is_absolute() and ".." not in inside.parts and len(inside.parts) > 1
-    plain = path.isprintable() and path.isascii() and max(map(len, inside.parts)) < 256
-    size_and_hash = isinstance(known, list) and len(known) == 2 and isinstance(known[0], int)
-    return below and plain and inside.parts[0].startswith("sub-") and size_and_hash
-
-
-def _write_json(content: Any, path: Path) -> None:
-    images.write_bytes((json.dumps(content, indent=1, sort_keys=True) + "\n").encode(), path)
-
-
-def write_record(folder: images.PathLike, record: Record) -> None:
-    """Store how a task ended, and take away files of an earlier run that it did not write."""
-    folder = Path(folder)
-    _remove_outputs(folder, record.name, keep=record.outputs)
-    content = {k: v for k, v in dataclasses.asdict(record).items() if k not in _NOT_STORED}
-    _write_json(content, _record_path(folder, record.name))
-
-
-def _remove_outputs(folder: Path, name: str, *, keep: Iterable[str] = ()) -> None:
-    earlier = _read_stored(folder, name) or {}
-    person = name.split("_")[0]
-    for path in set(earlier.get("outputs", ())) - set(keep):
-        where = folder / path
-        is_inside = where.parent.resolve().is_relative_to(folder.resolve())  # no link leads out
-        if is_inside and where.is_file() and _is_own(person, path):
-            where.unlink()
-
-
-def _is_own(person: str, path: str) -> bool:
-    """Tell whether a file lies in the folder of the person that a task is about."""
-    folder = PurePosixPath(path).parts[0]
-    return not person.startswith("sub-") or folder == person
-
-
-def outdated(task: Task, record: Record, folder: images.PathLike) -> str:
-    """List the parameters and input files in which a record differs from a task.
-
-    Parameters
-    ----------
-    task
-        What is asked for now.
-    record
-        Of the task's name, from `read_record`.
-    folder
-        Where the record lies.
-
-    Returns
-    -------
-    str
-        Names of the parameters and files that differ; empty if none does.  The code is not
-        compared: results of an earlier version may stand in a table, though `run` repeats them.
-
-    Raises
-    ------
-    InputError
-        An input that cannot be read.
-    """
-    parameters = json.loads(json.dumps(task.parameters))
-    hashes, _ = _hash_inputs(task, Path(folder))
-    by_name = {Path(path).name: value for path, value in hashes.items()}
-    names = _differing_keys(record.parameters, parameters)
-    return ", ".join([*names, *_differing_keys(record.inputs, by_name)])
-
-
-def _differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Return the keys whose values differ; nested mappings are compared key by key."""
-    names: list[str] = []
-    for key in sorted({*one, *other}):
-        a, b = one.get(key), other.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            names += _differing_keys(a, b)
-        elif a != b or (key in one) != (key in other):
-            names.append(str(key))
-    return names
-
-
-def _finished(folder: Path, name: str, digest: str) -> Record | None:
-    """Return the record of finished work: same fingerprint, every file there in full size."""
-    record = read_record(folder, name)
-    if record is None or record.status != "done" or record.fingerprint != digest:
-        return None
-    for path, (size, _) in record.outputs.items():
-        try:
-            if (folder / path).stat().st_size != size:
-                return None
-        except OSError:
-            return None
-    return record
 
 
 def _work(function: Function, task: Task, folder: str) -> Record:
@@ -378,9 +83,9 @@ def _work(function: Function, task: Task, folder: str) -> Record:
     top = Path(folder)
     start = time.perf_counter()
     try:
-        hashes, stamps = _hash_inputs(task, top)
+        hashes, stamps = hash_inputs(task, top)
         digest = fingerprint(function, task, hashes)
-        done = _finished(top, task.name, digest)
+        done = finished(top, task.name, digest)
         if done is not None:
             return done
         record = _fresh(function, task, top, digest, hashes, stamps)
@@ -404,7 +109,7 @@ def _work(function: Function, task: Task, folder: str) -> Record:
 def _one_line(error: Exception, task: Task) -> str:
     """Say it in one line, with the names of files and not their folders."""
     text = " ".join(str(error).split())
-    for path in _paths(task):
+    for path in paths_of(task):
         text = text.replace(path, Path(path).name)
     return text
 
@@ -422,17 +127,17 @@ def _fresh(
     with tempfile.TemporaryDirectory(dir=top / STATE / "work", ignore_cleanup_errors=True) as own:
         with _one_thread():
             result = function(task.inputs, task.parameters, own)
-        changed = [Path(p).name for p, stamp in stamps.items() if _stamp(p) != stamp]
+        changed = [Path(p).name for p, before in stamps.items() if stamp(p) != before]
         if changed:
             raise InputError(f"{', '.join(changed)}: changed while it was being read; run again")
         written = sorted(p for p in Path(own).rglob("*") if p.is_file() and p.parent != Path(own))
         names = [p.relative_to(own).as_posix() for p in written]
-        outputs = {n: [p.stat().st_size, _sha256(p)] for n, p in zip(names, written, strict=True)}
+        outputs = {n: [p.stat().st_size, sha256(p)] for n, p in zip(names, written, strict=True)}
         inputs = {Path(p).name: h for p, h in hashes.items()}
         # Said before the first file is moved: whoever comes after a kill knows what to remove.
-        earlier = (_read_stored(top, task.name) or {}).get("outputs", {})
+        earlier = (read_stored(top, task.name) or {}).get("outputs", {})
         started = {"name": task.name, "status": "started", "outputs": {**earlier, **outputs}}
-        _write_json(started, _record_path(top, task.name))
+        write_json(started, record_path(top, task.name))
         for name, path in zip(names, written, strict=True):
             (top / name).parent.mkdir(parents=True, exist_ok=True)
             path.replace(top / name)
@@ -690,9 +395,9 @@ def _not_done(
             write_record(top, task)
             yield task
             continue
-        hashes = _known_hashes(task, top)
-        if hashes is not None and len(hashes) == len(_paths(task)):
-            done = _finished(top, task.name, fingerprint(function, task, hashes))
+        hashes = known_hashes(task, top)
+        if hashes is not None and len(hashes) == len(paths_of(task)):
+            done = finished(top, task.name, fingerprint(function, task, hashes))
             if done is not None:
                 yield done
                 continue

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import stubs
 
-from pvsbook import InputError, jobs
+from pvsbook import InputError, _records, jobs
 
 ROOT = Path(__file__).resolve().parents[2]
 ENV = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'unit'}"}
@@ -38,7 +38,7 @@ def scans(tmp_path) -> list[Path]:
 @pytest.fixture
 def believe_stamps(monkeypatch):
     """Believe the stamp of a file that was written just now."""
-    monkeypatch.setattr(jobs, "RACY_NS", -1)
+    monkeypatch.setattr(_records, "RACY_NS", -1)
 
 
 def with_inputs(scans: list[Path], calls: Path, **more) -> list[jobs.Task]:
@@ -51,7 +51,7 @@ def with_inputs(scans: list[Path], calls: Path, **more) -> list[jobs.Task]:
 @pytest.mark.parametrize("racy_ns", [-1, 2_000_000_000])
 def test_only_what_changed_is_done_again(tmp_path, scans, monkeypatch, racy_ns):
     """Whether a file's hash comes from its stamp or is computed anew."""
-    monkeypatch.setattr(jobs, "RACY_NS", racy_ns)
+    monkeypatch.setattr(_records, "RACY_NS", racy_ns)
     calls, out = tmp_path / "calls", tmp_path / "out"
 
     def again(tasks=None) -> list[str]:
@@ -77,7 +77,7 @@ def test_only_what_changed_is_done_again(tmp_path, scans, monkeypatch, racy_ns):
     tasks = with_inputs(scans, calls)
     tasks[2] = jobs.Task("t2", tasks[2].inputs, {**tasks[2].parameters, "k": 1})
     assert again(tasks) == ["2"]
-    monkeypatch.setattr(jobs, "code_hash", lambda: "of a package with another default")
+    monkeypatch.setattr(_records, "code_hash", lambda: "of a package with another default")
     assert again(tasks) == ["0", "1", "2"]
     (out / jobs.STATE / "records" / "t1.json").write_text("{ cut")
     assert again(tasks) == ["1"]
