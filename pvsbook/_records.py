@@ -215,6 +215,13 @@ def read_record(folder: images.PathLike, name: str) -> Record | None:
     return Record(**{k: v for k, v in content.items() if k in stored}, is_cached=True)
 
 
+def read_records(folder: images.PathLike, label: str) -> list[Record]:
+    """Return how every task about a participant ended in earlier runs, by name."""
+    paths = sorted((Path(folder) / STATE / "records").glob(f"{label}_*.json"))
+    records = (read_record(folder, path.stem) for path in paths)
+    return [record for record in records if record is not None]
+
+
 def read_stored(folder: Path, name: str) -> dict[str, Any] | None:
     """Read a record as foreign input: whatever is not as we write it is no record."""
     path = record_path(folder, name)

@@ -41,6 +41,7 @@ from pvsbook._records import (
     outdated,
     paths_of,
     read_record,
+    read_records,
     read_stored,
     record_path,
     sha256,
@@ -61,6 +62,7 @@ __all__ = [
     "fingerprint",
     "outdated",
     "read_record",
+    "read_records",
     "run",
     "workers",
     "write_record",
@@ -332,7 +334,8 @@ def run(
         ``function(inputs, parameters, folder)`` writes into subfolders of its folder and gives
         back what JSON can hold.  It must be importable by name.
     tasks
-        May be a generator.  A record among them, of what cannot be tried, is stored and passed on.
+        May be a generator.  A record among them, of what cannot be tried, is stored and passed on;
+        the results of an earlier run stay.
     folder
         Where the files go.  Only one `run` at a time may write there.
     client
@@ -392,7 +395,9 @@ def _not_done(
     """Pass on tasks, or the record of what is done without asking a worker."""
     for task in tasks:
         if isinstance(task, Record):
-            write_record(top, task)
+            earlier = read_record(top, task.name)
+            if earlier is None or earlier.status != "done":  # else its files stay, and are whole
+                write_record(top, task)
             yield task
             continue
         hashes = known_hashes(task, top)

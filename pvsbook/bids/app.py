@@ -245,17 +245,14 @@ def _log_record(log: logging.Logger, record: jobs.Record) -> None:
 def _write_participant(
     top: Path, label: str, ended: list[tuple[Measurement, jobs.Record]]
 ) -> None:
-    """Write the page of a participant, with what earlier runs did by methods not asked for now."""
+    """Write the page of a participant, with visits and methods of earlier runs."""
     titles = {method.name: method.title for method in registry.ALL}
     order = list(titles)
     names = {measurement.name for measurement, _ in ended}
-    for session in {measurement.session for measurement, _ in ended}:
-        for measurement in (Measurement(label, session, method) for method in order):
-            record = None
-            if measurement.name not in names:
-                record = jobs.read_record(top, measurement.name)
-            if record is not None:
-                ended.append((measurement, record))
+    for record in jobs.read_records(top, label):
+        *session, method = record.name.removeprefix(f"{label}_").split("_")
+        if record.name not in names and method in order:
+            ended.append((Measurement(label, "".join(session), method), record))
     ended.sort(key=lambda pair: (pair[0].session, order.index(pair[0].method)))
     visits = []
     for session, group in itertools.groupby(ended, key=lambda pair: pair[0].session):

@@ -178,6 +178,16 @@ def test_every_declared_column_is_written_and_no_other(visits):
         assert set(record.result["row"]) == set(method.columns), method.name
 
 
+def test_the_page_of_a_participant_keeps_the_visits_not_asked_for(visits, tmp_path):
+    top, out = visits
+    copy = shutil.copytree(out, tmp_path / "out")
+    words = ("--session-label", "2", "--methods", "qsm", "--workers", 0)
+    assert call("run", top, copy, "participant", *words) == 0
+    page = (copy / "sub-a.html").read_text()
+    assert "ses-1" in page
+    assert page.count("ALPS index") == (out / "sub-a.html").read_text().count("ALPS index") > 0
+
+
 def test_the_derivatives_pass_the_validator(visits, done):
     for folder in (visits[1], done):
         assert validate(folder) == []

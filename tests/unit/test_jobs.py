@@ -126,6 +126,16 @@ def test_failures_have_reasons_and_stop_nobody(tmp_path):
     assert jobs.read_record(tmp_path / "out", "nobody") is None
 
 
+def test_what_cannot_be_tried_any_more_keeps_its_results(tmp_path, scans):
+    """Somebody removes the raw scans once they are measured."""
+    out, calls = tmp_path / "out", tmp_path / "calls"
+    run(stubs.work, with_inputs(scans[:1], calls), out)
+    found = run(stubs.work, [jobs.Record("t0", "skipped", reason="no T2w")], out)
+    assert found["t0"].status == "skipped"
+    assert (out / "sub-0" / "a.txt").is_file()
+    assert jobs.read_record(out, "t0").status == "done"
+
+
 def test_a_failure_takes_earlier_results_away(tmp_path, scans):
     out, calls = tmp_path / "out", tmp_path / "calls"
     run(stubs.work, with_inputs(scans[:1], calls), out)
