@@ -1,4 +1,4 @@
-"""Add people of an OpenNeuro data set to the manifest, from a clone and its git-annex keys.
+"""Add a participant of an OpenNeuro data set to the manifest, from a clone and its keys.
 
 OpenNeuro keeps a data set as a git repository in which large files are git-annex links: the name
 of the link's target (the key) holds size and checksum, so neither needs the bytes.
@@ -7,17 +7,18 @@ of the link's target (the key) holds size and checksum, so neither needs the byt
 
    $ git clone https://github.com/OpenNeuroDatasets/ds000221 && cd ds000221
    $ git annex whereis --json sub-010005 > keys.jsonl
-   $ python tools/openneuro.py ds000221 --clone . --keys keys.jsonl --subject 010005
+   $ python tools/openneuro.py ds000221 --clone . --keys keys.jsonl --subject sub-010005
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,21 +28,19 @@ import yaml
 from pvsbook import images, manifest
 from pvsbook._errors import InputError
 
-__all__ = ["add", "find_scans", "read_keys", "write_entry"]
+__all__ = ["add", "find_scans", "main", "read_keys", "write_entry"]
 
 KEY = re.compile(r"(MD5E?|SHA256E?)-s(\d+)--([0-9a-f]+)")
 RAW = "https://raw.githubusercontent.com/OpenNeuroDatasets"
 
 
-def read_keys(lines: Iterable[str], *, name: str = "keys") -> list[manifest.File]:
+def read_keys(lines: Iterable[str]) -> list[manifest.File]:
     """Read what ``git annex whereis --json`` prints.
 
     Parameters
     ----------
     lines
         One JSON object a line, with ``file``, ``key`` and ``whereis``.
-    name
-        What to call the listing in messages.
 
     Returns
     -------
@@ -62,11 +61,11 @@ def read_keys(lines: Iterable[str], *, name: str = "keys") -> list[manifest.File
     >>> read_keys([json.dumps(line)])[0].size
     12
     """
-    found = []
+    files = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        where = f"{name}, line {number}"
+        where = f"keys, line {number}"
         try:
             entry = json.loads(line)
             path, key, places = entry["file"], entry["key"], entry["whereis"]
@@ -87,14 +86,14 @@ def read_keys(lines: Iterable[str], *, name: str = "keys") -> list[manifest.File
         kind = "md5" if match[1].startswith("MD5") else "sha256"
         content = {"path": path, "size": int(match[2]), kind: match[3], "url": versioned[0]}
         try:
-            found.append(manifest.File.model_validate(content))
+            files.append(manifest.File.model_validate(content))
         except pydantic.ValidationError as error:
             raise InputError(f"{where}: {error.errors()[0]['msg']}: {path}") from None
-    return found
+    return files
 
 
 def find_scans(paths: Iterable[str]) -> list[manifest.Scan]:
-    """Say which BIDS files make a scan that a method can take.
+    """List the scans that BIDS file names make up, by method, from the names alone.
 
     Parameters
     ----------
@@ -147,9 +146,9 @@ def _entities(path: str) -> tuple[dict[str, str], str]:
 
 def _anatomy(files: list[tuple[str, dict[str, str], str]]) -> dict[str, Any] | None:
     for suffix, contrast in (("T2w", "t2"), ("T1w", "t1"), ("T1wRMS", "t1")):
-        for path, entities, found in files:
+        for path, entities, file_suffix in files:
             flair = "flair" in entities.get("acq", "").lower()  # some FLAIR are filed as T2w
-            if found == suffix and "/anat/" in path and not flair:
+            if file_suffix == suffix and "/anat/" in path and not flair:
                 return {"files": {"image": path}, "options": {"contrast": contrast}}
     return None
 
@@ -182,7 +181,7 @@ def _echoes(files: list[tuple[str, dict[str, str], str]]) -> dict[str, Any] | No
 
 
 def add(dataset: str, clone: images.PathLike, keys: Iterable[str], *, subject: str) -> Path:
-    """Add one person's files and scans to the entry of an OpenNeuro data set.
+    """Add one participant's files and scans to the entry of an OpenNeuro data set.
 
     Parameters
     ----------
@@ -228,12 +227,13 @@ def add(dataset: str, clone: images.PathLike, keys: Iterable[str], *, subject: s
         }
         added[name] = manifest.File.model_validate(own)
     files = {f.path: f for f in entry.files} | added
-    theirs = [scan for scan in find_scans(files) if scan.subject == subject.removeprefix("sub-")]
-    kept = [scan for scan in entry.scans if scan.subject != subject.removeprefix("sub-")]
+    person = label.removeprefix("sub-")
+    scans = [scan for scan in find_scans(files) if scan.subject == person]
+    scans += [scan for scan in entry.scans if scan.subject != person]
     changed = entry.model_copy(
         update={
             "files": tuple(sorted(files.values(), key=lambda f: _natural(f.path))),
-            "scans": tuple(sorted([*kept, *theirs], key=lambda s: (s.method, _natural(s.label)))),
+            "scans": tuple(sorted(scans, key=lambda s: (s.method, _natural(s.label)))),
         }
     )
     return write_entry(changed)
@@ -296,3 +296,24 @@ def write_entry(entry: manifest.Dataset) -> Path:
 def _file(file: manifest.File) -> Mapping[str, Any]:
     """Keep ``url: null``, which says that there is none, and drop what is not known."""
     return {k: v for k, v in file.model_dump(mode="json").items() if v is not None or k == "url"}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Add the participant that the command line names, and print the path of the entry."""
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("dataset", help="a data set of the manifest, such as ds000221")
+    parser.add_argument("--clone", required=True, type=Path, help="a clone of its repository")
+    parser.add_argument(
+        "--keys", required=True, type=Path, help="what `git annex whereis --json` printed there"
+    )
+    parser.add_argument("--subject", required=True, help="the participant, such as sub-010005")
+    chosen = parser.parse_args(arguments)
+    try:
+        lines = chosen.keys.read_text(encoding="utf-8").splitlines()
+        print(add(chosen.dataset, chosen.clone, lines, subject=chosen.subject))
+    except (InputError, OSError, UnicodeDecodeError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,7 @@ import yaml
 
 from pvsbook import InputError, manifest, scans
 
+DESCRIPTION = "dataset_description.json"
 S3 = "https://s3.amazonaws.com/openneuro.org/ds1"
 
 
@@ -132,6 +133,18 @@ def test_a_person_is_added_without_any_bytes_of_scans(clone, entry):
         assert data.scan("pvs", subject="2").files == {"image": scan}
 
 
+def test_the_command_adds_a_person_or_says_why_not(clone, entry, tmp_path, capsys):
+    keys = tmp_path / "keys.jsonl"
+    words = ["ds1", "--clone", str(clone), "--keys", str(keys), "--subject", "sub-2"]
+    with pytest.raises(SystemExit, match="2"):
+        openneuro.main(words)
+    assert "keys.jsonl" in capsys.readouterr().err
+    keys.write_text(key_line("sub-2/anat/sub-2_T2w.nii.gz") + "\n")
+    openneuro.main(words)
+    assert capsys.readouterr().out == f"{entry}\n"
+    assert manifest.describe("ds1").subjects == ("sub-2",)
+
+
 def test_what_cannot_be_added_is_said(clone, entry, tmp_path):
     before = entry.read_bytes()
     with pytest.raises(InputError, match="is annexed but not listed"):
@@ -146,14 +159,18 @@ def test_what_cannot_be_added_is_said(clone, entry, tmp_path):
 @pytest.mark.parametrize(
     ("scan", "said"),
     [
-        ({"method": "pvs", "files": {"dwi": "a"}}, "pvs takes image and perhaps brain_mask"),
-        ({"method": "alps", "files": {"dwi": "a"}}, "alps takes bval, bvec, dwi"),
         (
-            {"method": "pvs", "files": {"image": "a"}, "options": {"gain": 1}},
-            "pvs has no option gain",
+            {"method": "pvs", "files": {"image": "a"}},
+            "scan the only one: 'a' is none of the files",
         ),
-        ({"method": "pvs", "files": {"image": "a"}}, "'a' is none of the files"),
-        ({"method": "fmri", "files": {"image": "a"}}, "needed: pvs, alps or qsm"),
+        (
+            {"method": "alps", "files": {"dwi": DESCRIPTION, "bval": "b"}},
+            "'b' is none of the files",
+        ),
+        ({"method": "pvs", "files": {}}, "scans[0].files"),
+        ({"method": "", "files": {"image": DESCRIPTION}}, "needed: the name of a method"),
+        ({"files": {"image": DESCRIPTION}}, "scans[0].method is missing"),
+        ({"method": "pvs", "files": {"image": DESCRIPTION}, "gain": 1}, "known here: method, sub"),
     ],
 )
 def test_a_wrong_scan_in_an_entry_is_explained(entry, scan, said):
@@ -162,6 +179,28 @@ def test_a_wrong_scan_in_an_entry_is_explained(entry, scan, said):
     with pytest.raises(InputError) as caught:
         manifest.describe("ds1")
     assert said in str(caught.value)
+
+
+def test_a_scan_of_any_method_comes_from_the_yaml_alone(entry):
+    """A new method needs an entry, and no change of the manifest's code."""
+    text = (
+        entry.read_text()
+        + """
+scans:
+  - method: flow
+    subject: "2"
+    files:
+      velocity: [dataset_description.json]
+      mask: dataset_description.json
+    options:
+      venc_cm_s: 10.0
+"""
+    )
+    entry.write_text(text)
+    scan = manifest.describe("ds1").scan("flow", subject="sub-2")
+    assert scan.files == {"velocity": (DESCRIPTION,), "mask": DESCRIPTION}
+    assert scan.options == {"venc_cm_s": 10.0}
+    assert scan.paths == (DESCRIPTION, DESCRIPTION)
 
 
 def test_a_scan_is_found_by_its_labels_or_the_choice_is_listed():
