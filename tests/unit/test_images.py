@@ -359,7 +359,7 @@ def test_nothing_is_left_where_writing_fails(volume, tmp_path, monkeypatch):
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fdopen", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(InputError, match="No space left"):
         images.save(volume, path)
     assert [p.name for p in tmp_path.iterdir()] == ["scan.nii"]

@@ -397,11 +397,11 @@ def test_the_password_of_a_mirror_is_never_shown(server, local, patch, caplog, c
         patch.setenv("PVSBOOK_MIRROR", address.format(server.server_address[1]))
         for fault in ("wrong", "grown", "grown:unsaid", "400", "503:7200"):
             server.faults = ["503", fault]
-            with pytest.raises(InputError, match="127.0.0.1") as caught:
+            with pytest.raises(InputError, match=r"127\.0\.0\.1") as caught:
                 manifest.fetch("toy")
             assert "secret" not in str(caught.value)
     patch.setenv("PVSBOOK_MIRROR", "http://me:secret@127.0.0.1:9")
-    with pytest.raises(InputError, match="http://127.0.0.1:9/toy/sub-1/a.bin: the server refuses"):
+    with pytest.raises(InputError, match=r"http://127\.0\.0\.1:9/toy/sub-1/a.bin: the server ref"):
         manifest.available_from_mirror()
     patch.setenv("PVSBOOK_MIRROR", f"http://me:secret@127.0.0.1:{server.server_address[1]}/held")
     server.faults = ["404"]
