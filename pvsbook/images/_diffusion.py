@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pvsbook._errors import InputError
 from pvsbook.images._files import PathLike
-from pvsbook.images._volumes import ImageLike, label_of, load, rotation
+from pvsbook.images._volumes import ImageLike, label_of, load, rotation, times_text
 
 B0_BELOW_S_MM2 = 50.0
 MIN_DIRECTIONS = 6
@@ -91,13 +91,12 @@ def load_dwi(image: ImageLike, bval: PathLike | ArrayLike, bvec: PathLike | Arra
             f"{bval_name}: {bvals.size} b-values, but {label} has {n} volumes; "
             "use the files that the same conversion wrote"
         )
-    if vectors.shape == (n, 3) and n != 3:
-        raise InputError(
-            f"{bvec_name}: {n} rows of 3, but FSL's format is 3 rows of {n}; transpose it"
-        )
     if vectors.shape != (3, n):
-        shape = " x ".join(map(str, vectors.shape))
-        raise InputError(f"{bvec_name}: is {shape}, but {label} needs 3 rows of {n} numbers")
+        hint = "; transpose it" * (vectors.shape == (n, 3))
+        raise InputError(
+            f"{bvec_name}: is {times_text(vectors.shape)}, but {label} needs 3 rows of {n} "
+            f"numbers (FSL's format){hint}"
+        )
     if (bvals < 0).any() or bvals.max() > 50_000:
         raise InputError(
             f"{bval_name}: b-values from {bvals.min():g} to {bvals.max():g}; s/mm2 are needed"
@@ -114,19 +113,14 @@ def load_dwi(image: ImageLike, bval: PathLike | ArrayLike, bvec: PathLike | Arra
             f"b < {B0_BELOW_S_MM2:g} is needed; include the b=0 volume of the series"
         )
     vectors = np.where(is_b0, 0.0, vectors)  # some converters write NaN where there is none
-    if np.isnan(vectors).any():
-        k = int(np.flatnonzero(np.isnan(vectors).any(axis=0))[0])
-        raise InputError(
-            f"{bvec_name}: volume {k} has b = {bvals[k]:g} s/mm2 and NaN for its direction; "
-            "convert the series again"
-        )
     length = np.linalg.norm(vectors, axis=0)
-    odd = ~is_b0 & (np.abs(length - 1) > 0.05)
+    odd = ~is_b0 & ~(np.abs(length - 1) <= 0.05)  # NaN too
     if odd.any():
         k = int(np.flatnonzero(odd)[0])
         raise InputError(
-            f"{bvec_name}: {odd.sum()} directions are not unit vectors (volume {k} has length "
-            f"{length[k]:.3g}); a length that encodes b must be undone, zeros mean a wrong file"
+            f"{bvec_name}: {odd.sum()} directions are not unit vectors (volume {k}, b = "
+            f"{bvals[k]:g} s/mm2, has length {length[k]:.3g}); undo a length that encodes b; "
+            "zeros and NaN mean a wrong file"
         )
     axes = rotation(volumes.affine)
     stored = vectors.T.copy()
@@ -148,29 +142,23 @@ def _numbers(
     source: PathLike | ArrayLike, name: str, *, may_be_nan: bool = False
 ) -> tuple[NDArray[np.float64], str]:
     """Read numbers from a text file or an array; say which it was."""
-    if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-            rows = [line.replace(",", " ").split() for line in lines]
-            values = np.array([[float(x) for x in row] for row in rows if row])
-        except FileNotFoundError:
-            raise InputError(f"{path}: does not exist; give the .{name} file") from None
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{path}: is not a table of numbers ({error}); give the .{name} text file"
-            ) from error
-        name = str(path)
-    else:
-        try:
-            values = np.asarray(source, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{name}: is not an array of numbers ({error})") from error
+    label = label_of(source, name)
+    try:
+        if isinstance(source, str | os.PathLike):
+            text = Path(source).read_text(encoding="utf-8-sig").replace(",", " ")
+            source = [line.split() for line in text.splitlines() if line.strip()]
+        values = np.asarray(source, dtype=np.float64)
+    except FileNotFoundError:
+        raise InputError(f"{label}: does not exist; give the .{name} file") from None
+    except (OSError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{label}: is not a table of numbers ({error}); give the {name} of the series"
+        ) from error
     if values.size == 0:
-        raise InputError(f"{name}: is empty; convert the series again")
+        raise InputError(f"{label}: is empty; convert the series again")
     if np.isinf(values).any() or (np.isnan(values).any() and not may_be_nan):
-        raise InputError(f"{name}: holds NaN or infinity; convert the series again")
-    return values, name
+        raise InputError(f"{label}: holds NaN or infinity; convert the series again")
+    return values, label
 
 
 def _count_directions(vectors: NDArray[np.float64]) -> int:

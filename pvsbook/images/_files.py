@@ -85,11 +85,8 @@ def number(content: Mapping[str, Any], key: str, *, source: object) -> tuple[flo
     if len(values) == 0:
         raise InputError(f"{source}: {key} is empty; give the number")
     for one in values:
-        if (
-            not isinstance(one, int | float | np.integer | np.floating)
-            or isinstance(one, bool)
-            or not abs(one) < 1e300
-        ):
+        plain = isinstance(one, int | float | np.integer | np.floating)
+        if not plain or isinstance(one, bool) or not abs(one) < 1e300:
             what = f"{key} is " if key else ""
             raise InputError(
                 f"{source}: {what}{reprlib.repr(value)}, but a number is needed; write it without "

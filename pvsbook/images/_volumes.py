@@ -63,14 +63,14 @@ def load(
     label, image = open_image(source, name)
     shape = tuple(int(n) for n in image.shape)
     if 0 in shape:
-        raise InputError(f"{label}: is empty (shape {_times(shape)}); export the series again")
+        raise InputError(f"{label}: is empty (shape {times_text(shape)}); export the series again")
     while len(shape) > ndim and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != ndim:
         hint = "the whole 4D series, not one volume of it" if ndim == 4 else "one volume of it"
         raise InputError(
-            f"{label}: has {len(image.shape)} dimensions ({_times(image.shape)}), but {ndim} are "
-            f"needed; give {hint}"
+            f"{label}: has {len(image.shape)} dimensions ({times_text(image.shape)}), but {ndim} "
+            f"are needed; give {hint}"
         )
     if shape != image.shape:
         image = nib.Nifti1Image(
@@ -99,7 +99,8 @@ def load(
     return image
 
 
-def _times(values: Iterable[float], form: str = "g") -> str:
+def times_text(values: Iterable[float], form: str = "g") -> str:
+    """Write sizes as ``2 x 3 x 4``, for messages."""
     return " x ".join(format(value, form) for value in values)
 
 
@@ -144,10 +145,8 @@ def _without_warnings() -> Iterator[None]:
 
 def _check_stream(path: Path) -> None:
     """Read a compressed file to its end, where its checksum stands: nibabel stops before."""
-    with path.open("rb") as file:
-        is_gzip = file.read(2) == b"\x1f\x8b"
-    if is_gzip:
-        with gzip.open(path) as stream:
+    with path.open("rb") as file, gzip.open(path) as stream:
+        if file.read(2) == b"\x1f\x8b":
             while stream.read(1 << 22):
                 pass
 
@@ -215,7 +214,9 @@ def header_notes(image: nib.Nifti1Image) -> tuple[str, ...]:
         elif angle > 1 or not np.isfinite(angle):
             faults.append(f"{angle:.0f} degrees apart")
         if not np.allclose(sizes[0], sizes[1], rtol=0.01):
-            faults.append(f"voxels of {_times(sizes[0], '.3g')} and {_times(sizes[1], '.3g')} mm")
+            faults.append(
+                f"voxels of {times_text(sizes[0], '.3g')} and {times_text(sizes[1], '.3g')} mm"
+            )
         if faults:
             notes.append(
                 f"orientation: qform and sform disagree ({', '.join(faults)}); sform was used, so "
@@ -240,8 +241,8 @@ def _check_affine(affine: ArrayLike, label: str) -> None:
     low, high = PLAUSIBLE_VOXEL_MM
     if size.min() < low or size.max() > high:
         raise InputError(
-            f"{label}: voxels of {_times(size, '.3g')} mm are not plausible ({low} to {high} mm); "
-            "check the header's units (mm, not m or um)"
+            f"{label}: voxels of {times_text(size, '.3g')} mm are not plausible ({low} to {high} "
+            "mm); check the header's units (mm, not m or um)"
         )
 
 
@@ -384,8 +385,8 @@ def same_grid(
     shape, other_shape = image.shape[:3], other.shape[:3]
     if shape != other_shape:
         raise InputError(
-            f"{name}: its grid is {_times(shape)}, but {other_name} has {_times(other_shape)}; "
-            f"resample it to {other_name} (labels: nearest)"
+            f"{name}: its grid is {times_text(shape)}, but {other_name} has "
+            f"{times_text(other_shape)}; resample it to {other_name} (labels: nearest)"
         )
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1).T
     places, other_places = (nib.affines.apply_affine(i.affine, corners) for i in (image, other))

@@ -166,7 +166,11 @@ def test_b_vectors_reach_scanner_axes_from_every_storage_order(angles, axcodes):
         ([100] + 7 * [1000], None, "a volume with b < 50 is needed"),
         ([-1] + 7 * [1000], None, "b-values from -1"),
         ([0] + 7 * [np.nan], None, "holds NaN"),
-        (None, np.r_[np.zeros((1, 3)), _directions()], "8 rows of 3"),
+        (
+            None,
+            np.r_[np.zeros((1, 3)), _directions()],
+            r"is 8 x 3, but dwi needs 3 rows of 8 .*transpose it",
+        ),
         (None, np.zeros((3, 5)), "is 3 x 5"),
         (None, np.c_[np.zeros(3), 0.5 * _directions().T], "7 directions are not unit vectors"),
         (None, np.c_[np.zeros(3), np.eye(3), np.eye(3), np.eye(3)[:, :1]], "3 directions"),
@@ -551,7 +555,7 @@ def test_a_direction_of_nan_counts_only_where_there_is_a_direction():
     vectors[:, 0] = np.nan
     assert (images.load_dwi(series, bvals, vectors).bvecs_ras[0] == 0).all()
     vectors[1, 3] = np.nan
-    with pytest.raises(InputError, match="volume 3 has b = 1000 s/mm2 and NaN"):
+    with pytest.raises(InputError, match="volume 3, b = 1000 s/mm2, has length nan"):
         images.load_dwi(series, bvals, vectors)
     with pytest.raises(InputError, match="look like ms/um2; give s/mm2"):
         images.load_dwi(series, bvals / 1000, np.nan_to_num(vectors))
