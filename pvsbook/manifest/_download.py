@@ -149,7 +149,9 @@ class ResumingDownloader:
         """Judge a response by its head, and say from which byte on it sends the file."""
         code, sends = response.status_code, response.headers.get("Content-Range", "")
         if code in BUSY:
-            raise _BrokenError(f"the server answers HTTP {code}", _retry_after_s(response))
+            seconds = response.headers.get("Retry-After", "")  # or a date, which we do not read
+            wait_s = float(seconds) if seconds.isdigit() else None
+            raise _BrokenError(f"the server answers HTTP {code}", wait_s)
         if code in ABSENT:
             raise AbsentError(f"answers HTTP {code}")
         if code == 416 or (code == 206 and not sends.startswith(f"bytes {start}-")):
@@ -162,13 +164,6 @@ class ResumingDownloader:
         if rest.isdigit() and first + int(rest) != self.size:
             raise InputError(f"offers {first + int(rest)} bytes, not {self.size}; {OTHER_FILE}")
         return first
-
-
-def _retry_after_s(response: requests.Response) -> float | None:
-    try:
-        return float(urllib3.Retry().parse_retry_after(response.headers["Retry-After"]))
-    except (KeyError, urllib3.exceptions.InvalidHeader):
-        return None
 
 
 def _in_words(error: Exception) -> str:

@@ -244,10 +244,8 @@ class Dataset(_Strict):
 def _unknown(what: str, name: str, known: Sequence[str], where: str) -> InputError:
     """Answer an unknown name with the ones that are like it, else with all."""
     near = difflib.get_close_matches(name, known)
-    return InputError(
-        f"{where}: no {what} {name!r} in the manifest; "
-        + (f"did you mean {', '.join(near)}?" if near else f"choose from: {', '.join(known)}")
-    )
+    hint = f"did you mean {', '.join(near)}?" if near else f"choose from: {', '.join(known[:20])}"
+    return InputError(f"{where}: no {what} {name!r} in the manifest; {hint}")
 
 
 # --- the YAML files --------------------------------------------------------------------------

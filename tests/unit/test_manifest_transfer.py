@@ -6,13 +6,13 @@ import logging
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -223,13 +223,10 @@ def test_a_server_that_cannot_resume_is_asked_for_everything(server, local, faul
 def test_busy_servers_are_waited_for(server, local, patch):
     pauses = []
     patch.setattr(time, "sleep", pauses.append)
-    soon = formatdate(time.time() + 40, usegmt=True)
-    server.faults = ["503", "503:7", f"503:{soon}", "503:soonish"]
+    server.faults = ["503", "503:7", "503:soonish"]
     manifest.fetch("toy")
     assert local.read_bytes() == CONTENT
-    assert pauses[:2] == [0.001, 7]
-    assert 30 < pauses[2] <= 40
-    assert pauses[3] == 0.008
+    assert pauses == [0.001, 7, 0.004]
 
 
 FATAL = {
@@ -342,8 +339,14 @@ def test_a_mirror_folder_is_asked_first(server, local, patch, tmp_path):
     assert manifest.available_from_mirror() == {"toy": ("sub-1/a.bin",)}
     part(local).parent.mkdir(parents=True)
     part(local).write_bytes(b"of an earlier attempt")
-    assert manifest.fetch("toy").how == {"sub-1/a.bin": "mirrored"}
+    old = os.umask(0o022)
+    try:
+        assert manifest.fetch("toy").how == {"sub-1/a.bin": "mirrored"}
+    finally:
+        os.umask(old)
     assert local.read_bytes() == CONTENT
+    assert stat.S_IMODE(local.stat().st_mode) == 0o644
+    assert [item.name for item in local.parent.iterdir()] == ["a.bin"]
     assert server.asked == []
 
 
