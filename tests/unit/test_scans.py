@@ -27,24 +27,31 @@ def test_every_data_set_of_openneuro_has_scans_with_sidecars_beside_them():
         assert len({(scan.method, scan.label) for scan in data.scans}) == len(methods)
 
 
-def test_the_rules_for_scans_hold_on_what_real_names_look_like():
-    flair = "sub-1/anat/sub-1_acq-FLAIR_run-1_T2w.nii.gz"
-    t1 = "sub-1/anat/sub-1_T1w.nii.gz"
-    assert openneuro.find_scans([flair, t1])[0].files["image"] == t1
-    assert openneuro.find_scans([flair]) == []
-    echoes = [
-        f"sub-1/anat/sub-1_echo-{k}_part-{part}_MEGRE.nii.gz"
+def test_scans_of_a_clone_are_those_that_the_methods_find(tmp_path):
+    """Images are links to nowhere, as in a clone without their bytes."""
+    (tmp_path / "dataset_description.json").write_text('{"Name": "n", "BIDSVersion": "1.8.0"}')
+    (tmp_path / "dwi.bval").write_text("0 1000\n")
+    names = ["dwi/sub-1_dwi.nii.gz", "anat/sub-1_acq-FLAIR_T2w.nii.gz", "anat/sub-1_T1w.nii.gz"]
+    names += [
+        f"anat/sub-1_echo-{k}_part-{part}_MEGRE.nii.gz"
         for part in ("mag", "phase")
         for k in range(1, 13)
     ]
-    (scan,) = openneuro.find_scans(echoes)
-    assert scan.files["magnitude"] == tuple(echoes[:12])  # 2 before 10
-    assert openneuro.find_scans(echoes[:-1]) == []  # a phase is missing
-    assert openneuro.find_scans(["sub-1/dwi/sub-1_dwi.nii.gz", "dwi.bval"]) == []
-    own = ["sub-1/dwi/sub-1_dwi.nii.gz", "sub-1/dwi/sub-1_dwi.bval", "dwi.bval", "dwi.bvec"]
-    (scan,) = openneuro.find_scans(own)
-    assert scan.files["bval"] == "sub-1/dwi/sub-1_dwi.bval"  # the nearest wins
-    assert scan.files["bvec"] == "dwi.bvec"
+    for name in names:
+        image = tmp_path / "sub-1" / name
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.symlink_to("../../.git/annex/objects/none")
+        if "echo" in name:
+            times = {"EchoTime": 0.004 * int(name.split("-")[2].split("_")[0])}
+            content = json.dumps(times | {"MagneticFieldStrength": 3})
+            image.with_name(image.name.replace(".nii.gz", ".json")).write_text(content)
+    pvs, qsm = openneuro.find_scans(tmp_path, "sub-1")  # without b-vectors no diffusion
+    assert (pvs.files, pvs.options) == ({"image": f"sub-1/{names[2]}"}, {"contrast": "t1"})
+    assert qsm.files["magnitude"] == tuple(f"sub-1/{name}" for name in names[3:15])  # 2 before 10
+    assert qsm.options["field_strength_t"] == 3
+    (tmp_path / "dwi.bvec").write_text("0 1\n0 0\n0 0\n")
+    scans_found = {scan.method: scan for scan in openneuro.find_scans(tmp_path, "1")}
+    assert scans_found["alps"].files["bvec"] == "dwi.bvec"
 
 
 def key_line(path, **changes):
