@@ -12,6 +12,7 @@ from typing import Any, Literal
 import nibabel as nib
 
 from pvsbook import images, manifest
+from pvsbook._errors import InputError
 
 __all__ = ["Anatomy", "LocalScan", "anatomy", "diffusion", "gradient_echo", "locate"]
 
@@ -99,6 +100,16 @@ def locate(
     return LocalScan(entry, paths)
 
 
+def _check(dataset: str, scan: manifest.Scan, needed: set[str], optional: set[str]) -> None:
+    """Refuse an entry without a file or option that is needed, or with an unknown option."""
+    names, options = {*scan.files, *scan.options}, set(scan.options)
+    if not needed <= names or not options <= needed | optional:
+        raise InputError(
+            f"{dataset}: the entry of its {scan.method} scan has {', '.join(sorted(names))}; "
+            f"needed: {', '.join(sorted(needed))}; correct files and options in data_manifest"
+        )
+
+
 def anatomy(dataset: str, *, subject: str | None = None, session: str | None = None) -> Anatomy:
     """Load the T2w (or T1w) scan in which perivascular spaces are counted.
 
@@ -123,7 +134,12 @@ def anatomy(dataset: str, *, subject: str | None = None, session: str | None = N
     't2'
     """
     scan = locate(dataset, "pvs", subject=subject, session=session)
-    loaded: dict[str, Any] = {role: images.load(path) for role, path in scan.paths.items()}
+    _check(dataset, scan.entry, {"image", "contrast"}, set())
+    loaded: dict[str, Any] = {
+        role: images.load(scan.paths[role])
+        for role in ("image", "wmh_mask", "brain_mask")
+        if role in scan.paths
+    }
     options: dict[str, Any] = dict(scan.entry.options)
     return Anatomy(**loaded, **options)
 
@@ -151,8 +167,9 @@ def diffusion(
     --------
     >>> dwi = diffusion("ds000114", subject="01", session="retest")  # doctest: +SKIP
     """
-    paths = locate(dataset, "alps", subject=subject, session=session).paths
-    return images.load_dwi(paths["dwi"], paths["bval"], paths["bvec"])
+    scan = locate(dataset, "alps", subject=subject, session=session)
+    _check(dataset, scan.entry, {"dwi", "bval", "bvec"}, set())
+    return images.load_dwi(*(scan.paths[role] for role in ("dwi", "bval", "bvec")))
 
 
 def gradient_echo(
@@ -181,5 +198,7 @@ def gradient_echo(
     array([0.004, 0.008, 0.012])
     """
     scan = locate(dataset, "qsm", subject=subject, session=session)
+    known = {"echo_times_s", "field_strength_t", "phase_period"}
+    _check(dataset, scan.entry, {"magnitude", "phase"}, known)
     options: dict[str, Any] = dict(scan.entry.options)
     return images.load_gre(scan.paths["magnitude"], scan.paths["phase"], **options)

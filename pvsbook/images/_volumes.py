@@ -159,15 +159,13 @@ def _nifti(image: Any) -> nib.Nifti1Image:
 def _check_kind(image: nib.Nifti1Image, label: str) -> None:
     """Refuse voxels that are no single real number."""
     kind = image.get_data_dtype()
-    if kind.kind == "c":
-        raise InputError(
-            f"{label}: holds complex numbers; give the magnitude, and for QSM the phase, as files "
-            "of their own (numpy.abs and numpy.angle of the data)"
-        )
     if kind.kind not in "biuf":
-        raise InputError(
-            f"{label}: holds colours ({kind}), which is a picture of a map; give the map itself"
-        )
+        what = f"colours ({kind}), which is a picture of a map; give the map itself"
+        if kind.kind == "c":
+            what = (
+                "complex numbers; give the magnitude, and for QSM the phase, as files of their own"
+            )
+        raise InputError(f"{label}: holds {what}")
 
 
 def header_notes(image: nib.Nifti1Image) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The files themselves: where they lie, and how they come there."""
+"""The cache of verified files, the mirror, and how files come from one address or the other."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Fetched(dict[str, Path]):
 
 
 def cache() -> Path:
-    """Name the folder that holds the verified files.
+    """Return the folder of the verified files.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def cache() -> Path:
 
 
 def path(dataset: str, file: str) -> Path:
-    """Say where a file lies in the cache, whether it is there yet or not.
+    """Return the path of a file in the cache, whether it is there yet or not.
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ def available_from_mirror() -> dict[str, tuple[str, ...]]:
 
 
 def offline() -> bool:
-    """Tell whether PVSBOOK_OFFLINE forbids the network.
+    """Return whether PVSBOOK_OFFLINE forbids the network.
 
     Returns
     -------
@@ -228,7 +228,7 @@ def fetch(
     subject: str | None = None,
     command: str | None = None,
 ) -> Fetched:
-    """Bring files into the cache, verified.
+    """Fetch files into the cache, and verify them by size and checksum.
 
     A file that is there already is checked and kept.  Others come from the mirror, or else from
     their public address; an interrupted transfer goes on where it stopped.  A progress bar is
@@ -285,7 +285,7 @@ def fetch(
             for file in needed:
                 bar.reset(task, total=file.size, description=file.path.split("/")[-1])
                 report = functools.partial(bar.update, task)
-                how[file.path] = _bring(dataset, file, sources[file.path], session, report)
+                how[file.path] = _fetch_file(dataset, file, sources[file.path], session, report)
     return Fetched({file.path: path(dataset, file.path) for file in chosen}, how)
 
 
@@ -354,7 +354,7 @@ def _check_room(dataset: str, files: list[File]) -> None:
 
 @contextlib.contextmanager
 def _lock(file: File) -> Iterator[None]:
-    """Let one process at a time bring a file; the kernel frees the lock of one that dies.
+    """Let one process at a time fetch a file; the kernel frees the lock of one that dies.
 
     Where there are no such locks (Windows, some network disks), two at once may spoil each
     other's transfer; the checksum then refuses it.
@@ -368,14 +368,14 @@ def _lock(file: File) -> Iterator[None]:
         yield
 
 
-def _bring(
+def _fetch_file(
     dataset: str,
     file: File,
     sources: Mapping[str, Path | str],
     session: requests.Session,
     report: Callable[..., None],
 ) -> str:
-    """Bring one file from the first source that has it; return the word for `Fetched.how`."""
+    """Fetch one file from the first source that has it; return the word for `Fetched.how`."""
     local = path(dataset, file.path)
     absent = []
     with _lock(file):
@@ -405,7 +405,7 @@ def _bring(
 
 
 def _retrieve(source: str, file: File, local: Path, downloader: Downloader) -> None:
-    """Let pooch bring a file, check it, and give it its final name."""
+    """Let pooch download a file, check it, and give it its final name."""
     is_resumed = _part(local).exists()
     known_hash = ":".join(file.checksum)
     try:

@@ -200,7 +200,7 @@ class Dataset(_Strict):
     def select(
         self, files: str | Iterable[str] | None = None, *, subject: str | None = None
     ) -> tuple[File, ...]:
-        """Pick files, in the order of the manifest.
+        """Select files, in the order of the manifest.
 
         Parameters
         ----------
@@ -326,7 +326,7 @@ def _read(source: Path, changed_ns: int) -> Dataset:
 
 
 def datasets() -> tuple[str, ...]:
-    """Name the data sets of the manifest.
+    """List the data sets of the manifest.
 
     Returns
     -------
@@ -372,7 +372,7 @@ def describe(dataset: str) -> Dataset:
 
 
 def cite(names: str | Iterable[str]) -> str:
-    """Say how to cite data sets, as plain text and as BibTeX.
+    """Return how to cite data sets, as plain text and as BibTeX.
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ import openneuro
 import pytest
 import yaml
 
-from pvsbook import InputError, manifest, scans
+from pvsbook import InputError, manifest, methods, scans
 
 DESCRIPTION = "dataset_description.json"
 S3 = "https://s3.amazonaws.com/openneuro.org/ds1"
@@ -22,9 +22,44 @@ def test_every_data_set_of_openneuro_has_scans_with_sidecars_beside_them():
         for scan in data.scans:
             files = [f.path for f in scans.files_of(name, scan)]
             assert set(scan.paths) <= set(files)
-        methods = [scan.method for scan in data.scans]
-        assert methods == sorted(methods)
-        assert len({(scan.method, scan.label) for scan in data.scans}) == len(methods)
+        names = [scan.method for scan in data.scans]
+        assert names == sorted(names)
+        assert len({(scan.method, scan.label) for scan in data.scans}) == len(names)
+
+
+def test_every_scan_of_the_project_has_what_its_method_reads():
+    for name in manifest.datasets():
+        for scan in manifest.describe(name).scans:
+            method = methods.by_name(scan.method)
+            needed = {i.name for i in method.inputs}
+            options = {option.name for option in method.options}
+            assert needed <= set(scan.files) <= needed | options, (name, scan.label)
+            assert set(scan.options) <= options, (name, scan.label)
+
+
+@pytest.mark.parametrize(
+    ("load", "scan", "said"),
+    [
+        (
+            "anatomy",
+            {"method": "pvs", "files": {"image": 0}},
+            "has image; needed: contrast, image",
+        ),
+        ("diffusion", {"method": "alps", "files": {"dwi": 0}}, "has dwi; needed: bval, bvec, dwi"),
+        (
+            "gradient_echo",
+            {"method": "qsm", "files": {"magnitude": 0, "phase": 0}, "options": {"gain": 1}},
+            "has gain, magnitude, phase; needed: magnitude, phase; correct",
+        ),
+    ],
+)
+def test_an_entry_that_does_not_fit_its_method_is_named(entry, load, scan, said, monkeypatch):
+    scan = scan | {"files": dict.fromkeys(scan["files"], DESCRIPTION)}
+    content = yaml.safe_load(entry.read_text()) | {"scans": [scan]}
+    entry.write_text(yaml.safe_dump(content))
+    monkeypatch.setattr(manifest, "fetch", lambda name, files, **_: dict.fromkeys(files))
+    with pytest.raises(InputError, match=said):
+        getattr(scans, load)("ds1")
 
 
 def test_scans_of_a_clone_are_those_that_the_methods_find(tmp_path):
