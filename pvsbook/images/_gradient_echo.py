@@ -43,6 +43,12 @@ class Gre:
         Voxel index to scanner mm, 4 x 4.
     phase_stored_as
         How the file held its phase, such as ``"radians"`` or ``"12-bit integers"``.
+
+    Raises
+    ------
+    InputError
+        Shapes that differ, echo times that are missing, in ms or not rising, a field strength
+        that no scanner has.
     """
 
     magnitude: NDArray[np.float32]
@@ -51,6 +57,29 @@ class Gre:
     field_strength_t: float
     affine: NDArray[np.float64]
     phase_stored_as: str = "radians"
+
+    def __post_init__(self) -> None:
+        """Refuse arrays, echo times and a field strength that do not make a scan."""
+        shape, times = self.magnitude.shape, np.asarray(self.echo_times_s)
+        text = ", ".join(f"{t:g}" for t in times)
+        if len(shape) != 4 or self.phase_rad.shape != shape:
+            raise InputError(
+                f"phase: has shape {self.phase_rad.shape}, but magnitude has {shape}; both must "
+                "be (x, y, z, echo), from the same series"
+            )
+        if times.shape != shape[3:]:
+            raise InputError(f"echo times: {times.size} ({text}), but there are {shape[3]} echoes")
+        if times.max() >= 0.5:
+            raise InputError(
+                f"echo times: {text} look like milliseconds; give seconds "
+                f"({times[0] / 1000:g}, ...)"
+            )
+        if times.min() < 1e-4 or (np.diff(times) <= 0).any():
+            raise InputError(f"echo times: {text}; they must be positive and rising, in seconds")
+        if not 0.05 <= self.field_strength_t <= 25:
+            raise InputError(
+                f"field strength: {self.field_strength_t:g} T is not plausible; give it in tesla"
+            )
 
     @property
     def b0_direction(self) -> NDArray[np.float64]:
@@ -243,32 +272,19 @@ def _field_strength(given: float | None, phases: list[_Echoes]) -> float:
             )
         given = stored[0]
     (field,) = number({"": given}, "", source="field strength")
-    if not 0.05 <= field <= 25:
-        raise InputError(f"field strength: {field:g} T is not plausible; give it in tesla")
     return field
 
 
 def _echo_times(
     given: ArrayLike | None, phases: list[_Echoes], n_echoes: int
 ) -> NDArray[np.float64]:
-    if given is None:
-        stored = _stored("EchoTime", phases)
-        if len(stored) != n_echoes:
-            raise InputError(
-                f"echo times: not given, and sidecars hold {len(stored)} EchoTime for {n_echoes} "
-                "echoes; give them in seconds (--echo-times 0.004,0.008)"
-            )
-        times = np.array(stored)
-    else:
+    if given is not None:
         listed = np.atleast_1d(np.asarray(given)).tolist()
-        times = np.array(number({"": listed}, "", source="echo times"))
-    text = ", ".join(f"{t:g}" for t in times)
-    if times.shape != (n_echoes,):
-        raise InputError(f"echo times: {times.size} ({text}), but there are {n_echoes} echoes")
-    if times.max() >= 0.5:
+        return np.array(number({"": listed}, "", source="echo times"))
+    stored = _stored("EchoTime", phases)
+    if len(stored) != n_echoes:
         raise InputError(
-            f"echo times: {text} look like milliseconds; give seconds ({times[0] / 1000:g}, ...)"
+            f"echo times: not given, and sidecars hold {len(stored)} EchoTime for {n_echoes} "
+            "echoes; give them in seconds (--echo-times 0.004,0.008)"
         )
-    if times.min() <= 0 or (np.diff(times) <= 0).any():
-        raise InputError(f"echo times: {text}; they must be positive and rising")
-    return times
+    return np.array(stored)

@@ -348,6 +348,30 @@ def test_field_direction_follows_the_affine(radians, tilt_deg):
     np.testing.assert_allclose(gre.voxel_size_mm, [0.5, 0.5, 1])
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"echo_times_s": np.array([5.0, 10.0])}, "look like milliseconds; give seconds"),
+        ({"echo_times_s": np.array([0.01, 0.005])}, "positive and rising"),
+        ({"echo_times_s": np.array([0.0, 0.005])}, "positive and rising"),
+        ({"echo_times_s": np.array([0.01])}, "but there are 2 echoes"),
+        ({"magnitude": np.ones((3, 3, 3, 2))}, "phase: has shape"),
+        ({"field_strength_t": 300.0}, "300 T is not plausible"),
+    ],
+)
+def test_a_gradient_echo_made_of_arrays_is_checked_too(radians, change, words):
+    scan = {
+        "magnitude": np.ones_like(radians),
+        "phase_rad": radians,
+        "echo_times_s": np.array([0.005, 0.01]),
+        "field_strength_t": 3.0,
+        "affine": np.eye(4),
+    }
+    assert images.Gre(**scan).voxel_size_mm.tolist() == [1, 1, 1]
+    with pytest.raises(InputError, match=words):
+        images.Gre(**scan | change)
+
+
 # --- save ------------------------------------------------------------------------------------
 
 
