@@ -7,7 +7,10 @@ can use is refused with one `InputError` that names the file and says what to do
 from pvsbook.images._diffusion import B0_BELOW_S_MM2 as B0_BELOW_S_MM2
 from pvsbook.images._diffusion import Dwi, load_dwi
 from pvsbook.images._files import PathLike as PathLike
-from pvsbook.images._files import number, read_json, same_acquisition, sidecar, write_bytes
+from pvsbook.images._files import number as number
+from pvsbook.images._files import read_json as read_json
+from pvsbook.images._files import same_acquisition as same_acquisition
+from pvsbook.images._files import sidecar, write_bytes
 from pvsbook.images._gradient_echo import Gre, load_gre
 from pvsbook.images._volumes import ImageLike as ImageLike
 from pvsbook.images._volumes import (
@@ -32,10 +35,7 @@ __all__ = [
     "load_gre",
     "load_mask",
     "make",
-    "number",
-    "read_json",
     "rotation",
-    "same_acquisition",
     "same_grid",
     "save",
     "sidecar",
