@@ -19,6 +19,9 @@ TIMEOUT_S = (10.0, 30.0)
 TRIES = 5
 GAIN = 1 << 20
 """Give up after `TRIES` failures in a row; a try that brought `GAIN` new bytes ends the row."""
+SLOW_S = 60.0
+SLOW = 1 << 16
+"""Break off a connection that brings less than `SLOW` bytes in `SLOW_S` seconds."""
 BACKOFF_S = 1.0
 """First pause between tries; each further one is twice as long."""
 MAX_WAIT_S = 60.0
@@ -131,6 +134,7 @@ class ResumingDownloader:
                 url, headers=headers, stream=True, timeout=TIMEOUT_S
             ) as response:
                 done = self._first_byte(start, response)
+                since, before = time.monotonic(), done
                 with self.part.open("ab" if done else "wb") as out:
                     # read1 gives what has come; read would lose it where the connection breaks
                     while chunk := response.raw.read1(CHUNK, decode_content=False):
@@ -138,6 +142,10 @@ class ResumingDownloader:
                         self.report(completed=done)
                         if done > self.size:
                             raise InputError(f"sends more than {self.size} bytes; {OTHER_FILE}")
+                        if time.monotonic() - since > SLOW_S:
+                            if done - before < SLOW:
+                                raise _BrokenError(f"less than {SLOW} bytes in {SLOW_S:.0f} s")
+                            since, before = time.monotonic(), done
         except (requests.exceptions.SSLError, requests.TooManyRedirects) as error:
             raise InputError(f"{error}; check the address and this machine's clock") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:

@@ -82,6 +82,13 @@ class Handler(BaseHTTPRequestHandler):
         if fault in {"drop", "stall"}:
             body = body[: int(value)]
             self.close_connection = True
+        if fault == "drip":
+            for byte in body[: int(value)]:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                self.server.done.wait(0.01)
+            self.close_connection = True
+            return
         self.server.sent.append(len(body))
         self.wfile.write(body)
         if fault == "stall":
@@ -237,6 +244,7 @@ FATAL = {
     "busy for hours": (["503:7200"], "HTTP 503, and asks to wait 7200 s; gave up at try 1"),
     "never answers": (["silent"] * 5, "does not answer in time; gave up at try 2"),
     "stalls": (["stall:10"] * 5, "does not answer in time; gave up at try 2"),
+    "drips": (["drip:40"] * 5, "less than 65536 bytes in 0 s; gave up at try 2"),
     "always drops": (["drop:1000"] * 5, "the connection broke; gave up at try 5"),
     "other bytes": (
         ["wrong"],
@@ -251,14 +259,23 @@ FATAL = {
 
 @pytest.mark.parametrize(("faults", "said"), FATAL.values(), ids=FATAL)
 def test_what_cannot_be_mended_is_one_error_and_no_file(server, local, patch, faults, said):
-    if faults[0] in {"silent", "stall:10"}:
+    if faults[0] in {"silent", "stall:10", "drip:40"}:
         patch.setattr(_download, "TRIES", 2)
+    if faults[0] == "drip:40":
+        patch.setattr(_download, "SLOW_S", 0.1)
     server.faults = list(faults)
     with pytest.raises(InputError, match=said):
         manifest.fetch("toy")
     assert not local.exists()
     server.faults = []
     manifest.fetch("toy")  # and the next call mends it
+    assert local.read_bytes() == CONTENT
+
+
+def test_a_connection_that_brings_enough_may_take_its_time(local, patch):
+    patch.setattr(_download, "SLOW_S", 0)
+    patch.setattr(_download, "SLOW", 1)
+    manifest.fetch("toy")
     assert local.read_bytes() == CONTENT
 
 
