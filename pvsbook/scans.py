@@ -12,20 +12,21 @@ from typing import Any, Literal
 import nibabel as nib
 
 from pvsbook import images, manifest
+from pvsbook._errors import InputError
 
-__all__ = ["Anatomy", "Located", "anatomy", "diffusion", "gradient_echo", "locate"]
+__all__ = ["Anatomy", "LocalScan", "anatomy", "diffusion", "gradient_echo", "locate"]
 
 
 @dataclass(frozen=True)
-class Located:
-    """A scan on this machine.
+class LocalScan:
+    """A scan of the manifest whose files are on this machine.
 
     Attributes
     ----------
     entry
         What the manifest says of it.
     paths
-        The part and its file, or files in the order of the echoes.
+        By role, the file, or the files in the order of the echoes.
     """
 
     entry: manifest.Scan
@@ -61,11 +62,11 @@ def files_of(dataset: str, scan: manifest.Scan) -> list[manifest.File]:
 
 def locate(
     dataset: str,
-    method: manifest.Method,
+    method: str,
     *,
     subject: str | None = None,
     session: str | None = None,
-) -> Located:
+) -> LocalScan:
     """Bring the files of a scan and say where they are.
 
     Parameters
@@ -73,13 +74,13 @@ def locate(
     dataset
         A name of `pvsbook.manifest.datasets`.
     method
-        ``"pvs"``, ``"alps"`` or ``"qsm"``.
+        Its name in the manifest: ``"pvs"``, ``"alps"`` or ``"qsm"``.
     subject, session
         Labels; the first person and visit by default.
 
     Returns
     -------
-    Located
+    LocalScan
 
     Raises
     ------
@@ -87,16 +88,26 @@ def locate(
         No such scan, or files that cannot be had; the message names files, sizes and addresses.
     """
     entry = manifest.describe(dataset).scan(method, subject=subject, session=session)
-    names = (("--subject", entry.subject), ("--session", entry.session))
-    words = [f"{flag} {label}" for flag, label in names if label]
-    command = " ".join(["pvsbook data fetch", dataset, "--method", method, *words])
-    wanted = [file.path for file in files_of(dataset, entry)]
-    fetched = manifest.fetch(dataset, wanted, command=command)
+    command = f"pvsbook data fetch {dataset} --method {method}"
+    command += f" --subject {entry.subject}" * bool(entry.subject)
+    command += f" --session {entry.session}" * bool(entry.session)
+    names = [file.path for file in files_of(dataset, entry)]
+    fetched = manifest.fetch(dataset, names, command=command)
     paths: dict[str, Any] = {
-        part: fetched[files] if isinstance(files, str) else [fetched[f] for f in files]
-        for part, files in entry.files.items()
+        role: fetched[files] if isinstance(files, str) else [fetched[f] for f in files]
+        for role, files in entry.files.items()
     }
-    return Located(entry, paths)
+    return LocalScan(entry, paths)
+
+
+def _check(dataset: str, scan: manifest.Scan, needed: set[str], optional: set[str]) -> None:
+    """Refuse an entry without a file or option that is needed, or with an unknown option."""
+    names, options = {*scan.files, *scan.options}, set(scan.options)
+    if not needed <= names or not options <= needed | optional:
+        raise InputError(
+            f"{dataset}: the entry of its {scan.method} scan has {', '.join(sorted(names))}; "
+            f"needed: {', '.join(sorted(needed))}; correct files and options in data_manifest"
+        )
 
 
 def anatomy(dataset: str, *, subject: str | None = None, session: str | None = None) -> Anatomy:
@@ -122,9 +133,14 @@ def anatomy(dataset: str, *, subject: str | None = None, session: str | None = N
     >>> scan.contrast  # doctest: +SKIP
     't2'
     """
-    found = locate(dataset, "pvs", subject=subject, session=session)
-    loaded: dict[str, Any] = {part: images.load(path) for part, path in found.paths.items()}
-    options: dict[str, Any] = dict(found.entry.options)
+    scan = locate(dataset, "pvs", subject=subject, session=session)
+    _check(dataset, scan.entry, {"image", "contrast"}, set())
+    loaded: dict[str, Any] = {
+        role: images.load(scan.paths[role])
+        for role in ("image", "wmh_mask", "brain_mask")
+        if role in scan.paths
+    }
+    options: dict[str, Any] = dict(scan.entry.options)
     return Anatomy(**loaded, **options)
 
 
@@ -151,8 +167,9 @@ def diffusion(
     --------
     >>> dwi = diffusion("ds000114", subject="01", session="retest")  # doctest: +SKIP
     """
-    paths = locate(dataset, "alps", subject=subject, session=session).paths
-    return images.load_dwi(paths["dwi"], paths["bval"], paths["bvec"])
+    scan = locate(dataset, "alps", subject=subject, session=session)
+    _check(dataset, scan.entry, {"dwi", "bval", "bvec"}, set())
+    return images.load_dwi(*(scan.paths[role] for role in ("dwi", "bval", "bvec")))
 
 
 def gradient_echo(
@@ -180,6 +197,8 @@ def gradient_echo(
     >>> gre.echo_times_s  # doctest: +SKIP
     array([0.004, 0.008, 0.012])
     """
-    found = locate(dataset, "qsm", subject=subject, session=session)
-    options: dict[str, Any] = dict(found.entry.options)
-    return images.load_gre(found.paths["magnitude"], found.paths["phase"], **options)
+    scan = locate(dataset, "qsm", subject=subject, session=session)
+    known = {"echo_times_s", "field_strength_t", "phase_period"}
+    _check(dataset, scan.entry, {"magnitude", "phase"}, known)
+    options: dict[str, Any] = dict(scan.entry.options)
+    return images.load_gre(scan.paths["magnitude"], scan.paths["phase"], **options)

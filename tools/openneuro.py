@@ -1,4 +1,4 @@
-"""Add people of an OpenNeuro data set to the manifest, from a clone and its git-annex keys.
+"""Add a participant of an OpenNeuro data set to the manifest, from a clone and its keys.
 
 OpenNeuro keeps a data set as a git repository in which large files are git-annex links: the name
 of the link's target (the key) holds size and checksum, so neither needs the bytes.
@@ -7,41 +7,40 @@ of the link's target (the key) holds size and checksum, so neither needs the byt
 
    $ git clone https://github.com/OpenNeuroDatasets/ds000221 && cd ds000221
    $ git annex whereis --json sub-010005 > keys.jsonl
-   $ python tools/openneuro.py ds000221 --clone . --keys keys.jsonl --subject 010005
+   $ python tools/openneuro.py ds000221 --clone . --keys keys.jsonl --subject sub-010005
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
-import os
 import re
 import subprocess
-from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pydantic
 import yaml
 
-from pvsbook import images, manifest
+from pvsbook import bids, images, manifest, methods
 from pvsbook._errors import InputError
+from pvsbook.visit import natural
 
-__all__ = ["add", "find_scans", "read_keys", "write_entry"]
+__all__ = ["add", "find_scans", "main", "read_keys", "write_entry"]
 
 KEY = re.compile(r"(MD5E?|SHA256E?)-s(\d+)--([0-9a-f]+)")
 RAW = "https://raw.githubusercontent.com/OpenNeuroDatasets"
 
 
-def read_keys(lines: Iterable[str], *, name: str = "keys") -> list[manifest.File]:
+def read_keys(lines: Iterable[str]) -> list[manifest.File]:
     """Read what ``git annex whereis --json`` prints.
 
     Parameters
     ----------
     lines
         One JSON object a line, with ``file``, ``key`` and ``whereis``.
-    name
-        What to call the listing in messages.
 
     Returns
     -------
@@ -62,11 +61,11 @@ def read_keys(lines: Iterable[str], *, name: str = "keys") -> list[manifest.File
     >>> read_keys([json.dumps(line)])[0].size
     12
     """
-    found = []
+    files = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        where = f"{name}, line {number}"
+        where = f"keys, line {number}"
         try:
             entry = json.loads(line)
             path, key, places = entry["file"], entry["key"], entry["whereis"]
@@ -87,102 +86,56 @@ def read_keys(lines: Iterable[str], *, name: str = "keys") -> list[manifest.File
         kind = "md5" if match[1].startswith("MD5") else "sha256"
         content = {"path": path, "size": int(match[2]), kind: match[3], "url": versioned[0]}
         try:
-            found.append(manifest.File.model_validate(content))
+            files.append(manifest.File.model_validate(content))
         except pydantic.ValidationError as error:
             raise InputError(f"{where}: {error.errors()[0]['msg']}: {path}") from None
-    return found
+    return files
 
 
-def find_scans(paths: Iterable[str]) -> list[manifest.Scan]:
-    """Say which BIDS files make a scan that a method can take.
+def find_scans(clone: images.PathLike, subject: str) -> list[manifest.Scan]:
+    """List the scans of one participant in a clone, as the BIDS finder of each method takes them.
 
     Parameters
     ----------
-    paths
-        Paths in the data set.
+    clone
+        A clone of the data set; names and sidecars are enough.
+    subject
+        ``sub-010005`` or ``010005``.
 
     Returns
     -------
     list of Scan
-        At most one a method, person and session: the first T2w (else T1w) image; the diffusion
-        series whose b-values and b-vectors are at hand; the first set of gradient echoes with
-        as many phases as magnitudes.
+        One for each visit and method that has its files, with what names and sidecars say as
+        options.
 
-    Examples
-    --------
-    >>> scans = find_scans(["dwi.bval", "dwi.bvec", "sub-01/dwi/sub-01_dwi.nii.gz"])
-    >>> scans[0].method, scans[0].files["bval"]
-    ('alps', 'dwi.bval')
+    Raises
+    ------
+    InputError
+        No BIDS folder, or nobody of that name in it.
     """
-    paths = sorted(paths, key=_natural)
-    everything = set(paths)
-    places: dict[tuple[str, str | None], list[tuple[str, dict[str, str], str]]] = {}
-    for path in paths:
-        if path.startswith("sub-") and path.endswith((".nii", ".nii.gz")):
-            entities, suffix = _entities(path)
-            key = (entities.get("sub", ""), entities.get("ses"))
-            places.setdefault(key, []).append((path, entities, suffix))
+    root = Path(clone)
+    several = {m.name: {i.name for i in m.inputs if i.is_several} for m in methods.ALL}
     scans = []
-    for (subject, session), files in places.items():
-        person = {"subject": subject, "session": session}
-        for method, parts in (
-            ("pvs", _anatomy(files)),
-            ("alps", _diffusion(files, everything)),
-            ("qsm", _echoes(files)),
-        ):
-            if parts:
-                scans.append(manifest.Scan.model_validate({"method": method, **parts, **person}))
+    for one in bids.find(root, participants=[subject]).measurements:
+        if one.lacks:
+            continue
+        paths = {
+            role: [str(Path(path).relative_to(root)) for path in files]
+            for role, files in one.found.inputs.items()
+        }
+        content = {
+            "method": one.method,
+            "subject": one.participant.removeprefix("sub-"),
+            "session": one.session.removeprefix("ses-") or None,
+            "files": {r: p if r in several[one.method] else p[0] for r, p in paths.items()},
+            "options": one.found.parameters,
+        }
+        scans.append(manifest.Scan.model_validate(content))
     return scans
 
 
-def _natural(path: str) -> list[Any]:
-    """Sort echo-10 behind echo-9."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path)]
-
-
-def _entities(path: str) -> tuple[dict[str, str], str]:
-    *pairs, suffix = PurePosixPath(path).name.split(".")[0].split("_")
-    return dict(pair.split("-", 1) for pair in pairs if "-" in pair), suffix
-
-
-def _anatomy(files: list[tuple[str, dict[str, str], str]]) -> dict[str, Any] | None:
-    for suffix, contrast in (("T2w", "t2"), ("T1w", "t1"), ("T1wRMS", "t1")):
-        for path, entities, found in files:
-            flair = "flair" in entities.get("acq", "").lower()  # some FLAIR are filed as T2w
-            if found == suffix and "/anat/" in path and not flair:
-                return {"files": {"image": path}, "options": {"contrast": contrast}}
-    return None
-
-
-def _diffusion(
-    files: list[tuple[str, dict[str, str], str]], everything: set[str]
-) -> dict[str, Any] | None:
-    for path, _, suffix in files:
-        if suffix != "dwi":
-            continue
-        own = path.removesuffix(".gz").removesuffix(".nii")
-        folders = [str(p) for p in PurePosixPath(path).parents]
-        gradients = {}
-        for kind in ("bval", "bvec"):
-            shared = [f"{folder}/dwi.{kind}".removeprefix("./") for folder in folders]
-            near = [p for p in (f"{own}.{kind}", *shared) if p in everything]
-            if near:
-                gradients[kind] = near[0]
-        if len(gradients) == 2:
-            return {"files": {"dwi": path, **gradients}}
-    return None
-
-
-def _echoes(files: list[tuple[str, dict[str, str], str]]) -> dict[str, Any] | None:
-    magnitude = [p for p, e, _ in files if "echo" in e and e.get("part") == "mag"]
-    phase = [p for p, e, _ in files if "echo" in e and e.get("part") in {"phase", "pha"}]
-    if not magnitude or len(magnitude) != len(phase):
-        return None
-    return {"files": {"magnitude": magnitude, "phase": phase}}
-
-
 def add(dataset: str, clone: images.PathLike, keys: Iterable[str], *, subject: str) -> Path:
-    """Add one person's files and scans to the entry of an OpenNeuro data set.
+    """Add one participant's files and scans to the entry of an OpenNeuro data set.
 
     Parameters
     ----------
@@ -206,34 +159,35 @@ def add(dataset: str, clone: images.PathLike, keys: Iterable[str], *, subject: s
         No clone, nobody of that name in it, or a listing that cannot be read.
     """
     entry = manifest.describe(dataset)
-    label = f"sub-{subject.removeprefix('sub-')}"
-    root = Path(os.fspath(clone))
-    commit, tracked = _git(root, "rev-parse", "HEAD").strip(), _git(root, "ls-files", "-z", label)
-    annexed = {f.path: f for f in read_keys(keys) if f.path.startswith(f"{label}/")}
-    names = [name for name in tracked.split("\0") if name]
+    person = subject.removeprefix("sub-")
+    root = Path(clone)
+    commit = _git(root, "rev-parse", "HEAD").strip()
+    names = _git(root, "ls-files", "-z", f"sub-{person}").split("\0")[:-1]
     if not names:
-        raise InputError(f"{root}: nothing of {label} is in this clone; is it {dataset}?")
-    added = dict(annexed)
-    for name in names:
-        if name in annexed:
+        raise InputError(f"{root}: nothing of sub-{person} is in this clone; is it {dataset}?")
+    listed = {file.path: file for file in read_keys(keys)}
+    scans = find_scans(root, person)
+    files = {file.path: file for file in entry.files}
+    # b-values and b-vectors may lie above the participant's folder
+    for name in {*names, *(path for scan in scans for path in scan.paths if path not in files)}:
+        if name in listed:
+            files[name] = listed[name]
             continue
         if (root / name).is_symlink():
-            raise InputError(f"keys: {name} is annexed but not listed; list all of {label}")
+            raise InputError(f"keys: {name} is annexed but not listed; list all of sub-{person}")
         content = (root / name).read_bytes()
-        own = {
+        tracked = {
             "path": name,
             "size": len(content),
             "sha256": hashlib.sha256(content).hexdigest(),
             "url": f"{RAW}/{dataset}/{commit}/{name}",
         }
-        added[name] = manifest.File.model_validate(own)
-    files = {f.path: f for f in entry.files} | added
-    theirs = [scan for scan in find_scans(files) if scan.subject == subject.removeprefix("sub-")]
-    kept = [scan for scan in entry.scans if scan.subject != subject.removeprefix("sub-")]
+        files[name] = manifest.File.model_validate(tracked)
+    scans += [scan for scan in entry.scans if scan.subject != person]
     changed = entry.model_copy(
         update={
-            "files": tuple(sorted(files.values(), key=lambda f: _natural(f.path))),
-            "scans": tuple(sorted([*kept, *theirs], key=lambda s: (s.method, _natural(s.label)))),
+            "files": tuple(sorted(files.values(), key=lambda f: natural(f.path))),
+            "scans": tuple(sorted(scans, key=lambda s: (s.method, natural(s.label)))),
         }
     )
     return write_entry(changed)
@@ -296,3 +250,24 @@ def write_entry(entry: manifest.Dataset) -> Path:
 def _file(file: manifest.File) -> Mapping[str, Any]:
     """Keep ``url: null``, which says that there is none, and drop what is not known."""
     return {k: v for k, v in file.model_dump(mode="json").items() if v is not None or k == "url"}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Add the participant that the command line names, and print the path of the entry."""
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("dataset", help="a data set of the manifest, such as ds000221")
+    parser.add_argument("--clone", required=True, type=Path, help="a clone of its repository")
+    parser.add_argument(
+        "--keys", required=True, type=Path, help="what `git annex whereis --json` printed there"
+    )
+    parser.add_argument("--subject", required=True, help="the participant, such as sub-010005")
+    chosen = parser.parse_args(arguments)
+    try:
+        lines = chosen.keys.read_text(encoding="utf-8").splitlines()
+        print(add(chosen.dataset, chosen.clone, lines, subject=chosen.subject))
+    except (InputError, OSError, UnicodeDecodeError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

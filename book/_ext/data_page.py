@@ -16,19 +16,18 @@ from pvsbook_book import rerun
 
 PAGE = "book/data"
 MARK = "<!-- the data sets -->"
-METHODS = {"pvs": "perivascular spaces", "alps": "ALPS", "qsm": "QSM"}
 
 
 def chapters(root: Path) -> dict[str, list[str]]:
     """List the notebooks that take the scans of a method, or name a data set."""
-    found = defaultdict(list)
+    pages = defaultdict(list)
     for path in sorted((root / "notebooks").glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         text = "\n".join(cell.source for cell in notebook.cells)
         keys = [rerun.takes_scan(notebook), *(n for n in manifest.datasets() if n in text)]
         for key in filter(None, keys):
-            found[key].append(path.stem)
-    return found
+            pages[key].append(path.stem)
+    return pages
 
 
 def describe(name: str, known: dict[str, list[str]]) -> Iterator[str]:
@@ -38,8 +37,8 @@ def describe(name: str, known: dict[str, list[str]]) -> Iterator[str]:
     pages = dict.fromkeys(p for key in (name, *methods) for p in known.get(key, ()))
     title = data.title.rstrip(". ").replace("*", r"\*")  # T2* is no emphasis
     yield f"### {name}\n\n**{title}.** {data.description}\n"
-    people = f", {len(data.subjects)} people" if len(data.subjects) > 1 else ""
-    yield f"- **Size**: {len(data.files)} files{people}, {decimal(data.size)}"
+    participants = f", {len(data.subjects)} participants" if len(data.subjects) > 1 else ""
+    yield f"- **Size**: {len(data.files)} files{participants}, {decimal(data.size)}"
     yield f"- **Licence**: {data.licence}"
     source = f"https://doi.org/{data.doi}" if data.doi else data.repository
     yield f"- **Source**: <{source}>, version `{data.version[:12]}`"
@@ -47,7 +46,7 @@ def describe(name: str, known: dict[str, list[str]]) -> Iterator[str]:
         r"https://\S+?(?=[.,]?(\s|$))", r"<\g<0>>", data.citation.replace("*", r"\*")
     )
     if methods:
-        yield f"- **Scans for**: {', '.join(METHODS[m] for m in methods)}"
+        yield "- **Scans for**: " + ", ".join(f"`{method}`" for method in methods)
     if pages:
         yield "- **Chapters**: " + ", ".join(f"{{doc}}`../notebooks/{page}`" for page in pages)
     for scan in {s.beware: s for s in data.scans if s.beware}.values():

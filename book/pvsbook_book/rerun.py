@@ -107,7 +107,7 @@ def _folder() -> Path:
     )
 
 
-def takes_scan(notebook: NotebookNode) -> manifest.Method | None:
+def takes_scan(notebook: NotebookNode) -> str | None:
     """Say which method's scans a notebook takes, or None.
 
     Parameters
@@ -120,7 +120,7 @@ def takes_scan(notebook: NotebookNode) -> manifest.Method | None:
     "pvs", "alps", "qsm" or None
     """
     text = "\n".join(c.source for c in notebook.cells if c.cell_type == "code")
-    loaders: dict[str, manifest.Method] = {
+    loaders = {
         "scans.anatomy(": "pvs",
         "scans.diffusion(": "alps",
         "scans.gradient_echo(": "qsm",

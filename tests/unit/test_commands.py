@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pvsbook import bids, cli, images
+from pvsbook import InputError, bids, cli, images
 from pvsbook.methods import by_name
 from pvsbook.phantoms import brain, diffusion, gradient_echo, perivascular
 
@@ -89,7 +89,7 @@ def test_alps_with_corrections_and_regions_by_hand(tmp_path):
     corrections = {"denoise": "patch2self", "gibbs": True, "motion": True}
     again = bids.measure_files(by_name("alps"), inputs, tmp_path / "b", rois=labels, **corrections)
     assert again.row["alps_tract_mean"] == pytest.approx(scan.index, abs=0.2)
-    with pytest.raises(images.InputError, match=r"7mm: does not exist"):
+    with pytest.raises(InputError, match=r"7mm: does not exist"):
         bids.measure_files(by_name("alps"), inputs, tmp_path / "c", rois="7mm")
 
 
@@ -197,5 +197,5 @@ def test_qsm_bad_options(monkeypatch, capsys, tmp_path, gre_files, words, messag
 def test_qsm_mask_on_another_grid(tmp_path, gre_files):
     path = images.save(images.make(np.eye(3)[..., None], np.eye(4)), tmp_path / "mask.nii.gz")
     inputs = {"magnitude": gre_files["mag"], "phase": gre_files["phase"]}
-    with pytest.raises(images.InputError, match=r"mask\.nii\.gz: its grid is 3 x 3 x 1"):
+    with pytest.raises(InputError, match=r"mask\.nii\.gz: its grid is 3 x 3 x 1"):
         bids.measure_files(by_name("qsm"), inputs, tmp_path, brain_mask=path)

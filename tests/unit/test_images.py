@@ -166,7 +166,11 @@ def test_b_vectors_reach_scanner_axes_from_every_storage_order(angles, axcodes):
         ([100] + 7 * [1000], None, "a volume with b < 50 is needed"),
         ([-1] + 7 * [1000], None, "b-values from -1"),
         ([0] + 7 * [np.nan], None, "holds NaN"),
-        (None, np.r_[np.zeros((1, 3)), _directions()], "8 rows of 3"),
+        (
+            None,
+            np.r_[np.zeros((1, 3)), _directions()],
+            r"is 8 x 3, but dwi needs 3 rows of 8 .*transpose it",
+        ),
         (None, np.zeros((3, 5)), "is 3 x 5"),
         (None, np.c_[np.zeros(3), 0.5 * _directions().T], "7 directions are not unit vectors"),
         (None, np.c_[np.zeros(3), np.eye(3), np.eye(3), np.eye(3)[:, :1]], "3 directions"),
@@ -344,6 +348,30 @@ def test_field_direction_follows_the_affine(radians, tilt_deg):
     np.testing.assert_allclose(gre.voxel_size_mm, [0.5, 0.5, 1])
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"echo_times_s": np.array([5.0, 10.0])}, "look like milliseconds; give seconds"),
+        ({"echo_times_s": np.array([0.01, 0.005])}, "positive and rising"),
+        ({"echo_times_s": np.array([0.0, 0.005])}, "positive and rising"),
+        ({"echo_times_s": np.array([0.01])}, "but there are 2 echoes"),
+        ({"magnitude": np.ones((3, 3, 3, 2))}, "phase: has shape"),
+        ({"field_strength_t": 300.0}, "300 T is not plausible"),
+    ],
+)
+def test_a_gradient_echo_made_of_arrays_is_checked_too(radians, change, words):
+    scan = {
+        "magnitude": np.ones_like(radians),
+        "phase_rad": radians,
+        "echo_times_s": np.array([0.005, 0.01]),
+        "field_strength_t": 3.0,
+        "affine": np.eye(4),
+    }
+    assert images.Gre(**scan).voxel_size_mm.tolist() == [1, 1, 1]
+    with pytest.raises(InputError, match=words):
+        images.Gre(**scan | change)
+
+
 # --- save ------------------------------------------------------------------------------------
 
 
@@ -359,7 +387,7 @@ def test_nothing_is_left_where_writing_fails(volume, tmp_path, monkeypatch):
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fdopen", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(InputError, match="No space left"):
         images.save(volume, path)
     assert [p.name for p in tmp_path.iterdir()] == ["scan.nii"]
@@ -551,7 +579,7 @@ def test_a_direction_of_nan_counts_only_where_there_is_a_direction():
     vectors[:, 0] = np.nan
     assert (images.load_dwi(series, bvals, vectors).bvecs_ras[0] == 0).all()
     vectors[1, 3] = np.nan
-    with pytest.raises(InputError, match="volume 3 has b = 1000 s/mm2 and NaN"):
+    with pytest.raises(InputError, match="volume 3, b = 1000 s/mm2, has length nan"):
         images.load_dwi(series, bvals, vectors)
     with pytest.raises(InputError, match="look like ms/um2; give s/mm2"):
         images.load_dwi(series, bvals / 1000, np.nan_to_num(vectors))

@@ -177,7 +177,7 @@ def test_a_failing_cell_is_named_and_what_ran_is_kept(tmp_path):
         ({"changes": ["N"]}, "write NAME=VALUE"),
         ({"subject": "01"}, "need --dataset"),
         ({"dataset": "toy", "subject": "02"}, "no pvs scan of 02; choose from: sub-01_ses-a"),
-        ({"dataset": "joy"}, "did you mean 'toy'"),
+        ({"dataset": "joy"}, "did you mean toy"),
     ],
 )
 def test_bad_requests_are_refused_in_one_sentence(notebook, toy, tmp_path, options, said):

@@ -7,8 +7,9 @@ import openneuro
 import pytest
 import yaml
 
-from pvsbook import InputError, manifest, scans
+from pvsbook import InputError, manifest, methods, scans
 
+DESCRIPTION = "dataset_description.json"
 S3 = "https://s3.amazonaws.com/openneuro.org/ds1"
 
 
@@ -21,29 +22,71 @@ def test_every_data_set_of_openneuro_has_scans_with_sidecars_beside_them():
         for scan in data.scans:
             files = [f.path for f in scans.files_of(name, scan)]
             assert set(scan.paths) <= set(files)
-        assert data.scans == tuple(
-            sorted(data.scans, key=lambda s: (s.method, openneuro._natural(s.label)))
-        )
+        names = [scan.method for scan in data.scans]
+        assert names == sorted(names)
+        assert len({(scan.method, scan.label) for scan in data.scans}) == len(names)
 
 
-def test_the_rules_for_scans_hold_on_what_real_names_look_like():
-    flair = "sub-1/anat/sub-1_acq-FLAIR_run-1_T2w.nii.gz"
-    t1 = "sub-1/anat/sub-1_T1w.nii.gz"
-    assert openneuro.find_scans([flair, t1])[0].files["image"] == t1
-    assert openneuro.find_scans([flair]) == []
-    echoes = [
-        f"sub-1/anat/sub-1_echo-{k}_part-{part}_MEGRE.nii.gz"
+def test_every_scan_of_the_project_has_what_its_method_reads():
+    for name in manifest.datasets():
+        for scan in manifest.describe(name).scans:
+            method = methods.by_name(scan.method)
+            needed = {i.name for i in method.inputs}
+            options = {option.name for option in method.options}
+            assert needed <= set(scan.files) <= needed | options, (name, scan.label)
+            assert set(scan.options) <= options, (name, scan.label)
+
+
+@pytest.mark.parametrize(
+    ("load", "scan", "said"),
+    [
+        (
+            "anatomy",
+            {"method": "pvs", "files": {"image": 0}},
+            "has image; needed: contrast, image",
+        ),
+        ("diffusion", {"method": "alps", "files": {"dwi": 0}}, "has dwi; needed: bval, bvec, dwi"),
+        (
+            "gradient_echo",
+            {"method": "qsm", "files": {"magnitude": 0, "phase": 0}, "options": {"gain": 1}},
+            "has gain, magnitude, phase; needed: magnitude, phase; correct",
+        ),
+    ],
+)
+def test_an_entry_that_does_not_fit_its_method_is_named(entry, load, scan, said, monkeypatch):
+    scan = scan | {"files": dict.fromkeys(scan["files"], DESCRIPTION)}
+    content = yaml.safe_load(entry.read_text()) | {"scans": [scan]}
+    entry.write_text(yaml.safe_dump(content))
+    monkeypatch.setattr(manifest, "fetch", lambda name, files, **_: dict.fromkeys(files))
+    with pytest.raises(InputError, match=said):
+        getattr(scans, load)("ds1")
+
+
+def test_scans_of_a_clone_are_those_that_the_methods_find(tmp_path):
+    """Images are links to nowhere, as in a clone without their bytes."""
+    (tmp_path / "dataset_description.json").write_text('{"Name": "n", "BIDSVersion": "1.8.0"}')
+    (tmp_path / "dwi.bval").write_text("0 1000\n")
+    names = ["dwi/sub-1_dwi.nii.gz", "anat/sub-1_acq-FLAIR_T2w.nii.gz", "anat/sub-1_T1w.nii.gz"]
+    names += [
+        f"anat/sub-1_echo-{k}_part-{part}_MEGRE.nii.gz"
         for part in ("mag", "phase")
         for k in range(1, 13)
     ]
-    (scan,) = openneuro.find_scans(echoes)
-    assert scan.files["magnitude"] == tuple(echoes[:12])  # 2 before 10
-    assert openneuro.find_scans(echoes[:-1]) == []  # a phase is missing
-    assert openneuro.find_scans(["sub-1/dwi/sub-1_dwi.nii.gz", "dwi.bval"]) == []
-    own = ["sub-1/dwi/sub-1_dwi.nii.gz", "sub-1/dwi/sub-1_dwi.bval", "dwi.bval", "dwi.bvec"]
-    (scan,) = openneuro.find_scans(own)
-    assert scan.files["bval"] == "sub-1/dwi/sub-1_dwi.bval"  # the nearest wins
-    assert scan.files["bvec"] == "dwi.bvec"
+    for name in names:
+        image = tmp_path / "sub-1" / name
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.symlink_to("../../.git/annex/objects/none")
+        if "echo" in name:
+            times = {"EchoTime": 0.004 * int(name.split("-")[2].split("_")[0])}
+            content = json.dumps(times | {"MagneticFieldStrength": 3})
+            image.with_name(image.name.replace(".nii.gz", ".json")).write_text(content)
+    pvs, qsm = openneuro.find_scans(tmp_path, "sub-1")  # without b-vectors no diffusion
+    assert (pvs.files, pvs.options) == ({"image": f"sub-1/{names[2]}"}, {"contrast": "t1"})
+    assert qsm.files["magnitude"] == tuple(f"sub-1/{name}" for name in names[3:15])  # 2 before 10
+    assert qsm.options["field_strength_t"] == 3
+    (tmp_path / "dwi.bvec").write_text("0 1\n0 0\n0 0\n")
+    scans_found = {scan.method: scan for scan in openneuro.find_scans(tmp_path, "1")}
+    assert scans_found["alps"].files["bvec"] == "dwi.bvec"
 
 
 def key_line(path, **changes):
@@ -132,6 +175,18 @@ def test_a_person_is_added_without_any_bytes_of_scans(clone, entry):
         assert data.scan("pvs", subject="2").files == {"image": scan}
 
 
+def test_the_command_adds_a_person_or_says_why_not(clone, entry, tmp_path, capsys):
+    keys = tmp_path / "keys.jsonl"
+    words = ["ds1", "--clone", str(clone), "--keys", str(keys), "--subject", "sub-2"]
+    with pytest.raises(SystemExit, match="2"):
+        openneuro.main(words)
+    assert "keys.jsonl" in capsys.readouterr().err
+    keys.write_text(key_line("sub-2/anat/sub-2_T2w.nii.gz") + "\n")
+    openneuro.main(words)
+    assert capsys.readouterr().out == f"{entry}\n"
+    assert manifest.describe("ds1").subjects == ("sub-2",)
+
+
 def test_what_cannot_be_added_is_said(clone, entry, tmp_path):
     before = entry.read_bytes()
     with pytest.raises(InputError, match="is annexed but not listed"):
@@ -146,14 +201,18 @@ def test_what_cannot_be_added_is_said(clone, entry, tmp_path):
 @pytest.mark.parametrize(
     ("scan", "said"),
     [
-        ({"method": "pvs", "files": {"dwi": "a"}}, "pvs takes image and perhaps brain_mask"),
-        ({"method": "alps", "files": {"dwi": "a"}}, "alps takes bval, bvec, dwi"),
         (
-            {"method": "pvs", "files": {"image": "a"}, "options": {"gain": 1}},
-            "pvs has no option gain",
+            {"method": "pvs", "files": {"image": "a"}},
+            "scan the only one: 'a' is none of the files",
         ),
-        ({"method": "pvs", "files": {"image": "a"}}, "'a' is none of the files"),
-        ({"method": "fmri", "files": {"image": "a"}}, "needed: pvs, alps or qsm"),
+        (
+            {"method": "alps", "files": {"dwi": DESCRIPTION, "bval": "b"}},
+            "'b' is none of the files",
+        ),
+        ({"method": "pvs", "files": {}}, "scans[0].files"),
+        ({"method": "", "files": {"image": DESCRIPTION}}, "needed: the name of a method"),
+        ({"files": {"image": DESCRIPTION}}, "scans[0].method is missing"),
+        ({"method": "pvs", "files": {"image": DESCRIPTION}, "gain": 1}, "known here: method, sub"),
     ],
 )
 def test_a_wrong_scan_in_an_entry_is_explained(entry, scan, said):
@@ -162,6 +221,28 @@ def test_a_wrong_scan_in_an_entry_is_explained(entry, scan, said):
     with pytest.raises(InputError) as caught:
         manifest.describe("ds1")
     assert said in str(caught.value)
+
+
+def test_a_scan_of_any_method_comes_from_the_yaml_alone(entry):
+    """A new method needs an entry, and no change of the manifest's code."""
+    text = (
+        entry.read_text()
+        + """
+scans:
+  - method: flow
+    subject: "2"
+    files:
+      velocity: [dataset_description.json]
+      mask: dataset_description.json
+    options:
+      venc_cm_s: 10.0
+"""
+    )
+    entry.write_text(text)
+    scan = manifest.describe("ds1").scan("flow", subject="sub-2")
+    assert scan.files == {"velocity": (DESCRIPTION,), "mask": DESCRIPTION}
+    assert scan.options == {"venc_cm_s": 10.0}
+    assert scan.paths == (DESCRIPTION, DESCRIPTION)
 
 
 def test_a_scan_is_found_by_its_labels_or_the_choice_is_listed():

@@ -1,0 +1,143 @@
+"""Small files beside images: JSON sidecars in, whole files out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import reprlib
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pvsbook._errors import InputError
+
+PathLike = str | os.PathLike[str]
+
+
+def sidecar(path: PathLike) -> dict:
+    """Read the BIDS JSON sidecar beside an image; an empty dict where there is none.
+
+    Raises
+    ------
+    InputError
+        The sidecar is there, but is not a JSON object.
+
+    Examples
+    --------
+    >>> sidecar("no_such_scan.nii.gz")
+    {}
+    """
+    image = Path(path)
+    beside = image.with_name(image.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    return read_json(beside) if beside.is_file() else {}
+
+
+def read_json(path: PathLike) -> dict:
+    """Read a JSON object.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, is not JSON, or holds something else.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: is not JSON ({reason}); repair or remove it") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}, but an object is needed")
+    return content
+
+
+def number(content: Mapping[str, Any], key: str, *, source: object) -> tuple[float, ...]:
+    """Read a number, or a list of them, from what a sidecar holds.
+
+    Parameters
+    ----------
+    content
+        As `sidecar` returns it.
+    key
+        Of the number; it is there.
+    source
+        What to name in an error: the image, or the sidecar.
+
+    Raises
+    ------
+    InputError
+        Text, a truth value, nothing, or a number that is not finite.
+
+    Examples
+    --------
+    >>> number({"EchoTime": 0.006}, "EchoTime", source="scan.json")
+    (0.006,)
+    >>> number({"MagneticFieldStrength": "3T"}, "MagneticFieldStrength", source="scan.json")
+    Traceback (most recent call last):
+    pvsbook._errors.InputError: scan.json: MagneticFieldStrength is '3T', but a number is needed...
+    """
+    value = content[key]
+    values: list[Any] = list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
+    if len(values) == 0:
+        raise InputError(f"{source}: {key} is empty; give the number")
+    for one in values:
+        plain = isinstance(one, int | float | np.integer | np.floating)
+        if not plain or isinstance(one, bool) or not abs(one) < 1e300:
+            what = f"{key} is " if key else ""
+            raise InputError(
+                f"{source}: {what}{reprlib.repr(value)}, but a number is needed; write it without "
+                "unit or quotes"
+            )
+    return tuple(float(one) for one in values)
+
+
+def same_acquisition(
+    magnitude: Mapping[str, Any], phase: Mapping[str, Any], *, name: object, other_name: object
+) -> None:
+    """Refuse magnitude and phase of one echo whose sidecars do not name the same acquisition.
+
+    Raises
+    ------
+    InputError
+        ``EchoTime`` or ``MagneticFieldStrength`` stand in both and differ by more than 1 %.
+
+    Examples
+    --------
+    >>> same_acquisition({"EchoTime": 0.006}, {"EchoTime": 0.006}, name="a", other_name="b")
+    """
+    for key in ("EchoTime", "MagneticFieldStrength"):
+        if key not in magnitude or key not in phase:
+            continue
+        one, other = number(magnitude, key, source=name), number(phase, key, source=other_name)
+        if len(one) == len(other) and not np.allclose(one, other, rtol=0.01, atol=0):
+            a, b = (", ".join(f"{v:g}" for v in values) for values in (one, other))
+            raise InputError(
+                f"{name}: {key} is {a}, but {b} for {other_name}; correct the wrong sidecar"
+            )
+
+
+def write_bytes(content: bytes, path: PathLike) -> Path:
+    """Write a file under a temporary name in the same folder, then rename it.
+
+    Raises
+    ------
+    InputError
+        The folder cannot be made or written, or the disk is full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); choose another folder or free space"
+        ) from error
+    return path
