@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 from pvsbook import images, manifest, scans
 from pvsbook._errors import InputError
-from pvsbook_book import notebook_page
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -34,9 +33,7 @@ NEEDS = (
     "ipykernel",
     "papermill",
     "nbformat",
-    "markdown_it",
-    "mdit_py_plugins",
-    "latex2mathml",
+    "docutils",
     "myst_nb",
 )
 TEACHING = ("Quiz", "Exercises")  # sections of the book that a rerun leaves out
@@ -220,6 +217,8 @@ def rerun(
         )
     import nbformat
     import papermill
+
+    from pvsbook_book import notebook_page
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
     source = find_notebook(notebook)
