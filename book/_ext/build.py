@@ -23,7 +23,9 @@ CACHE = BUILD / ".jupyter_cache"
 KEY = CACHE / "made_of.txt"
 DEPENDS_ON = (
     "pvsbook/**/*.py",
+    "pvsbook/**/*.html",
     "book/pvsbook_book/**/*.py",
+    "book/pvsbook_book/**/*.html",
     "book/pvsbook_book/**/*.yml",
     "book/pvsbook_book/**/*.tsv",
     "requirements.txt",

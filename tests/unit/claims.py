@@ -324,7 +324,7 @@ def _zero_columns(text: str) -> Iterator[str]:
 def phantom_words_of_a_rerun(notebook: NotebookNode) -> list[str]:
     """What a rerun on a scan would still say of the phantom."""
     scan = "a scan"
-    kept = rerun._without_phantom(copy.deepcopy(notebook), scan, None)
+    kept = rerun.without_phantom(copy.deepcopy(notebook), scan, None)
     faults = []
     for number, cell in enumerate(kept.cells):
         if number == 1:  # what the rerun itself says

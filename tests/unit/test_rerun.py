@@ -49,7 +49,7 @@ def small_notebook(**tags):
             "if OUT is not None:\n    Path(OUT).mkdir()\n    Path(OUT, PREFIX).touch()",
         ),
     ]
-    return new_notebook(cells=cells)
+    return new_notebook(cells=cells, metadata={"pvsbook": {"method": "pvs"}})
 
 
 @pytest.fixture
@@ -271,16 +271,26 @@ def test_every_chapter_can_be_a_page_of_its_own(path):
     assert "{glue" not in page
 
 
-def test_every_notebook_has_parameters_and_those_that_take_scans_can_be_told_so():
-    taken = set()
-    for path in sorted(Path(rerun.find_notebook("20")).parent.glob("*.ipynb")):
-        known = rerun.parameters(path)
-        method = rerun.takes_scan(nbformat.read(path, 4))
-        if method:
-            assert {"DATASET", "SUBJECT", "SESSION", "OUT", "PREFIX"} <= set(known), path.name
-            assert known["DATASET"] is None
-            taken.add(method)
-    assert taken == {"pvs", "alps", "qsm"}
+LOADERS = {
+    "pvs": "scans.anatomy(DATASET",
+    "alps": "scans.diffusion(DATASET",
+    "qsm": "scans.gradient_echo(DATASET",
+}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebook_has_parameters_and_takes_the_scans_that_it_declares(path):
+    notebook = nbformat.read(path, 4)
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    text = "".join("\n".join(c.source for c in code).split())
+    loaded = {method for method, call in LOADERS.items() if call in text}
+    method = rerun.takes_scan(notebook)
+    assert loaded == ({method} if method else set())
+    names = rerun.parameters(path)
+    if method:
+        assert {"DATASET", "SUBJECT", "SESSION", "OUT", "PREFIX"} <= set(names)
+        (cell,) = (c for c in code if "parameters" in c.metadata.get("tags", ()))
+        assert "DATASET = None" in cell.source
 
 
 @pytest.mark.public
