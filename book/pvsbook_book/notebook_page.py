@@ -143,8 +143,8 @@ class _Translator(html5_polyglot.HTMLTranslator):
 
     def visit_raw(self, node: nodes.raw) -> None:
         if "cell_output" in node.parent["classes"]:
-            self.body.append('<div class="wide" tabindex="0">')
-            self.body.append(f"{node.astext()}</div>\n")
+            table = node.astext().replace("<th></th>", "<td></td>")  # an empty corner is no header
+            self.body.append(f'<div class="wide" tabindex="0">{table}</div>\n')
             raise nodes.SkipNode
         super().visit_raw(node)
 

@@ -27,7 +27,15 @@ from pvsbook._errors import InputError
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-__all__ = ["Rerun", "find_notebook", "parameters", "rerun", "takes_scan", "without_phantom"]
+__all__ = [
+    "Rerun",
+    "find_notebook",
+    "missing_packages",
+    "parameters",
+    "rerun",
+    "takes_scan",
+    "without_phantom",
+]
 
 NEEDS = ("docutils", "ipykernel", "myst_nb", "nbformat", "papermill")
 TEACHING = ("Quiz", "Exercises")  # sections of the book that a rerun leaves out
@@ -50,6 +58,11 @@ class Rerun:
     notebook: Path
     page: Path
     outputs: Path | None
+
+
+def missing_packages() -> list[str]:
+    """List the packages that a rerun needs and that are not installed."""
+    return [name for name in NEEDS if importlib.util.find_spec(name) is None]
 
 
 def find_notebook(name: str) -> Path:
@@ -184,7 +197,7 @@ def rerun(
         An unknown notebook, parameter or scan, files out of reach, or a cell that fails.  What
         ran up to there is kept as ``NAME.failed.ipynb``.
     """
-    if missing := [name for name in NEEDS if importlib.util.find_spec(name) is None]:
+    if missing := missing_packages():
         raise InputError(
             f"rerun needs {', '.join(missing)}; install the book's packages: "
             "pip install 'pvsbook[book]', or run make setup"
