@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: of one scan, of one person, of all people."""
+"""Self-contained HTML pages: of one scan, of one participant, of all participants."""
 
 from __future__ import annotations
 
@@ -7,134 +7,41 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import DictLoader, Environment
+from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 
 from pvsbook._version import __version__
 
-__all__ = ["group_page", "html_page", "person_page"]
+__all__ = ["group_page", "html_page", "person_page", "render"]
 
-_BASE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; }
-main { margin: 2rem auto; max-width: 60rem; padding: 0 1rem; }
-img { background: #fff; height: auto; max-width: 100%; }
-figure { margin: 1.5rem 0; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; }
-caption { font-weight: 600; text-align: left; }
-th, td { border-bottom: 1px solid #8888; padding: .25rem .75rem; text-align: left; }
-td.number { font-variant-numeric: tabular-nums; text-align: right; }
-.status { border-left: .4rem solid; padding: .25rem 1rem; }
-.pass { border-color: #009E73; } .warn { border-color: #E69F00; } .fail { border-color: #D55E00; }
-nav { margin: 1rem 0; }
-</style>
-</head>
-<body>
-<main>
-<h1>{{ title }}</h1>
-{% block content %}{% endblock %}
-<p>Made by pvsbook {{ version }}{% if sources %} from {{ sources | join(", ") }}{% endif %}.
-For teaching and research; not a medical device.</p>
-</main>
-</body>
-</html>
-"""
-_MACROS = """{% macro pictures(figures) %}
-{% for figure in figures %}
-<figure><img src="data:image/png;base64,{{ figure.png }}" alt="{{ figure.alt }}">
-<figcaption>{{ figure.caption }}</figcaption></figure>
-{% endfor %}
-{% endmacro %}
-{% macro grid(caption, head, rows) %}
-<div class="wide" tabindex="0" role="region" aria-label="{{ caption }}">
-<table><caption>{{ caption }}</caption>
-<thead><tr>{% for name in head %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for row in rows %}
-<tr>{% for cell in row %}
-{% if loop.first %}<th scope="row">{{ link(cell) }}</th>
-{% else %}<td{% if cell is number %} class="number"{% endif %}>{{ link(cell) }}</td>{% endif %}
-{% endfor %}</tr>
-{% endfor %}
-</tbody></table></div>
-{% endmacro %}
-{% macro link(cell) %}
-{% if cell is mapping %}<a href="{{ cell.href }}">{{ cell.text }}</a>
-{% else %}{{ cell }}{% endif %}
-{% endmacro %}
-"""
-_SCAN = """{% extends "base" %}{% from "macros" import pictures %}
-{% block content %}
-<p>{{ summary }}</p>
-{% if status %}
-<div class="status {{ status }}"><p><strong>Quality: {{ status }}</strong></p>
-{% if reasons %}<ul>{% for reason in reasons %}<li>{{ reason }}</li>{% endfor %}</ul>{% endif %}
-</div>
-{% endif %}
-{{ pictures(figures) }}
-<div class="wide" tabindex="0" role="region" aria-label="All values">
-<table><caption>All values</caption>
-<thead><tr><th scope="col">Column</th><th scope="col">Value</th><th scope="col">Unit</th>
-<th scope="col">Meaning</th></tr></thead>
-<tbody>
-{% for value in values %}
-<tr><th scope="row">{{ value.name }}</th><td class="number">{{ value.value }}</td>
-<td>{{ value.unit }}</td><td>{{ value.meaning }}</td></tr>
-{% endfor %}
-</tbody></table></div>
-<h2>What this does not show</h2>
-<ul>{% for limit in limits %}<li>{{ limit }}</li>{% endfor %}</ul>
-{% endblock %}
-"""
-_PERSON = """{% extends "base" %}{% from "macros" import grid %}
-{% block content %}
-<p>{{ summary }}</p>
-{% for visit in visits %}
-<h2>{{ visit.title }}</h2>
-{{ grid("Methods, " ~ visit.title, ["Method", "Outcome", "Quality", "Result", "What to know"],
-        visit.rows) }}
-{% endfor %}
-{% endblock %}
-"""
-_GROUP = """{% extends "base" %}{% from "macros" import grid, pictures %}
-{% block content %}
-<p>{{ summary }}</p>
-<nav aria-label="Sections"><ul>
-{% for s in sections %}<li><a href="#{{ s.id }}">{{ s.title }}</a></li>{% endfor %}
-</ul></nav>
-{{ grid("What came of each method", overview.head, overview.rows) }}
-{% if notes %}
-<p>Of the data set:</p>
-<ul>{% for note in notes %}<li>{{ note }}</li>{% endfor %}</ul>
-{% endif %}
-{% for s in sections %}
-<h2 id="{{ s.id }}">{{ s.title }}</h2>
-{% for text in s.texts %}<p>{{ text }}</p>{% endfor %}
-{{ pictures(s.figures) }}
-{% for table in s.tables %}
-{% if table.rows %}{{ grid(table.caption, table.head, table.rows) }}
-{% else %}<p>{{ table.caption }}: none.</p>{% endif %}
-{% endfor %}
-{% endfor %}
-<h2>What this does not show</h2>
-<ul>{% for limit in limits %}<li>{{ limit }}</li>{% endfor %}</ul>
-{% endblock %}
-"""
 _PAGES = Environment(
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    loader=DictLoader(
-        {"base": _BASE, "macros": _MACROS, "scan": _SCAN, "person": _PERSON, "group": _GROUP}
-    ),
+    autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=PackageLoader("pvsbook")
 )
+
+
+def render(template: str, title: str, **values: Any) -> str:
+    """Fill a page template; its style and pictures are inside, and nothing is fetched.
+
+    Parameters
+    ----------
+    template
+        Name of a file in ``pvsbook/templates``.
+    title
+        Heading of the page.
+    values
+        What the template shows; text is escaped.
+
+    Returns
+    -------
+    str
+        A whole HTML page.
+
+    Examples
+    --------
+    >>> "<h1>A &lt; B</h1>" in render("base.html", "A < B")
+    True
+    """
+    return _PAGES.get_template(template).render(title=title, version=__version__, **values)
 
 
 def html_page(
@@ -180,32 +87,24 @@ def html_page(
     >>> "<h1>Scan</h1>" in page
     True
     """
-    values = [
-        {
-            "name": name,
-            "value": _text(value),
-            "unit": columns.get(name, {}).get("Units", ""),
-            "meaning": columns.get(name, {}).get("Description", ""),
-        }
-        for name, value in row.items()
-    ]
-    return _PAGES.get_template("scan").render(
-        title=title,
+    return render(
+        "scan.html",
+        title,
         summary=summary,
-        status=status,
-        reasons=reasons,
-        figures=_pictures(figures),
-        values=values,
+        row=row,
+        columns=columns,
+        figures=figures,
         limits=limits,
         sources=sources,
-        version=__version__,
+        status=status,
+        reasons=reasons,
     )
 
 
 def person_page(
     title: str, *, summary: str, visits: Sequence[tuple[str, Sequence[Sequence[Any]]]]
 ) -> str:
-    """Render the page of one person, which leads to the pages of the scans.
+    """Render the page of one participant, with links to the pages of the scans.
 
     Parameters
     ----------
@@ -227,12 +126,7 @@ def person_page(
     >>> '<a href="sub-1/a.html">alps</a>' in page
     True
     """
-    return _PAGES.get_template("person").render(
-        title=title,
-        summary=summary,
-        visits=[{"title": name, "rows": rows} for name, rows in visits],
-        version=__version__,
-    )
+    return render("participant.html", title, summary=summary, visits=visits)
 
 
 def group_page(
@@ -244,7 +138,7 @@ def group_page(
     limits: Sequence[str],
     notes: Sequence[str] = (),
 ) -> str:
-    """Render the page of all people.
+    """Render the page of all participants.
 
     Parameters
     ----------
@@ -256,9 +150,9 @@ def group_page(
         Each with ``id``, ``title``, ``texts``, ``figures`` (triples as in `html_page`) and
         ``tables`` (each with ``caption``, ``head`` and ``rows``).
     limits
-        Sentences on what such a page cannot show.
+        Sentences on what the group cannot show.
     notes
-        What was found of the data set as a whole.
+        Remarks on the data set as a whole.
 
     Returns
     -------
@@ -272,19 +166,15 @@ def group_page(
     >>> '<th scope="col">a</th>' in page
     True
     """
-    return _PAGES.get_template("group").render(
-        title=title,
+    return render(
+        "group.html",
+        title,
         summary=summary,
         overview=overview,
-        sections=[{**s, "figures": _pictures(s["figures"])} for s in sections],
+        sections=sections,
         limits=limits,
         notes=notes,
-        version=__version__,
     )
-
-
-def _pictures(figures: Sequence[tuple[Figure, str, str]]) -> list[dict[str, str]]:
-    return [{"png": _png(f), "alt": alt, "caption": caption} for f, alt, caption in figures]
 
 
 def _png(figure: Figure) -> str:
@@ -294,7 +184,10 @@ def _png(figure: Figure) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _text(value: Any) -> str:
+def _four_digits(value: Any) -> str:
     if isinstance(value, float):
         return "n/a" if value != value else f"{value:.4g}"
     return str(value)
+
+
+_PAGES.filters |= {"png": _png, "four_digits": _four_digits}

@@ -23,7 +23,9 @@ CACHE = BUILD / ".jupyter_cache"
 KEY = CACHE / "made_of.txt"
 DEPENDS_ON = (
     "pvsbook/**/*.py",
+    "pvsbook/**/*.html",
     "book/pvsbook_book/**/*.py",
+    "book/pvsbook_book/**/*.html",
     "book/pvsbook_book/**/*.yml",
     "book/pvsbook_book/**/*.tsv",
     "requirements.txt",
@@ -31,7 +33,7 @@ DEPENDS_ON = (
 )
 
 
-def made_of() -> str:
+def fingerprint() -> str:
     """Hash everything beside the notebooks that their outputs depend on."""
     digest = hashlib.sha256(sys.version.encode())
     for pattern in DEPENDS_ON:
@@ -42,7 +44,7 @@ def made_of() -> str:
 
 def execute() -> int:
     """Execute the notebooks that the cache does not hold, in parallel; return how many failed."""
-    key = made_of()
+    key = fingerprint()
     if CACHE.is_dir() and (not KEY.is_file() or KEY.read_text() != key):
         shutil.rmtree(CACHE)
     CACHE.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What is told of the chapters beside them: reading times, the teacher's table, and slides.
+"""What other pages and the slides show of a chapter: reading time, a table for teachers, slides.
 
 Slides are the pages themselves, cut at their headings, pictures and exercises; each page gives two
 sets, one without solutions.  ``slides.css`` and ``slides.js`` in ``_static`` show them.
@@ -61,8 +61,8 @@ def chapter(path: Path) -> Chapter:
 
 def chapters(root: Path) -> dict[str, Chapter]:
     """List the chapters by the number that their file begins with."""
-    found = (chapter(path) for path in sorted((root / "notebooks").glob("[0-9]*.ipynb")))
-    return {c.stem[:2]: c for c in found}
+    paths = sorted((root / "notebooks").glob("[0-9]*.ipynb"))
+    return {path.stem[:2]: chapter(path) for path in paths}
 
 
 def about(minutes: float) -> str:
@@ -72,9 +72,9 @@ def about(minutes: float) -> str:
     return f"{round(minutes / 30) / 2:g}\N{NO-BREAK SPACE}h"
 
 
-def lasts(of: str, known: dict[str, Chapter]) -> str:
+def reading_time(request: str, known: dict[str, Chapter]) -> str:
     """Say how long chapters take: ``10 20 with exercises``."""
-    words = of.split()
+    words = request.split()
     numbers = [w for w in words if w.isdigit()]
     total = sum(known[n].minutes for n in numbers)
     if "exercises" in words:
@@ -83,7 +83,7 @@ def lasts(of: str, known: dict[str, Chapter]) -> str:
 
 
 def table(known: dict[str, Chapter]) -> str:
-    """Write the teacher's table, a chapter a row."""
+    """Write the teacher's table, one row per chapter."""
     rows = "".join(
         f'<tr><th scope="row">{number}</th>'
         f'<td><a href="../notebooks/{c.stem}.html">{escape(c.title)}</a><br>'
@@ -112,7 +112,7 @@ def fill(app: Sphinx, docname: str, source: list[str]) -> None:
     known = chapters(root)
     for path in (root / "notebooks").glob("*.ipynb"):
         app.env.note_dependency(str(path))
-    source[0] = MINUTES.sub(lambda m: lasts(m.group(1), known), source[0])
+    source[0] = MINUTES.sub(lambda m: reading_time(m.group(1), known), source[0])
     source[0] = source[0].replace(TABLE, table(known))
 
 
@@ -128,8 +128,8 @@ def blocks(section: Tag) -> Iterator[Tag]:
 def slides(body: str, stem: str, *, solutions: bool) -> list[str]:
     """Cut a page's body into slides."""
     soup = BeautifulSoup(VIEWER.sub("", body), "html.parser")
-    for gone in soup.select("a.headerlink, script, style"):
-        gone.decompose()
+    for element in soup.select("a.headerlink, script, style"):
+        element.decompose()
     for named in soup.find_all(id=True):  # one page holds each name once
         if not named.name.startswith("h") and not named["id"].startswith("term-"):
             del named["id"]
@@ -194,13 +194,13 @@ def write(
     template = TEMPLATES.get_template("slides.html")
     title = unescape(re.sub("<[^>]+>", "", str(context.get("title", stem))))
     for solutions in (False, True):
-        cut = kept(context["body"], stem, solutions=solutions)
+        cut = cached_slides(context["body"], stem, solutions=solutions)
         text = template.render(title=title, solutions=solutions, stem=stem, slides=cut)
         name = f"{stem}_solutions.html" if solutions else f"{stem}.html"
         (target / name).write_text(text, "utf-8")
 
 
-def kept(body: str, stem: str, *, solutions: bool) -> list[str]:
+def cached_slides(body: str, stem: str, *, solutions: bool) -> list[str]:
     """Cut a body, unless an earlier build has cut the same one: reading it takes half a second."""
     file = CUT / f"{stem}{'_solutions' if solutions else ''}.json"
     key = hashlib.sha256(Path(__file__).read_bytes() + body.encode()).hexdigest()

@@ -78,14 +78,16 @@ def inside() -> list[str]:
             wanted = " ".join((explicit.group(1) if explicit else content).split())
             if role == "doc":
                 base = (path.parent / wanted).resolve()
-                there = any(base.with_name(base.name + end).is_file() for end in (".md", ".ipynb"))
+                exists = any(
+                    base.with_name(base.name + end).is_file() for end in (".md", ".ipynb")
+                )
             elif role == "term":
-                there = wanted.lower() in terms
+                exists = wanted.lower() in terms
             elif role == "ref":
-                there = wanted in labels
+                exists = wanted in labels
             else:
-                there = all(key.strip() in keys for key in wanted.split(","))
-            if not there:
+                exists = all(key.strip() in keys for key in wanted.split(","))
+            if not exists:
                 faults.append(f"{name}: {{{role}}}`{wanted}` leads nowhere")
         for link in (*LINK.findall(text), *IMAGE.findall(text)):
             target, _, anchor = link.partition("#")

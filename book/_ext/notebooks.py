@@ -30,7 +30,7 @@ def slim(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
                 del data["text/html"]
             for kind in [k for k in data if k.startswith("image/")]:
                 del data[kind]
-    notebook.metadata = {
+    notebook.metadata = {k: v for k, v in notebook.metadata.items() if k == "pvsbook"} | {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }

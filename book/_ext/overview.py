@@ -58,7 +58,7 @@ def draw(path: Path, image: nib.Nifti1Image, z_mm: float, **options: object) -> 
 
 
 def perivascular(folder: Path, rng: np.random.Generator) -> tuple[list[Step], list[Row]]:
-    """Count spaces on a T2-weighted scan."""
+    """Count perivascular spaces on a T2-weighted scan."""
     phantom = make_phantom(rng, voxel_size_mm=1.2, n_wmh=6, n_lacunes=2, snr=20.0)
     scan = phantom.scans["T2w"]
     result = pvs.measure(scan)
@@ -81,11 +81,11 @@ def perivascular(folder: Path, rng: np.random.Generator) -> tuple[list[Step], li
     )
     steps = [
         ("pvs_scan.png", "T2-weighted scan", "Axial slice of a simulated T2-weighted brain."),
-        ("pvs_map.png", "Vesselness", "The same slice: bright where the scan looks like a tube."),
-        ("pvs_regions.png", "Objects", "The scan again, the spaces that were found in colour."),
+        ("pvs_map.png", "Vesselness", "The same slice: bright where intensities form a tube."),
+        ("pvs_regions.png", "Objects", "The scan again, with the detected PVS in colour."),
     ]
     return steps, [
-        ("spaces", f"{row['n_pvs']:.0f} ± {row['n_pvs_se']:.0f}"),
+        ("PVS", f"{row['n_pvs']:.0f} ± {row['n_pvs_se']:.0f}"),
         ("placed", f"{len(phantom.truth)}"),
         ("volume", f"{row['volume_mm3']:.0f} mm³"),
         ("placed", f"{phantom.truth['volume_mm3'].sum():.0f} mm³"),
@@ -98,8 +98,8 @@ def alps_index(folder: Path, rng: np.random.Generator) -> tuple[list[Step], list
     phantom = make_diffusion(brain, rng=rng, tissue=Tissue(perivascular=0.08), snr=30)
     result = alps.measure(phantom.dwi, mask=phantom.mask)
     labels = np.asarray(result.labels.dataobj)
-    places = nib.affines.apply_affine(result.labels.affine, np.argwhere(labels > 0))
-    z = float(round(places[:, 2].mean()))
+    centres_mm = nib.affines.apply_affine(result.labels.affine, np.argwhere(labels > 0))
+    z = float(round(centres_mm[:, 2].mean()))
     weighted = images.array(phantom.dwi.image, dtype=np.float32)[..., -1]
     affine = phantom.dwi.image.affine
     draw(folder / "alps_scan.png", images.make(weighted, affine), z)
@@ -186,7 +186,7 @@ def html(name: str, long_name: str, steps: Sequence[Step], rows: Sequence[Row]) 
     )
 
 
-def made_of() -> str:
+def fingerprint() -> str:
     """Hash what the pictures depend on: this file and the package."""
     digest = hashlib.sha256(sys.version.encode())
     for path in (Path(__file__), *sorted((ROOT / "pvsbook").rglob("*.py"))):
@@ -196,7 +196,7 @@ def made_of() -> str:
 
 def make(folder: Path = FOLDER) -> str:
     """Draw the pictures, unless nothing has changed; return the figure's HTML."""
-    facts, key = folder / "way.json", made_of()
+    facts, key = folder / "way.json", fingerprint()
     if facts.is_file():
         known = json.loads(facts.read_text("utf-8"))
         if known["key"] == key:

@@ -67,24 +67,24 @@ def article(name: str, known: set[str]) -> Page:
     text = VIEWER.sub("", (SITE / f"{name}.html").read_text("utf-8"))
     body = BeautifulSoup(text, "html.parser").find("article")
     assert isinstance(body, Tag)
-    for gone in body.select(ON_SCREEN_ONLY):
-        gone.decompose()
+    for element in body.select(ON_SCREEN_ONLY):
+        element.decompose()
     for tag in body.find_all(id=True):
         tag["id"] = f"{slug(name)}--{tag['id']}"
     body["id"] = slug(name)
-    here = posixpath.dirname(name)
+    folder = posixpath.dirname(name)
     for link in body.find_all("a", href=True):
         path, anchor = urldefrag(str(link["href"]))
         if re.match(r"[a-z]+:", path):
             continue
-        page = posixpath.normpath(posixpath.join(here, path)) if path else f"{name}.html"
+        page = posixpath.normpath(posixpath.join(folder, path)) if path else f"{name}.html"
         target = page.removesuffix(".html")
         if target in known:
             link["href"] = f"#{slug(target)}" + (f"--{unquote(anchor)}" if anchor else "")
         else:
             link.unwrap()  # slides and the like are on the site only
     for image in body.find_all("img", src=True):
-        image["src"] = "../html/" + posixpath.normpath(posixpath.join(here, str(image["src"])))
+        image["src"] = "../html/" + posixpath.normpath(posixpath.join(folder, str(image["src"])))
     for details in body.find_all("details"):
         details["open"] = ""
     title = body.find("h1")

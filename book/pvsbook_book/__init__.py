@@ -13,4 +13,5 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "studies",
         "widgets",
     ],
+    submod_attrs={"exercises": ["check"]},  # each chapter asks for it
 )

@@ -16,13 +16,10 @@ __all__ = ["can_rerun", "rerun", "simulate"]
 
 def can_rerun() -> str:
     """Tell in a line whether notebooks can be rerun here, for ``pvsbook doctor``."""
-    from importlib.util import find_spec
+    from pvsbook_book.rerun import find_notebook, missing_packages
 
-    from pvsbook_book.rerun import find_notebook
-
-    lacking = [name for name in ("nbformat", "papermill", "myst_nb") if find_spec(name) is None]
-    if lacking:
-        return f"no: {', '.join(lacking)} missing; pip install 'pvsbook[book]'"
+    if missing := missing_packages():
+        return f"no: {', '.join(missing)} missing; pip install 'pvsbook[book]'"
     try:
         return f"yes, from {find_notebook('10').parent}"
     except InputError:
@@ -37,8 +34,8 @@ def rerun(
     dataset: Annotated[
         str | None, typer.Option(help="A public scan from `data list`; by default the phantom.")
     ] = None,
-    subject: Annotated[str | None, typer.Option(help="The person; the first by default.")] = None,
-    session: Annotated[str | None, typer.Option(help="The visit; the first by default.")] = None,
+    subject: Annotated[str | None, typer.Option(help="Participant; the first by default.")] = None,
+    session: Annotated[str | None, typer.Option(help="Visit; the first by default.")] = None,
     parameter: Annotated[
         list[str] | None, typer.Option(help="Another value, as SNR=20; repeatable.")
     ] = None,
@@ -71,7 +68,7 @@ def simulate(
     out: Annotated[Path, typer.Option("--out", help="Folder for the table.")],
     n: Annotated[
         int | None,
-        typer.Option("--n", help="People in all; by default as many as published."),
+        typer.Option("--n", help="Participants in all; by default as many as published."),
     ] = None,
     first: Annotated[
         int | None,

@@ -1,4 +1,4 @@
-"""A BIDS folder of simulated people: small, quick to make, and whole."""
+"""A BIDS folder of simulated participants: small, quick to make, and whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pvsbook.phantoms import brain, diffusion, gradient_echo, perivascular
 
 __all__ = ["write_dataset"]
 
-DWI_MM, GRE_MM, T2_MM = 3.0, 4.0, 2.0  # coarse: these scans are for the way, not for the result
+DWI_MM, GRE_MM, T2_MM = 3.0, 4.0, 2.0  # coarse: the files matter here, not the result
 SLAB_MM = (0.0, 50.0)
 ECHOES_S = (0.006, 0.012, 0.018)
 FIELD_T = 3.0
@@ -24,23 +24,23 @@ FIELD_T = 3.0
 
 def write_dataset(
     folder: images.PathLike,
-    people: Sequence[str],
+    participants: Sequence[str],
     *,
     rng: np.random.Generator,
     sessions: Sequence[str] = ("",),
     methods: Sequence[str] = ("pvs", "alps", "qsm"),
 ) -> Path:
-    """Write simulated people as a BIDS data set with inherited sidecars.
+    """Write simulated participants as a BIDS data set with inherited sidecars.
 
-    All share one head.  Noise differs from scan to scan, and so does the share of perivascular
-    fluid in the diffusion scans, hence the true ALPS index, which falls with the age that
-    ``participants.tsv`` tells.
+    All share one head.  Noise differs from scan to scan, and so does the fraction of perivascular
+    fluid in the diffusion scans, hence the true ALPS index, which falls with the age in
+    ``participants.tsv``.
 
     Parameters
     ----------
     folder
         Top of the data set; made where it is missing.
-    people
+    participants
         Labels, without ``sub-``.
     rng
         Random numbers.
@@ -65,43 +65,49 @@ def write_dataset(
     ['MEGRE.json', 'dataset_description.json', 'echo-1_MEGRE.json']
     """
     top = Path(folder)
-    about = {"Name": "Simulated people", "BIDSVersion": "1.10.0", "DatasetType": "raw"}
-    _json(about, top / "dataset_description.json")
-    ages = rng.integers(25, 85, len(people))
-    table = pd.DataFrame({"participant_id": [f"sub-{p}" for p in people], "age": ages})
+    _write_json(
+        {"Name": "Simulated people", "BIDSVersion": "1.10.0", "DatasetType": "raw"},
+        top / "dataset_description.json",
+    )
+    ages = rng.integers(25, 85, len(participants))
+    table = pd.DataFrame({"participant_id": [f"sub-{p}" for p in participants], "age": ages})
     table.to_csv(top / "participants.tsv", sep="\t", index=False)
-    _json(
+    _write_json(
         {"age": {"Description": "age at the first visit", "Units": "year"}},
         top / "participants.json",
     )
-    head = gradient_echo.make_gre(
-        rng, voxel_size_mm=GRE_MM, echo_times_s=ECHOES_S, field_strength_t=FIELD_T, snr=np.inf
-    ).gre if "qsm" in methods else None  # fmt: skip
-    t2 = perivascular.make_phantom(rng, voxel_size_mm=T2_MM, diameters_mm=(1.5, 3.0)).scans[
-        "T2w"
-    ] if "pvs" in methods else None  # fmt: skip
+    gre = t2 = None
+    if "qsm" in methods:
+        gre = gradient_echo.make_gre(
+            rng, voxel_size_mm=GRE_MM, echo_times_s=ECHOES_S, field_strength_t=FIELD_T, snr=np.inf
+        ).gre
+    if "pvs" in methods:
+        phantom = perivascular.make_phantom(rng, voxel_size_mm=T2_MM, diameters_mm=(1.5, 3.0))
+        t2 = phantom.scans["T2w"]
     slab = brain.make_brain(DWI_MM, z_range_mni_mm=SLAB_MM) if "alps" in methods else None
     bvals, bvecs = diffusion.gradient_scheme(12, rng=rng)
-    if head is not None:
-        _json({"MagneticFieldStrength": FIELD_T}, top / "MEGRE.json")
+    if gre is not None:
+        _write_json({"MagneticFieldStrength": FIELD_T}, top / "MEGRE.json")
         for k, seconds in enumerate(ECHOES_S, 1):
-            _json({"EchoTime": seconds}, top / f"echo-{k}_MEGRE.json")
-    for person, age in zip(people, ages, strict=True):
+            _write_json({"EchoTime": seconds}, top / f"echo-{k}_MEGRE.json")
+    for participant, age in zip(participants, ages, strict=True):
         for session in sessions:
-            stem = f"sub-{person}" + (f"_ses-{session}" if session else "")
-            place = top.joinpath(*stem.split("_"))
+            stem = f"sub-{participant}" + (f"_ses-{session}" if session else "")
+            subfolder = top.joinpath(*stem.split("_"))
             if t2 is not None:
                 values = images.array(t2)
                 noisy = np.abs(values + rng.normal(0, 0.01 * values.max(), values.shape))
-                images.save(images.make(noisy, t2.affine), place / "anat" / f"{stem}_T2w.nii.gz")
+                images.save(
+                    images.make(noisy, t2.affine), subfolder / "anat" / f"{stem}_T2w.nii.gz"
+                )
             if slab is not None:
                 # chosen so that the index falls with age; nothing about people is claimed
                 tissue = diffusion.Tissue()
-                share = tissue.perivascular * (1.6 - age / 80 + rng.normal(0, 0.1))
+                fraction = tissue.perivascular * (1.6 - age / 80 + rng.normal(0, 0.1))
                 scan = diffusion.make_diffusion(
                     slab,
                     rng=rng,
-                    tissue=replace(tissue, perivascular=max(share, 0.0)),
+                    tissue=replace(tissue, perivascular=max(fraction, 0.0)),
                     bvals_s_mm2=bvals,
                     bvecs_ras=bvecs,
                     snr=30,
@@ -109,12 +115,12 @@ def write_dataset(
                 stored = np.round(images.array(scan.dwi.image)).astype(np.int16)
                 images.save(
                     images.make(stored, scan.dwi.image.affine),
-                    place / "dwi" / f"{stem}_dwi.nii.gz",
+                    subfolder / "dwi" / f"{stem}_dwi.nii.gz",
                 )
                 np.savetxt(top / "dwi.bval", bvals[None], fmt="%g")
                 np.savetxt(top / "dwi.bvec", diffusion.fsl_bvecs(scan.dwi), fmt="%.6f")
-            if head is not None:
-                _write_echoes(head, rng, place / "anat", stem)
+            if gre is not None:
+                _write_echoes(gre, rng, subfolder / "anat", stem)
     return top
 
 
@@ -130,5 +136,5 @@ def _write_echoes(head: images.Gre, rng: np.random.Generator, folder: Path, stem
             images.save(images.make(values[..., k], head.affine), path)
 
 
-def _json(content: dict, path: Path) -> None:
+def _write_json(content: dict, path: Path) -> None:
     images.write_bytes((json.dumps(content, indent=2) + "\n").encode(), path)

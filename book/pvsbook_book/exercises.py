@@ -1,21 +1,20 @@
-"""Tell readers whether their answer to an exercise of the book is right, without showing it.
+"""Say whether an answer to an exercise of the book is right, without showing the right one.
 
-``check("ex-alps-null", 1.02)`` gives a `Verdict` that says *right*, or what kind of slip may have
-been made: a sign, a unit, degrees for radians, the reverse order.  It never raises, and its
-message is never the answer: it does not say which way a factor goes.
+``check("ex-alps-null", 1.02)`` gives `Feedback` that says *right*, or which mistake may have been
+made: a sign, a unit, degrees for radians, the reverse order.  It never raises, and its message is
+never the answer: it does not say whether a number is too large or too small.
 
 The answers stand in ``answers/``, one YAML file per chapter.  An entry has ``answer`` (a number,
 a list of numbers, one of the ``options``, or a list of them) and for numbers ``tolerance`` and
 ``unit``, for choices ``options`` and ``why`` (what to tell readers who choose a wrong one).
-``slips`` maps known wrong numbers to the sentence that explains them.  Each solution of the book
-ends in ``assert check(...)``, so an answer that the page no longer reaches fails the build.
+``mistakes`` maps known wrong numbers to the sentence that explains them.  Each solution of the
+book ends in ``assert check(...)``, so an answer that the page no longer reaches fails the build.
 """
 
 from __future__ import annotations
 
 import difflib
 import functools
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -25,28 +24,32 @@ from typing import Any
 import numpy as np
 import yaml
 
-__all__ = ["Verdict", "check"]
+__all__ = ["Feedback", "answers", "check"]
 
-# What a wrong number may have in common with the right one.  Some are asked for only where the
-# tolerance is narrow, since a wide one is hit by chance.
-_SLIPS: tuple[tuple[str, bool, tuple[Callable[[float], float], ...]], ...] = (
-    ("look at the sign", False, (lambda x: -x,)),
-    ("a factor of 1000 is off{unit}", False, (lambda x: x / 1000, lambda x: x * 1000)),
-    ("a factor of 100 is off: a share or a percentage?", False,
-     (lambda x: x / 100, lambda x: x * 100)),
-    ("a factor of 10 is off{unit}", False, (lambda x: x / 10, lambda x: x * 10)),
-    ("a factor of 2 is off", True, (lambda x: x / 2, lambda x: x * 2)),
-    ("which quantity is divided by which?", True, (lambda x: 1 / x,)),
-    ("a variance or a standard deviation?", True, (math.sqrt, lambda x: x * x)),
-    ("degrees or radians?", False, (math.radians, math.degrees)),
-    ("turns or radians?", False, (lambda x: x / math.tau, lambda x: x * math.tau)),
-)  # fmt: skip
-_NARROW = 0.1  # tolerance as a share of the answer
+# A sentence, and what would make the wrong number right; in the order of asking.
+_MISTAKES: Mapping[str, tuple[Callable[[Any], Any], ...]] = {
+    "look at the sign.": (np.negative,),
+    "a factor of 1000 is off{at_unit}.": (lambda x: x / 1000, lambda x: x * 1000),
+    "a factor of 100 is off: a share or a percentage?": (lambda x: x / 100, lambda x: x * 100),
+    "a factor of 10 is off{at_unit}.": (lambda x: x / 10, lambda x: x * 10),
+    "a factor of 2 is off.": (lambda x: x / 2, lambda x: x * 2),
+    "which quantity is divided by which?": (np.reciprocal,),
+    "a variance or a standard deviation?": (np.sqrt, np.square),
+    "degrees or radians?": (np.radians, np.degrees),
+    "turns or radians?": (lambda x: x / (2 * np.pi), lambda x: x * (2 * np.pi)),
+}
+# These are met by chance where the tolerance is wide, more than this share of the answer.
+_NARROW = 0.1
+_NARROW_ONLY = (
+    "a factor of 2 is off.",
+    "which quantity is divided by which?",
+    "a variance or a standard deviation?",
+)
 
 
 @dataclass(frozen=True, repr=False)
-class Verdict:
-    """What `check` found: true when the answer is right, and shown as its message."""
+class Feedback:
+    """What `check` says of an answer: true when it is right, and shown as its message."""
 
     right: bool
     message: str
@@ -58,8 +61,8 @@ class Verdict:
         return self.message
 
 
-def check(name: str, answer: Any) -> Verdict:
-    """Say whether `answer` is right, or what kind of slip may have been made.
+def check(name: str, answer: Any) -> Feedback:
+    """Say whether `answer` is right, or which mistake may have been made.
 
     Parameters
     ----------
@@ -72,7 +75,7 @@ def check(name: str, answer: Any) -> Verdict:
 
     Returns
     -------
-    Verdict
+    Feedback
         True or false, and a sentence.  Nothing is raised.
 
     Examples
@@ -84,35 +87,35 @@ def check(name: str, answer: Any) -> Verdict:
     >>> check("ex-alps-nul", 1)
     There is no exercise 'ex-alps-nul'. Do you mean 'ex-alps-null'?
     """
-    entry = _answers().get(str(name))
+    entries = answers()
+    entry = entries.get(str(name))
     if entry is None:
-        close = difflib.get_close_matches(str(name), list(_answers()), n=1)
-        return Verdict(
-            False,
-            f"There is no exercise {name!r}." + (f" Do you mean {close[0]!r}?" if close else ""),
-        )
+        close = difflib.get_close_matches(str(name), list(entries), n=1)
+        question = f" Do you mean {close[0]!r}?" if close else ""
+        return Feedback(False, f"There is no exercise {name!r}.{question}")
     if answer is None or answer is ...:
-        return Verdict(False, "No answer yet: put yours in the place of the three dots.")
-    return (_choice if "options" in entry else _number)(entry, answer)
+        return Feedback(False, "No answer yet: put yours in the place of the three dots.")
+    return (_check_choice if "options" in entry else _check_numbers)(entry, answer)
 
 
 @functools.cache
-def _answers() -> dict[str, dict[str, Any]]:
+def answers() -> dict[str, dict[str, Any]]:
+    """Read the answers of all chapters, by the label of their exercise."""
     folder = resources.files("pvsbook_book").joinpath("answers")
-    known: dict[str, dict[str, Any]] = {}
+    entries: dict[str, dict[str, Any]] = {}
     for file in sorted(folder.iterdir(), key=lambda f: f.name):
         if file.name.endswith(".yml"):
-            known |= yaml.safe_load(file.read_text(encoding="utf-8"))
-    return known
+            entries |= yaml.safe_load(file.read_text(encoding="utf-8"))
+    return entries
 
 
 def _words(text: object) -> str:
     return " ".join(str(text).casefold().split()).strip(".")
 
 
-def _option(given: object, options: Mapping[str, str]) -> str | None:
+def _find_option(answer: object, options: Iterable[str]) -> str | None:
     """Find the option that is meant: its words, or some that no other option has."""
-    words = _words(given)
+    words = _words(answer)
     if words in options:
         return words
     if len(words) < 3:
@@ -122,87 +125,80 @@ def _option(given: object, options: Mapping[str, str]) -> str | None:
     return matches[0] if len(matches) == 1 else None
 
 
-def _choice(entry: Mapping[str, Any], answer: Any) -> Verdict:
+def _check_choice(entry: Mapping[str, Any], answer: Any) -> Feedback:
     options = {_words(option): str(option) for option in entry["options"]}
-    right = {_words(one) for one in np.atleast_1d(np.asarray(entry["answer"], object))}
+    right = {_words(option) for option in np.atleast_1d(np.asarray(entry["answer"], object))}
     is_list = isinstance(answer, Iterable) and not isinstance(answer, str | bytes | Mapping)
-    given = list(answer) if is_list else [answer]
-    if not given:
-        return Verdict(False, "Not yet: the list is empty.")
     chosen = []
-    for one in given:
-        option = _option(one, options)
+    for item in answer if is_list else [answer]:
+        option = _find_option(item, options)
         if option is None:
             offered = ", ".join(repr(o) for o in options.values())
-            return Verdict(False, f"{one!r} is not one of the answers offered: {offered}.")
+            return Feedback(False, f"{item!r} is not one of the answers offered: {offered}.")
         chosen.append(option)
+    if not chosen:
+        return Feedback(False, "Not yet: the list is empty.")
     if set(chosen) == right:
-        return Verdict(True, "Right.")
+        return Feedback(True, "Right.")
     if set(chosen) < right:
-        return Verdict(False, "What you named is right, and something is missing.")
+        return Feedback(False, "What you named is right, and something is missing.")
     wrong = next(option for option in chosen if option not in right)
     why = {_words(option): text for option, text in entry.get("why", {}).items()}
-    return Verdict(
-        False, f"Not {options[wrong]!r}: {why.get(wrong, 'think again, or open the hint.')}"
-    )
+    hint = why.get(wrong, "think again, or open the hint.")
+    return Feedback(False, f"Not {options[wrong]!r}: {hint}")
 
 
-def _number(entry: Mapping[str, Any], answer: Any) -> Verdict:
-    target = np.asarray(entry["answer"], float)
-    shape = target.shape
-    wanted = "a number" if not shape else f"{' x '.join(map(str, shape))} numbers"
-    verb = "is" if not shape else "are"
-    unit = f" {entry['unit']}" if entry.get("unit") else ""
+def _check_numbers(entry: Mapping[str, Any], answer: Any) -> Feedback:
+    right = np.asarray(entry["answer"], float)
+    asked = f"{right.size} numbers are asked for" if right.ndim else "a number is asked for"
     try:
         if np.asarray(answer).dtype.kind not in "iufUO" or isinstance(answer, bool | bytes | dict):
             raise TypeError
         values = np.asarray(answer, float)
     except (TypeError, ValueError, OverflowError):
         kind = type(answer).__name__
-        return Verdict(False, f"Not yet: {wanted} {verb} asked for, and this is of type {kind}.")
-    if values.shape != shape:
-        got = f"a list of {' x '.join(map(str, values.shape))}" if values.shape else "one number"
-        return Verdict(False, f"Not yet: {wanted} {verb} asked for, and this is {got}.")
+        return Feedback(False, f"Not yet: {asked}, and this is of type {kind}.")
+    if values.shape != right.shape:
+        shape = " x ".join(map(str, values.shape))
+        kind = f"a list of {shape}" if shape else "one number"
+        return Feedback(False, f"Not yet: {asked}, and this is {kind}.")
     if not np.isfinite(values).all():
-        return Verdict(False, "Not yet: there is a value that is not finite.")
-    tolerance = float(entry.get("tolerance", 0))
-    hits = _hits(values, target, tolerance)
-    if hits.all():
-        return Verdict(
-            True, f"Right ({f'within {tolerance:g}{unit}' if tolerance else 'exactly'})."
-        )
-    for wrong, words in entry.get("slips", {}).items():
-        if not shape and _hits(values, float(wrong), max(tolerance, abs(wrong) * 0.005)):
-            return Verdict(False, f"Not yet: {words}")
-    if tolerance and _hits(values, target, 2 * tolerance).all():
-        return Verdict(False, f"Not yet: close, but not within {tolerance:g}{unit}.")
-    if values.size > 1 and _hits(values.ravel()[::-1].reshape(shape), target, tolerance).all():
-        return Verdict(False, "Not yet: look at the order of the numbers.")
-    wide = tolerance > _NARROW * np.abs(target).min()
-    at_unit = f": look at the unit,{unit}" if unit else ""
-    for words, needs_narrow, mends in _SLIPS:
-        if needs_narrow and wide:
-            continue
-        for mend in mends:
-            mended = [_tried(mend, value) for value in values.ravel()]
-            if _hits(np.reshape(mended, shape), target, tolerance).all():
-                sentence = words.format(unit=at_unit)
-                return Verdict(False, f"Not yet: {sentence}{'' if sentence[-1] == '?' else '.'}")
-    if hits.any():
-        places = ", ".join(str(k + 1) for k in np.flatnonzero(hits.ravel()))
-        return Verdict(False, f"Not yet: of {values.size} numbers, right are number {places}.")
-    within = f"within {tolerance:g}{unit}" if tolerance else "exactly"
-    return Verdict(False, f"Not yet: the answer is wanted {within}. There is a hint.")
+        return Feedback(False, "Not yet: there is a value that is not finite.")
+    if _near(values, right, entry.get("tolerance", 0)).all():
+        return Feedback(True, f"Right ({_precision(entry)}).")
+    return Feedback(False, f"Not yet: {_name_mistake(entry, values, right)}")
 
 
-def _hits(values: Any, target: Any, tolerance: float) -> Any:
+def _name_mistake(entry: Mapping[str, Any], values: Any, right: Any) -> str:
+    tolerance = entry.get("tolerance", 0)
+    for wrong, sentence in entry.get("mistakes", {}).items():
+        if not right.ndim and _near(values, wrong, max(tolerance, abs(wrong) * 0.005)):
+            return sentence
+    if tolerance and _near(values, right, 2 * tolerance).all():
+        return f"close, but not {_precision(entry)}."
+    if right.size > 1 and _near(values[::-1], right, tolerance).all():
+        return "look at the order of the numbers."
+    is_wide = tolerance > _NARROW * np.abs(right).min()
+    at_unit = f": look at the unit, {entry['unit']}" if entry.get("unit") else ""
+    for sentence, mends in _MISTAKES.items():
+        for mend in () if is_wide and sentence in _NARROW_ONLY else mends:
+            with np.errstate(all="ignore"):
+                mended = mend(values)
+            if _near(mended, right, tolerance).all():
+                return sentence.format(at_unit=at_unit)
+    hits = np.flatnonzero(_near(values, right, tolerance))
+    if hits.size:
+        places = ", ".join(str(k + 1) for k in hits)
+        return f"of {right.size} numbers, right are number {places}."
+    return f"the answer is wanted {_precision(entry)}. There is a hint."
+
+
+def _precision(entry: Mapping[str, Any]) -> str:
+    tolerance, unit = entry.get("tolerance", 0), entry.get("unit")
+    return (f"within {tolerance:g}" + (f" {unit}" if unit else "")) if tolerance else "exactly"
+
+
+def _near(values: Any, right: Any, tolerance: float) -> Any:
     """Tell which values lie within the tolerance, give or take the last digit of a float."""
     with np.errstate(invalid="ignore"):
-        return np.abs(values - target) <= tolerance + 1e-9 * np.maximum(np.abs(target), 1)
-
-
-def _tried(mend: Callable[[float], float], value: float) -> float:
-    try:
-        return mend(float(value))
-    except (ValueError, ZeroDivisionError, OverflowError):
-        return math.nan
+        return np.abs(values - right) <= tolerance + 1e-9 * np.maximum(np.abs(right), 1)

@@ -1,73 +1,40 @@
-"""An executed notebook as one HTML page: the book's Markdown, code and outputs, no scripts."""
+"""An executed notebook as one HTML page, written by the parser that builds the book (myst-nb)."""
 
 from __future__ import annotations
 
-import ast
-import functools
-import json
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import tempfile
+from html import escape
+from typing import Any
 
-from jinja2 import Environment
+import nbformat
+from docutils import nodes
+from docutils.core import publish_parts
+from docutils.parsers.rst import Directive
+from docutils.writers import html5_polyglot
+from myst_nb.docutils_ import Parser, get_nb_roles_directives
 
-from pvsbook._version import __version__
-
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
+from pvsbook import report
 
 __all__ = ["render"]
 
-_PAGE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-    """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-:root { color-scheme: light dark; }
-body { font: 16px/1.55 system-ui, sans-serif; }
-main { margin: 2rem auto; max-width: 50rem; padding: 0 1rem; }
-img { background: #fff; height: auto; max-width: 100%; }
-figure { margin: 1.5rem 0; }
-iframe { border: 0; max-width: 100%; }
-pre { overflow-x: auto; padding: .5rem .75rem; }
-pre.code { background: #8882; }
-aside { border-left: .3rem solid #E69F00; margin: 1rem 0; padding: .1rem 1rem; }
-table { border-collapse: collapse; }
-th, td { border-bottom: 1px solid #8888; padding: .2rem .7rem; text-align: right; }
-.wide { overflow-x: auto; }
-</style>
-</head>
-<body>
-<main>
-{% for cell in cells %}
-{% if cell.text is not none %}
-{{ cell.text | safe }}
-{% else %}
-<pre class="code" tabindex="0"><code>{{ cell.code }}</code></pre>
-{% for output in cell.outputs %}
-{% if output.kind == "png" %}
-<figure><img src="data:image/png;base64,{{ output.content | trim }}" alt="{{ cell.alt }}">
-<figcaption>{{ cell.caption }}</figcaption></figure>
-{% elif output.kind == "html" %}
-<div class="wide" tabindex="0" role="region" aria-label="Output">{{ output.content | safe }}</div>
-{% else %}
-<pre tabindex="0">{{ output.content }}</pre>
-{% endif %}
-{% endfor %}
-{% endif %}
-{% endfor %}
-<p>Made by pvsbook {{ version }}. For teaching and research; not a medical device.</p>
-</main>
-</body>
-</html>
-"""
-)
+_SETTINGS = {
+    "nb_builder_name": "html",
+    "nb_execution_mode": "off",
+    "nb_output_stderr": "remove",
+    "myst_enable_extensions": ["colon_fence", "deflist", "dollarmath"],
+    "math_output": "MathML",  # needs no script
+    "image_loading": "embed",
+    "embed_stylesheet": False,
+    "stylesheet_path": [],
+    "myst_highlight_code_blocks": False,
+    "warning_stream": False,  # a warning stands on the page
+}
+
+_BOXES = ("dropdown", "exercise-start", "exercise-end", "solution-start", "solution-end")
 
 
-def render(notebook: NotebookNode, title: str) -> str:
+def render(notebook: nbformat.NotebookNode, title: str) -> str:
     """Render an executed notebook as one HTML page.
 
     Parameters
@@ -75,131 +42,119 @@ def render(notebook: NotebookNode, title: str) -> str:
     notebook
         As read by nbformat, with its outputs.
     title
-        What was measured, for the heading.
+        What was measured, for the title of the page.
 
     Returns
     -------
     str
         A page with its pictures inside, without scripts of its own or outside requests.
     """
-    glued = _glued(notebook)
-    markdown = _markdown(json.dumps(glued, sort_keys=True))
-    cells = [
-        {
-            "text": markdown.render(cell.source) if cell.cell_type == "markdown" else None,
-            "code": cell.source,
-            "outputs": [o for o in map(_output, cell.get("outputs", ())) if o],
-            **_words(cell),
-        }
-        for cell in notebook.cells
-        if "injected-parameters" not in cell.metadata.get("tags", ()) or cell.source.strip()
-    ]
-    heading = re.search(r"^# (.+)$", notebook.cells[0].source, re.M)
-    return _PAGE.render(
-        title=f"{heading[1] if heading else 'Notebook'} ({title})",
-        cells=cells,
-        version=__version__,
-    )
+    page = _without_lost_values(notebook)
+    sphinx_only = get_nb_roles_directives()  # known to docutils while myst-nb parses
+    sphinx_only.roles |= dict.fromkeys(("term", "ref", "numref", "doc"), _reference)
+    sphinx_only.roles |= dict.fromkeys(("cite:p", "cite:t"), _citation)
+    sphinx_only.directives |= dict.fromkeys(_BOXES, _Box)
+    writer = html5_polyglot.Writer()
+    writer.translator_class = _Translator
+    with tempfile.TemporaryDirectory() as folder:  # for pictures, until they are embedded
+        parts = publish_parts(
+            nbformat.writes(page),
+            parser=Parser(),
+            writer=writer,
+            settings_overrides=_SETTINGS | {"nb_output_folder": folder},
+        )
+    return report.render("notebook.html", title, heading=parts["title"], body=parts["fragment"])
 
 
-def _words(cell: NotebookNode) -> dict[str, str]:
-    meta = cell.metadata.get("mystnb", {})
-    return {
-        "alt": meta.get("image", {}).get("alt", "a figure."),
-        "caption": meta.get("figure", {}).get("caption", ""),
+def _without_lost_values(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Write n/a for a number of the text whose cell is not among those that ran."""
+    page = nbformat.from_dict(notebook)
+    values = {
+        output.get("metadata", {}).get("scrapbook", {}).get("name")
+        for cell in page.cells
+        for output in cell.get("outputs", ())
     }
-
-
-def _glued(notebook: NotebookNode) -> dict[str, Any]:
-    """Collect the values that cells gave to the text."""
-    found = {}
-    for cell in notebook.cells:
-        for output in cell.get("outputs", ()):
-            name = output.get("metadata", {}).get("scrapbook", {}).get("name")
-            if name:
-                text = next(iter(output.data.values()))
-                try:
-                    found[name] = ast.literal_eval(text)
-                except (ValueError, SyntaxError):
-                    found[name] = text
-    return found
-
-
-def _output(output: Mapping[str, Any]) -> dict[str, str] | None:
-    if "scrapbook" in output.get("metadata", {}):
-        return None
-    if output["output_type"] == "stream":
-        return {"kind": "text", "content": output["text"]} if output["name"] == "stdout" else None
-    data = output.get("data", {})
-    for mime, kind in (("image/png", "png"), ("text/html", "html"), ("text/plain", "text")):
-        if mime in data:
-            return {"kind": kind, "content": data[mime]}
-    return None
-
-
-def _surname_year(key: re.Match[str]) -> str:
-    """Write a citation's key as the bibliography labels it: Taoka 2022."""
-    return f"{key[1].capitalize()} {key[2]}"
-
-
-@functools.lru_cache(maxsize=4)
-def _markdown(glued: str) -> Any:
-    """Make a renderer of the book's MyST Markdown: roles, directives, formulas."""
-    from html import escape
-
-    from latex2mathml.converter import convert
-    from markdown_it import MarkdownIt
-    from mdit_py_plugins.dollarmath import dollarmath_plugin
-    from mdit_py_plugins.myst_blocks import myst_block_plugin
-    from mdit_py_plugins.myst_role import myst_role_plugin
-
-    values = json.loads(glued)
-
-    def formula(text: str, options: dict[str, Any]) -> str:
-        return convert(text, display="block" if options["display_mode"] else "inline")
-
-    def role(self: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
-        name, text = tokens[index].meta["name"], tokens[index].content
-        if name == "glue:text":
-            key, _, form = text.partition(":")
-            value = values.get(key)
-            return "n/a" if value is None else escape(format(value, form))
-        if name.startswith("cite"):
-            sources = [
-                re.sub(r"^([a-z]+)(\d{4}).*", _surname_year, k.strip()) for k in text.split(",")
-            ]
-            return escape(f"({'; '.join(sources)})" if name == "cite:p" else ", ".join(sources))
-        if name in ("ref", "numref") and "<" not in text:
-            what = "the figure" if text.startswith("fig-") else "the page of the book on"
-            return escape(
-                f"{what} {text.removeprefix('fig-').removeprefix('nb-').replace('-', ' ')}"
+    for cell in page.cells:
+        tags = set(cell.metadata.get("tags", ()))
+        cell.metadata["tags"] = sorted(tags - {"remove-cell"})  # what ran is shown
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(
+                r"\{glue:text\}`([\w-]+)[^`]*`",
+                lambda role: role[0] if role[1] in values else "n/a",
+                cell.source,
             )
-        return escape(text.split("<")[0].strip())
+    return page
 
-    def fence(self: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
-        info, content = tokens[index].info.strip(), tokens[index].content
-        match = re.match(r"\{([\w-]+)\}\s*(.*)", info)
-        if not match:
-            return f"<pre><code>{escape(content)}</code></pre>\n"
-        kind, heading = match[1], escape(match[2])
-        body = engine.render(re.sub(r"\A(:[\w-]+:.*\n)+", "", content))
-        if kind.endswith("-end"):
-            return ""
-        if kind.endswith("-start"):
-            word = kind.removesuffix("-start").capitalize()
-            known = "" if word == "Solution" else f": {heading}"  # a solution names a label
-            return f"<h3>{word}{known}</h3>\n{body}"
-        if kind == "dropdown":
-            return f"<details><summary>{heading}</summary>{body}</details>\n"
-        return f"<aside><p><strong>{heading}</strong></p>{body}</aside>\n"
 
-    engine = MarkdownIt("commonmark", {"html": False}).enable("table")
-    engine.use(dollarmath_plugin, renderer=formula).use(myst_role_plugin).use(myst_block_plugin)
-    for rule, draw in (
-        ("myst_role", role),
-        ("fence", fence),
-        ("myst_target", lambda *_: ""),
-        ("myst_line_comment", lambda *_: ""),
-    ):
-        engine.add_render_rule(rule, draw)
-    return engine
+def _reference(name: str, rawtext: str, text: str, *_: Any, **__: Any) -> tuple[list, list]:
+    """Write what a link of the book leads to, in words: the other pages are not here."""
+    label = text.split("<")[0].strip()
+    if name in ("ref", "numref") and "<" not in text:
+        kind = "the figure" if label.startswith("fig-") else "the page of the book on"
+        label = f"{kind} {re.sub('^(fig|nb)-', '', label).replace('-', ' ')}"
+    return [nodes.Text(label)], []
+
+
+def _citation(name: str, rawtext: str, text: str, *_: Any, **__: Any) -> tuple[list, list]:
+    """Write the key of a citation as the bibliography labels it: Taoka 2022."""
+    sources = [
+        re.sub(r"^([a-z]+)(\d{4}).*", lambda key: f"{key[1].capitalize()} {key[2]}", one.strip())
+        for one in text.split(",")
+    ]
+    label = f"({'; '.join(sources)})" if name == "cite:p" else ", ".join(sources)
+    return [nodes.Text(label)], []
+
+
+class _Box(Directive):
+    """A directive that only Sphinx knows: a dropdown, an exercise or its solution."""
+
+    has_content = True
+    optional_arguments = 1
+    final_argument_whitespace = True
+    option_spec = {"label": str, "class": str}  # noqa: RUF012
+
+    def run(self) -> list[nodes.Node]:
+        words, problems = self.state.inline_text(" ".join(self.arguments), self.lineno)
+        content = nodes.Element()
+        self.state.nested_parse(self.content, self.content_offset, content)
+        parts = [*problems, *content.children]
+        if self.name == "dropdown":
+            return [_html("<details><summary>"), *words, _html("</summary>"), *parts,
+                    _html("</details>")]  # fmt: skip
+        if self.name == "exercise-start":
+            colon = ": " if words else ""
+            return [_html(f"<h3>Exercise{colon}"), *words, _html("</h3>"), *parts]
+        if self.name == "solution-start":  # its argument is a label
+            return [_html("<h3>Solution</h3>"), *parts]
+        return []
+
+
+def _html(text: str) -> nodes.raw:
+    return nodes.raw("", text, format="html")
+
+
+class _Translator(html5_polyglot.HTMLTranslator):
+    """Wide parts of a page can be scrolled by keyboard, and imports are folded as in the book."""
+
+    def starttag(self, node: Any, tagname: str, *rest: Any, **attributes: Any) -> str:
+        if tagname == "pre":
+            attributes["tabindex"] = "0"
+        return super().starttag(node, tagname, *rest, **attributes)
+
+    def visit_raw(self, node: nodes.raw) -> None:
+        if "cell_output" in node.parent["classes"]:
+            table = node.astext().replace("<th></th>", "<td></td>")  # an empty corner is no header
+            self.body.append(f'<div class="wide" tabindex="0">{table}</div>\n')
+            raise nodes.SkipNode
+        super().visit_raw(node)
+
+    def visit_container(self, node: nodes.container) -> None:
+        super().visit_container(node)
+        if node.get("nb_element") == "cell_code_source" and "hide_mode" in node.parent:
+            summary = node.parent["prompt_show"].replace("{type}", "source")
+            self.body.append(f"<details><summary>{escape(summary)}</summary>")
+
+    def depart_container(self, node: nodes.container) -> None:
+        if node.get("nb_element") == "cell_code_source" and "hide_mode" in node.parent:
+            self.body.append("</details>")
+        super().depart_container(node)

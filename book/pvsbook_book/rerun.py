@@ -23,22 +23,21 @@ from typing import TYPE_CHECKING, Any
 
 from pvsbook import images, manifest, scans
 from pvsbook._errors import InputError
-from pvsbook_book import notebook_page
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-__all__ = ["Rerun", "find_notebook", "parameters", "rerun", "takes_scan"]
+__all__ = [
+    "Rerun",
+    "find_notebook",
+    "missing_packages",
+    "parameters",
+    "rerun",
+    "takes_scan",
+    "without_phantom",
+]
 
-NEEDS = (
-    "ipykernel",
-    "papermill",
-    "nbformat",
-    "markdown_it",
-    "mdit_py_plugins",
-    "latex2mathml",
-    "myst_nb",
-)
+NEEDS = ("docutils", "ipykernel", "myst_nb", "nbformat", "papermill")
 TEACHING = ("Quiz", "Exercises")  # sections of the book that a rerun leaves out
 
 
@@ -59,6 +58,11 @@ class Rerun:
     notebook: Path
     page: Path
     outputs: Path | None
+
+
+def missing_packages() -> list[str]:
+    """List the packages that a rerun needs and that are not installed."""
+    return [name for name in NEEDS if importlib.util.find_spec(name) is None]
 
 
 def find_notebook(name: str) -> Path:
@@ -85,30 +89,26 @@ def find_notebook(name: str) -> Path:
     """
     if name.endswith(".ipynb") and Path(name).is_file():
         return Path(name).resolve()
-    folder = _folder()
-    known = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
-    wanted = name.removesuffix(".ipynb")
-    for path in known:
-        if wanted in {path.stem, path.stem.split("_")[0]}:
+    for top in (*Path(__file__).resolve().parents, Path.cwd(), *Path.cwd().parents):
+        if chapters := sorted((top / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+            break
+    else:
+        raise InputError(
+            f"no notebooks folder above {Path(__file__).parent} or {Path.cwd()}; "
+            "run this in a copy of the repository, or give the path of a notebook"
+        )
+    stem = name.removesuffix(".ipynb")
+    for path in chapters:
+        if stem in {path.stem, path.stem.split("_")[0]}:
             return path
     raise InputError(
-        f"no notebook {name!r} in {folder}; choose from: {', '.join(p.stem for p in known)}"
-    )
-
-
-def _folder() -> Path:
-    for start in (Path(__file__).resolve(), Path.cwd() / "here"):
-        for parent in start.parents:
-            if any((parent / "notebooks").glob("[0-9][0-9]_*.ipynb")):
-                return parent / "notebooks"
-    raise InputError(
-        f"no notebooks folder above {Path(__file__).parent} or {Path.cwd()}; "
-        "run this in a copy of the repository, or give the path of a notebook"
+        f"no notebook {name!r} in {top / 'notebooks'}; "
+        f"choose from: {', '.join(p.stem for p in chapters)}"
     )
 
 
 def takes_scan(notebook: NotebookNode) -> str | None:
-    """Say which method's scans a notebook takes, or None.
+    """Say which method's scans a notebook takes, or None: ``pvsbook.method`` of its metadata.
 
     Parameters
     ----------
@@ -119,17 +119,11 @@ def takes_scan(notebook: NotebookNode) -> str | None:
     -------
     "pvs", "alps", "qsm" or None
     """
-    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "code")
-    loaders = {
-        "scans.anatomy(": "pvs",
-        "scans.diffusion(": "alps",
-        "scans.gradient_echo(": "qsm",
-    }
-    return next((method for call, method in loaders.items() if call in text), None)
+    return notebook.metadata.get("pvsbook", {}).get("method")
 
 
-def parameters(path: images.PathLike) -> dict[str, Any]:
-    """Read the parameters of a notebook and their defaults.
+def parameters(path: images.PathLike) -> list[str]:
+    """List the parameters of a notebook, which a rerun can change.
 
     Parameters
     ----------
@@ -138,8 +132,7 @@ def parameters(path: images.PathLike) -> dict[str, Any]:
 
     Returns
     -------
-    dict
-        Values that are not plain literals are left out.
+    list of str
 
     Raises
     ------
@@ -148,24 +141,15 @@ def parameters(path: images.PathLike) -> dict[str, Any]:
 
     Examples
     --------
-    >>> parameters(find_notebook("20"))["SEED"]
-    20
+    >>> "SEED" in parameters(find_notebook("20"))
+    True
     """
     for cell in _read(Path(path)).cells:
         if "parameters" in cell.metadata.get("tags", ()):
-            found: dict[str, Any] = {}
-            for node in ast.parse(cell.source).body:
-                if not isinstance(node, ast.Assign):
-                    continue
-                with contextlib.suppress(ValueError):  # no plain literal
-                    value = ast.literal_eval(node.value)
-                    for target in node.targets:
-                        if isinstance(target, ast.Tuple):  # N_A, N_B = 3, 5
-                            names = [t.id for t in target.elts if isinstance(t, ast.Name)]
-                            found |= dict(zip(names, value, strict=True))
-                        elif isinstance(target, ast.Name):
-                            found[target.id] = value
-            return found
+            names = (
+                node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Name)
+            )
+            return [name.id for name in names if isinstance(name.ctx, ast.Store)]
     raise InputError(f"{path}: no cell is tagged 'parameters'; this notebook cannot be rerun")
 
 
@@ -213,7 +197,7 @@ def rerun(
         An unknown notebook, parameter or scan, files out of reach, or a cell that fails.  What
         ran up to there is kept as ``NAME.failed.ipynb``.
     """
-    if missing := [name for name in NEEDS if importlib.util.find_spec(name) is None]:
+    if missing := missing_packages():
         raise InputError(
             f"rerun needs {', '.join(missing)}; install the book's packages: "
             "pip install 'pvsbook[book]', or run make setup"
@@ -221,16 +205,18 @@ def rerun(
     import nbformat
     import papermill
 
+    from pvsbook_book import notebook_page
+
     logging.getLogger("papermill").setLevel(logging.ERROR)
     source = find_notebook(notebook)
     content, folder = _read(source), Path(os.fspath(out)).absolute()
-    given = _given(source, changes)
+    values = _changed_values(source, changes)
     title = "simulated"
     if dataset is not None:
         scan = _find_scan(source, content, dataset, subject, session)
-        given |= _scan_parameters(dataset, scan, folder)
+        values |= _scan_parameters(dataset, scan, folder)
         title = " ".join([dataset, *(x for x in (scan.subject, scan.session) if x)])
-        content = _without_phantom(content, title, scan.beware)
+        content = without_phantom(content, title, scan.beware)
     elif subject or session:
         raise InputError("--subject and --session need --dataset")
     else:
@@ -238,7 +224,7 @@ def rerun(
             c for c in content.cells if "remove-cell" not in c.metadata.get("tags", ())
         ]
     stem = source.stem + ("" if dataset is None else re.sub(r"\W+", "_", f" {title}"))
-    target = folder / f"{stem}.ipynb"
+    target, failed = folder / f"{stem}.ipynb", folder / f"{stem}.failed.ipynb"
     prepared, running = folder / f".{stem}.in.ipynb", folder / f".{stem}.part.ipynb"
     images.write_bytes(nbformat.writes(content).encode(), prepared)
     try:
@@ -246,7 +232,7 @@ def rerun(
             papermill.execute_notebook(
                 str(prepared),
                 str(running),
-                parameters=given,
+                parameters=values,
                 kernel_name=kernel,
                 language="python",
                 cwd=str(folder),
@@ -255,26 +241,20 @@ def rerun(
                 extra_arguments=["--log-level=ERROR"],
             )
     except papermill.PapermillExecutionError as error:
-        kept = running.replace(folder / f"{stem}.failed.ipynb")
+        running.replace(failed)
         raise InputError(
             f"{source.name}, cell {error.exec_count}: {error.ename}: {error.evalue}\n"
-            f"What ran up to there is in {kept}"
+            f"What ran up to there is in {failed}"
         ) from None
     finally:
         prepared.unlink(missing_ok=True)
     done = _read(running)
-    done.metadata["kernelspec"] = {
-        "display_name": "Python 3",
-        "language": "python",
-        "name": "python3",
-    }
+    done.metadata["kernelspec"] = {"display_name": "Python 3", "name": "python3"}
     images.write_bytes(nbformat.writes(done).encode(), running)
-    page = images.write_bytes(
-        notebook_page.render(done, title).encode(),
-        target.with_suffix(".html"),
-    )
+    page = target.with_suffix(".html")
+    images.write_bytes(notebook_page.render(done, title).encode(), page)
     running.replace(target)
-    (folder / f"{stem}.failed.ipynb").unlink(missing_ok=True)  # of an earlier try
+    failed.unlink(missing_ok=True)  # of an earlier try
     outputs = folder / "derivatives"
     return Rerun(target, page, outputs if outputs.is_dir() else None)
 
@@ -297,9 +277,9 @@ def _own_kernel() -> Iterator[str]:
                 os.environ["JUPYTER_PATH"] = before
 
 
-def _given(source: Path, changes: Sequence[str]) -> dict[str, Any]:
+def _changed_values(source: Path, changes: Sequence[str]) -> dict[str, Any]:
     known = parameters(source)
-    given = {}
+    values: dict[str, Any] = {}
     for change in changes:
         name, sign, text = change.partition("=")
         if not sign or name not in known:
@@ -308,22 +288,22 @@ def _given(source: Path, changes: Sequence[str]) -> dict[str, Any]:
                 + ", ".join(known)
             )
         try:
-            given[name] = ast.literal_eval(text)
+            values[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
-            given[name] = text
-    return given
+            values[name] = text
+    return values
 
 
 def _find_scan(
     source: Path, content: NotebookNode, dataset: str, subject: str | None, session: str | None
 ) -> manifest.Scan:
-    """Bring the scan before anything runs."""
+    """Make sure that the files of the scan are here, before anything runs."""
     method = takes_scan(content)
     if method is None:
-        takers = {p.stem: takes_scan(_read(p)) for p in sorted(source.parent.glob("*.ipynb"))}
+        methods = {p.stem: takes_scan(_read(p)) for p in sorted(source.parent.glob("*.ipynb"))}
         raise InputError(
             f"{source.stem} teaches on simulated data and takes no scan; these do: "
-            + ", ".join(f"{name} ({method})" for name, method in takers.items() if method)
+            + ", ".join(f"{name} ({method})" for name, method in methods.items() if method)
         )
     return scans.locate(dataset, method, subject=subject, session=session).entry
 
@@ -339,21 +319,36 @@ def _scan_parameters(dataset: str, scan: manifest.Scan, folder: Path) -> dict[st
     }
 
 
-def _without_phantom(notebook: NotebookNode, title: str, beware: str | None) -> NotebookNode:
-    """Keep what is true of a scan: no cell, sentence or caption that needs the phantom."""
+def without_phantom(notebook: NotebookNode, title: str, beware: str | None) -> NotebookNode:
+    """Make a notebook true of a scan: without what needs the phantom, and under another title.
+
+    Parameters
+    ----------
+    notebook
+        As read by nbformat; it is changed.
+    title
+        Names the scan, in place of "simulated" in headings.
+    beware
+        What the manifest warns of in this scan.
+
+    Returns
+    -------
+    NotebookNode
+    """
     from nbformat.v4 import new_markdown_cell
 
-    kept: list[NotebookNode] = []
-    left_out = 0
+    cells: list[NotebookNode] = []
+    n_left_out = 0
     section = ""
     for cell in notebook.cells[1:]:
-        if cell.cell_type == "markdown" and (found := re.match(r"## (.+)", cell.source)):
-            section = found[1]
+        is_text = cell.cell_type == "markdown"
+        if is_text and (heading := re.match(r"## (.+)", cell.source)):
+            section = heading[1]
         of_phantom = "phantom" in cell.metadata.get("tags", ())
         if of_phantom or section in TEACHING:
-            left_out += of_phantom and cell.cell_type == "code"
+            n_left_out += of_phantom and not is_text
             continue
-        if cell.cell_type == "markdown":
+        if is_text:
             cell.source = re.sub(
                 r"^(#+ .*)\(simulated\)", rf"\1({title})", cell.source, flags=re.M
             )
@@ -361,13 +356,13 @@ def _without_phantom(notebook: NotebookNode, title: str, beware: str | None) -> 
             shown = cell.metadata["mystnb"]
             shown["figure"]["caption"] = words["caption"]
             shown["image"]["alt"] = words["alt"]
-        kept.append(cell)
+        cells.append(cell)
     first = notebook.cells[0]
     first.source = "\n".join(re.findall(r"^(?:\(nb-[\w-]+\)=|# .*)$", first.source, flags=re.M))
     words = (
         f"**This is a rerun on {title}**, a scan without a known truth: every number below is "
-        f"this scan's. {left_out} cells of the page that need a known truth, the quiz and the "
+        f"this scan's. {n_left_out} cells of the page that need a known truth, the quiz and the "
         "exercises are left out; the page in the book has them."
     ) + (f"\n\n**Beware:** {beware}" if beware else "")
-    notebook.cells = [first, new_markdown_cell(words), *kept]
+    notebook.cells = [first, new_markdown_cell(words), *cells]
     return notebook

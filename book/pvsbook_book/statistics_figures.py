@@ -11,6 +11,8 @@ from pvsbook.figures.style import COLORS
 
 __all__ = ["draw_forest", "draw_repeats", "draw_specifications"]
 
+N_DRAWN = 60  # of repeated studies; more cannot be told apart
+
 
 def draw_forest(
     table: pd.DataFrame,
@@ -37,11 +39,11 @@ def draw_forest(
     log : bool
         Logarithmic axis, for ratios.
     """
-    at = np.arange(len(table))[::-1]
+    rows = np.arange(len(table))[::-1]
     left = (table["estimate"] - table["low"]).to_numpy()
     right = (table["high"] - table["estimate"]).to_numpy()
     ax.errorbar(
-        table["estimate"], at, xerr=[left, right], fmt="o", color=COLORS["estimate"], capsize=3
+        table["estimate"], rows, xerr=[left, right], fmt="o", color=COLORS["estimate"], capsize=3
     )
     ax.axvline(null, color=COLORS["reference"], linewidth=0.8)
     if truth is not None:
@@ -49,7 +51,7 @@ def draw_forest(
         ax.legend(fontsize="small")
     if log:
         _ratio_axis(ax)
-    ax.set_yticks(at, list(table[label]))
+    ax.set_yticks(rows, list(table[label]))
     ax.set_ylim(-0.6, len(table) - 0.4)
 
 
@@ -61,31 +63,27 @@ def _ratio_axis(ax: Axes) -> None:
     ax.xaxis.set_major_formatter("{x:g}")
 
 
-def draw_repeats(
-    repeats: pd.DataFrame, ax: Axes, *, truth: float, most: int = 60, log: bool = False
-) -> None:
-    """Draw the intervals of repeated studies; those that miss the truth in another colour.
+def draw_repeats(repeats: pd.DataFrame, ax: Axes, *, truth: float, log: bool = False) -> None:
+    """Draw intervals of repeated studies; those that miss the truth in another colour.
 
     Parameters
     ----------
     repeats : pandas.DataFrame
-        Columns ``estimate``, ``low``, ``high``; one row a study.
+        Columns ``estimate``, ``low``, ``high``; one row per study.
     ax : Axes
     truth : float
-    most : int
-        Studies to draw.
     log : bool
         Logarithmic axis, for ratios.
     """
-    some = repeats.head(most)
-    missed = (some["low"] > truth) | (some["high"] < truth)
-    for hit, color, name in (
+    shown = repeats.head(N_DRAWN)
+    missed = (shown["low"] > truth) | (shown["high"] < truth)
+    for group, color, name in (
         (~missed, COLORS["controls"], "covers the truth"),
         (missed, COLORS["patients"], "misses it"),
     ):
-        rows = np.flatnonzero(hit.to_numpy())
-        ax.hlines(rows, some["low"].to_numpy()[rows], some["high"].to_numpy()[rows], color=color)
-        ax.plot(some["estimate"].to_numpy()[rows], rows, ".", color=color, label=name)
+        rows = np.flatnonzero(group.to_numpy())
+        ax.hlines(rows, shown["low"].to_numpy()[rows], shown["high"].to_numpy()[rows], color=color)
+        ax.plot(shown["estimate"].to_numpy()[rows], rows, ".", color=color, label=name)
     ax.axvline(truth, color=COLORS["truth"], linestyle="--", label="truth")
     if log:
         _ratio_axis(ax)
@@ -101,28 +99,30 @@ def draw_specifications(
     Parameters
     ----------
     table : pandas.DataFrame
-        Columns ``estimate``, ``low``, ``high``, ``p``, and one column a choice.
+        Columns ``estimate``, ``low``, ``high``, ``p``, and one column per choice.
     axes : two Axes
     choices : list of str
         Columns of the choices.
     """
     ordered = table.sort_values("estimate").reset_index(drop=True)
-    at = np.arange(len(ordered))
+    ranks = np.arange(len(ordered))
     above, below = axes
-    for hit, color, name in (
+    for group, color, name in (
         (ordered["p"] < 0.05, COLORS["patients"], "p < 0.05"),
         (ordered["p"] >= 0.05, COLORS["reference"], "p ≥ 0.05"),
     ):
-        rows = ordered[hit]
+        rows = ordered[group]
         bars = [rows["estimate"] - rows["low"], rows["high"] - rows["estimate"]]
-        above.errorbar(at[hit], rows["estimate"], bars, fmt="o", ms=4, color=color, label=name)
+        above.errorbar(
+            ranks[group], rows["estimate"], bars, fmt="o", ms=4, color=color, label=name
+        )
     above.axhline(0, color=COLORS["reference"], linewidth=0.8)
     above.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     above.set_xticks([])
     names = [(c, v) for c in choices for v in pd.unique(table[c])]
     for row, (column, value) in enumerate(names[::-1]):
         chosen = (ordered[column] == value).to_numpy()
-        below.plot(at[chosen], np.full(chosen.sum(), row), "|", color=COLORS["truth"], ms=9)
+        below.plot(ranks[chosen], np.full(chosen.sum(), row), "|", color=COLORS["truth"], ms=9)
     below.set_yticks(range(len(names)), [f"{c}: {v}" for c, v in names[::-1]], fontsize="small")
     below.set_ylim(-0.6, len(names) - 0.4)
     below.set_xticks([])

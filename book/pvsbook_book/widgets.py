@@ -10,13 +10,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
-from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 
 from pvsbook._errors import InputError
@@ -28,6 +27,15 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = ["at_a_glance", "rating_trainer", "slider"]
+
+_TEMPLATES = Environment(
+    autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=PackageLoader("pvsbook_book")
+)
+# White in both themes, as the pictures are; themes colour labels and captions of their own.
+_BOX = (
+    "margin:1rem 0;padding:.75rem;background:#fff;color:#1c1c1c;border:1px solid #767676;"
+    "border-radius:4px;color-scheme:light"
+)
 
 
 def at_a_glance(steps: Sequence[tuple[str, str]], *, color: str = "reference") -> Figure:
@@ -46,7 +54,7 @@ def at_a_glance(steps: Sequence[tuple[str, str]], *, color: str = "reference") -
 
     Examples
     --------
-    >>> figure = at_a_glance([("scan", "one T2w volume"), ("count", "spaces in each region")])
+    >>> figure = at_a_glance([("scan", "one T2w volume"), ("count", "PVS in each region")])
     >>> len(figure.axes)
     1
     """
@@ -85,9 +93,9 @@ def slider(
     frames
         One matplotlib figure for each place of the slider, of one size.
     label
-        What the slider turns, with its unit.
+        What the slider changes, with its unit.
     values
-        The place in words, one a frame.
+        The value at each place, in words.
     texts
         What each frame shows, in a sentence: read out, and written below the picture.
 
@@ -109,33 +117,18 @@ def slider(
     True
     """
     import matplotlib.pyplot as plt
-    from IPython.display import HTML
 
     if not len(frames) == len(values) == len(texts) >= 2:
         raise InputError(
             f"frames: {len(frames)} frames, {len(values)} values and {len(texts)} texts; "
             "give two or more, and as many of each"
         )
-    width = round(96 * frames[0].get_figwidth())
-    pictures = []
-    for figure in frames:
-        pictures.append(_embedded(_drawn(figure), colors=64))
+    places = []
+    for figure, value, text in zip(frames, values, texts, strict=True):
+        picture = _embedded(_drawn(figure), colors=64)
+        places.append({"picture": picture, "value": value, "text": text})
         plt.close(figure)
-    key = "slider-" + hashlib.sha256(f"{label}{values}{texts}".encode()).hexdigest()[:8]
-    places = [{"p": p, "v": v, "t": t} for p, v, t in zip(pictures, values, texts, strict=True)]
-    return HTML(
-        f'<figure class="slider" id="{key}" style="{_BOX};max-width:{width}px">'
-        '<div style="display:flex;gap:.8rem;align-items:center;flex-wrap:wrap">'
-        f'<label for="{key}-at">{escape(label)}</label>'
-        f'<input type="range" id="{key}-at" min="0" max="{len(frames) - 1}" step="1" value="0" '
-        f'aria-valuetext="{escape(values[0])}" style="flex:1 1 9rem;min-height:1.75rem">'
-        f'<output for="{key}-at" style="min-width:4rem">{escape(values[0])}</output></div>'
-        f'<img alt="{escape(f"{label} {values[0]}: {texts[0]}")}" src="{pictures[0]}" '
-        'style="width:100%;height:auto;margin-top:.5rem">'
-        f'<figcaption aria-live="polite" style="color:inherit">{escape(texts[0])}</figcaption>'
-        "<noscript>Without scripts the slider stands still; the figure beside it shows the same."
-        f"</noscript><script>({_SLIDE})({json.dumps(key)}, {_in_script(places)})</script></figure>"
-    )
+    return _fill("slider", label, places, label=label, width=round(96 * frames[0].get_figwidth()))
 
 
 def rating_trainer(
@@ -147,16 +140,16 @@ def rating_trainer(
     limits: tuple[float, float],
     title: str,
 ) -> HTML:
-    """Make a trainer: look at a slice, grade it, be told, and see the agreement at the end.
+    """Make a trainer: grade slices one by one, see the truth of each and the agreement at the end.
 
-    The grades given stay in this browser (``localStorage``), so a reader can go on later.
+    A reader's grades stay in this browser (``localStorage``), so a reader can go on later.
 
     Parameters
     ----------
     slices
         Grey pictures, shape (x, y), in RAS order: drawn with the front up.
     counts
-        How many spaces each one truly holds.
+        How many perivascular spaces each slice truly holds.
     grades
         The true grade of each.
     texts
@@ -182,7 +175,6 @@ def rating_trainer(
     >>> page.data.count('type="radio"')
     2
     """
-    from IPython.display import HTML
     from PIL import Image as pil
 
     if not len(slices) == len(counts) == len(grades) >= 2:
@@ -197,33 +189,8 @@ def rating_trainer(
     for picture, count, grade in zip(slices, counts, grades, strict=True):
         grey = np.clip((np.asarray(picture, float).T[::-1] - low) / (high - low), 0, 1)
         image = pil.fromarray((255 * grey).astype(np.uint8))
-        places.append({"p": _embedded(image), "n": int(count), "g": int(grade)})
-    key = "trainer-" + hashlib.sha256(f"{title}{places}".encode()).hexdigest()[:8]
-    radios = "".join(
-        f'<label style="display:inline-block;margin-right:1.2rem;min-height:1.75rem">'
-        f'<input type="radio" name="{key}" value="{grade}"> {grade} ({escape(text)})</label>'
-        for grade, text in texts.items()
-    )
-    return HTML(
-        f'<section class="trainer" id="{key}" aria-label="{escape(title)}" '
-        f'style="{_BOX}">'
-        f'<p class="at"></p><img alt="Slice 1 of {len(places)}, to be graded" '
-        f'src="{places[0]["p"]}" style="height:26rem;max-height:60vh;max-width:100%;width:auto">'
-        f'<fieldset style="margin:.5rem 0"><legend style="font-size:1rem">Your grade</legend>'
-        f'{radios}</fieldset><p class="says" role="status" style="min-height:1.6em"></p>'
-        '<button type="button" class="go" style="min-height:2rem">Grade it</button> '
-        '<button type="button" class="anew" style="min-height:2rem">Start again</button>'
-        "<noscript>The trainer needs scripts; the figure below shows the same slices.</noscript>"
-        f"<script>({_TRAIN})({json.dumps(key)}, {_in_script(places)}, {max(texts) + 1})</script>"
-        "</section>"
-    )
-
-
-# White in both themes, as the pictures are; themes colour labels and captions of their own.
-_BOX = (
-    "margin:1rem 0;padding:.75rem;background:#fff;color:#1c1c1c;border:1px solid #767676;"
-    "border-radius:4px;color-scheme:light"
-)
+        places.append({"picture": _embedded(image), "count": int(count), "grade": int(grade)})
+    return _fill("trainer", title, places, title=title, scale=texts)
 
 
 def _drawn(figure: Figure) -> Image:
@@ -243,82 +210,10 @@ def _embedded(image: Image, *, colors: int = 0) -> str:
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _in_script(value: object) -> str:
-    return json.dumps(value).replace("</", "<\\/")
+def _fill(template: str, name: str, places: list[dict[str, Any]], **values: Any) -> HTML:
+    """Fill a template of this package; the key tells apart what stands on one page."""
+    from IPython.display import HTML
 
-
-# JupyterLab runs a script before it puts the output on the page: wait for it.
-_SLIDE = """function start(key, places) {
-  const root = document.getElementById(key);
-  if (!root) { setTimeout(start, 50, key, places); return; }
-  const at = root.querySelector("input");
-  const label = root.querySelector("label").textContent;
-  at.addEventListener("input", () => {
-    const place = places[at.value];
-    root.querySelector("img").src = place.p;
-    root.querySelector("img").alt = label + " " + place.v + ": " + place.t;
-    root.querySelector("output").textContent = place.v;
-    root.querySelector("figcaption").textContent = place.t;
-    at.setAttribute("aria-valuetext", place.v);
-  });
-}"""
-
-# Quadratic weights, as `pvsbook.pvs.rating.weighted_kappa`; a test holds the two together.
-_TRAIN = """function start(key, places, nGrades) {
-  const root = document.getElementById(key), one = (s) => root.querySelector(s);
-  if (!root) { setTimeout(start, 50, key, places, nGrades); return; }
-  const radios = [...root.querySelectorAll("input")];
-  let given = [], told = false;
-  try { given = JSON.parse(localStorage.getItem(key)) || []; } catch (error) { given = []; }
-  const keep = () => {
-    try { localStorage.setItem(key, JSON.stringify(given)); } catch (error) { /* private */ }
-  };
-  const kappa = () => {
-    const n = given.length, mine = Array(nGrades).fill(0), truth = Array(nGrades).fill(0);
-    let seen = 0, chance = 0;
-    given.forEach((g, k) => {
-      mine[g] += 1; truth[places[k].g] += 1; seen += (g - places[k].g) ** 2;
-    });
-    mine.forEach((a, i) => truth.forEach((b, j) => { chance += a * b * (i - j) ** 2 / n; }));
-    return chance ? (1 - seen / chance).toFixed(2) : "not defined, as all grades are the same";
-  };
-  const show = () => {
-    const k = given.length, over = k === places.length;
-    told = false;
-    radios.forEach((r) => { r.checked = false; r.disabled = over; });
-    one(".go").disabled = over;
-    one(".go").textContent = "Grade it";
-    one(".anew").hidden = k === 0;
-    if (!over) {
-      one(".at").textContent = "Slice " + (k + 1) + " of " + places.length;
-      one("img").src = places[k].p;
-      one("img").alt = "Slice " + (k + 1) + " of " + places.length + ", to be graded";
-      one(".says").textContent = "";
-      return;
-    }
-    const same = given.filter((g, i) => g === places[i].g).length;
-    const gap = given.reduce((sum, g, i) => sum + g - places[i].g, 0) / k;
-    const side = gap > 0 ? "higher" : "lower";
-    one(".at").textContent = "All " + k + " slices are graded.";
-    one(".says").textContent = "You and the truth agree on " + same + " of " + k +
-      "; weighted kappa is " + kappa() + ". " + (Math.abs(gap) < 0.05 ?
-      "On average you grade as high as the truth." :
-      "On average you grade " + Math.abs(gap).toFixed(1) + " " + side + " than the truth.");
-  };
-  one(".go").addEventListener("click", () => {
-    if (told) { show(); return; }
-    const chosen = radios.find((r) => r.checked);
-    if (!chosen) { one(".says").textContent = "Choose a grade first."; return; }
-    const place = places[given.length], grade = Number(chosen.value);
-    given.push(grade);
-    keep();
-    told = true;
-    radios.forEach((r) => { r.disabled = true; });
-    one(".says").textContent = (grade === place.g ? "Right: " : "Not quite: ") + place.n +
-      " spaces, grade " + place.g + (grade === place.g ? "." : "; you said " + grade + ".");
-    one(".go").textContent = given.length === places.length ? "See the agreement" : "Next slice";
-    one(".anew").hidden = false;
-  });
-  one(".anew").addEventListener("click", () => { given = []; keep(); show(); });
-  show();
-}"""
+    key = f"{template}-{hashlib.sha256(f'{name}{places}'.encode()).hexdigest()[:8]}"
+    page = _TEMPLATES.get_template(f"{template}.html")
+    return HTML(page.render(key=key, places=places, box=_BOX, **values))

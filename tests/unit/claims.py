@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
 from bs4 import BeautifulSoup
 from nbformat import NotebookNode
 
@@ -324,7 +323,7 @@ def _zero_columns(text: str) -> Iterator[str]:
 def phantom_words_of_a_rerun(notebook: NotebookNode) -> list[str]:
     """What a rerun on a scan would still say of the phantom."""
     scan = "a scan"
-    kept = rerun._without_phantom(copy.deepcopy(notebook), scan, None)
+    kept = rerun.without_phantom(copy.deepcopy(notebook), scan, None)
     faults = []
     for number, cell in enumerate(kept.cells):
         if number == 1:  # what the rerun itself says
@@ -459,11 +458,3 @@ def asks_to_look_or_judge(notebook: NotebookNode) -> bool:
     """Tell whether an exercise asks to look at a picture or to judge a text."""
     pattern = re.compile(r"\bLook at\b[^.]*\{(?:num)?ref\}`|\bRead (?:this|the following|these)\b")
     return any(pattern.search(" ".join(prompt.split())) for _, prompt, _, _ in exercises(notebook))
-
-
-def stored_answers() -> dict[str, dict]:
-    """All stored answers, by the label of their exercise."""
-    known: dict[str, dict] = {}
-    for file in sorted((ROOT / "book" / "pvsbook_book" / "answers").glob("*.yml")):
-        known |= yaml.safe_load(file.read_text(encoding="utf-8"))
-    return known

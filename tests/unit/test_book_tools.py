@@ -64,6 +64,6 @@ def test_reading_times_grow_with_what_is_read(tool):
     chapters = tool("chapters")
     one = chapters.Chapter("10_a", "A", 12.0, 3)
     known = {"10": one, "11": one}
-    assert chapters.lasts("10", known) == "10\N{NO-BREAK SPACE}min"
-    assert chapters.lasts("10 11", known) == "25\N{NO-BREAK SPACE}min"
-    assert chapters.lasts("10 11 with exercises", known) == "1.5\N{NO-BREAK SPACE}h"
+    assert chapters.reading_time("10", known) == "10\N{NO-BREAK SPACE}min"
+    assert chapters.reading_time("10 11", known) == "25\N{NO-BREAK SPACE}min"
+    assert chapters.reading_time("10 11 with exercises", known) == "1.5\N{NO-BREAK SPACE}h"

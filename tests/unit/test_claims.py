@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from pvsbook_book import rerun
+from pvsbook_book import exercises, rerun
 
 NOTEBOOKS = sorted((claims.ROOT / "notebooks").glob("*.ipynb"))
 
@@ -36,7 +36,7 @@ def test_no_impossible_number_is_printed(notebook):
 
 
 def test_no_answer_stands_above_its_exercise(notebook):
-    assert not claims.leaked_answers(notebook, claims.stored_answers())
+    assert not claims.leaked_answers(notebook, exercises.answers())
 
 
 def test_an_exercise_asks_to_look_or_to_judge(notebook):
@@ -238,7 +238,7 @@ def test_leaks_are_found(monkeypatch):
             "options": ["slope and error fall", "both rise"],
         },
     }
-    monkeypatch.setattr("pvsbook_book.exercises._answers", lambda: answers)
+    monkeypatch.setattr("pvsbook_book.exercises.answers", lambda: answers)
 
     def asked(label, prompt):
         return ("text", f"```{{exercise-start}}\n:label: {label}\n```\n{prompt}\n"

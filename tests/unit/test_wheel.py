@@ -78,7 +78,9 @@ def test_the_wheel_carries_what_the_package_reads(wheel):
     book = ROOT / "book"
     for top, pattern, inside in (
         (ROOT, "data_manifest/*.yml", "pvsbook/"),
+        (ROOT, "pvsbook/templates/*.html", ""),
         (book, "pvsbook_book/answers/*.yml", ""),
+        (book, "pvsbook_book/templates/*.html", ""),
         (book, "pvsbook_book/studies/tables/*", ""),
     ):
         paths = sorted(top.glob(pattern))
