@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import entry_points
-from inspect import Parameter, Signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from pvsbook._console import console
+from pvsbook._data_commands import data
 from pvsbook._environment import check_spelling
 from pvsbook._errors import InputError
+from pvsbook._method_commands import flag_of, make_command
 from pvsbook._version import __version__
 
 if TYPE_CHECKING:
-    from pvsbook.bids.measure import Done
     from pvsbook.jobs import Record
-    from pvsbook.method import Method, Option
 
-__all__ = ["app", "console", "count", "main", "watch"]
+__all__ = ["app", "count", "main", "watch"]
 
 app = typer.Typer(
     add_completion=False,
@@ -34,16 +34,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Perivascular spaces, ALPS and QSM: from one scan to a number with its uncertainty.",
 )
-data = typer.Typer(no_args_is_help=True, help="List, fetch and verify the public data sets.")
 app.add_typer(data, name="data")
-
-OUT = "Folder for the results (BIDS-Derivatives)."
-
-
-def console() -> Console:
-    """Print to a terminal with its width, to a pipe without folding."""
-    out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=200)
 
 
 def _print_version(version: bool) -> None:
@@ -61,99 +52,6 @@ def _version(
     pass
 
 
-@data.command("list")
-def data_list() -> None:
-    """List the data sets: size, licence, and what is here already."""
-    from pvsbook import manifest
-
-    table = Table("data set", "files", "size", "here", "licence", "title", box=None)
-    for name in manifest.datasets():
-        entry = manifest.describe(name)
-        here = sum(manifest.path(name, f.path).is_file() for f in entry.files)
-        table.add_row(
-            name,
-            str(len(entry.files)),
-            decimal(entry.size),
-            f"{here}/{len(entry.files)}",
-            entry.licence,
-            entry.title,
-        )
-    console().print(table)
-    console().print(f"Files are kept in {manifest.cache()} (PVSBOOK_DATA changes it).")
-
-
-@data.command("fetch")
-def data_fetch(
-    datasets: Annotated[
-        list[str] | None, typer.Argument(help="Names from `data list`; with a mirror, all it has.")
-    ] = None,
-    files: Annotated[
-        list[str] | None, typer.Option("--file", help="Only this file or pattern; repeatable.")
-    ] = None,
-    subject: Annotated[str | None, typer.Option(help="Only this person, as sub-1003.")] = None,
-    session: Annotated[str | None, typer.Option(help="With --method: this visit.")] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(help="Only the one scan that this method takes, with its sidecars."),
-    ] = None,
-) -> None:
-    """Bring data sets into the cache, each file verified before it gets its name."""
-    from pvsbook import manifest, scans
-
-    if method:
-        if files or not datasets or len(datasets) != 1:
-            raise InputError("data fetch: --method takes one data set and no --file")
-        found = manifest.describe(datasets[0]).scan(method, subject=subject, session=session)
-        files, subject = [f.path for f in scans.files_of(datasets[0], found)], None
-    wanted: dict[str, list[str] | None] = dict.fromkeys(datasets or (), files)
-    if not wanted:
-        wanted = {name: list(held) for name, held in manifest.available_from_mirror().items()}
-    if not wanted:
-        raise InputError(
-            "data fetch: no data set is named and there is no mirror (PVSBOOK_MIRROR); "
-            f"name one of: {', '.join(manifest.datasets())}"
-        )
-    for name, chosen in wanted.items():
-        picked = manifest.describe(name).select(chosen, subject=subject)
-        console().print(f"{name}: {len(picked)} files, {decimal(sum(f.size for f in picked))}")
-        done = manifest.fetch(name, [f.path for f in picked])
-        for file, how in done.how.items():
-            console().print(f"  {how:<10} {file}")
-
-
-@data.command("verify")
-def data_verify(
-    datasets: Annotated[
-        list[str] | None, typer.Argument(help="Names from `data list`; by default all.")
-    ] = None,
-) -> None:
-    """Check cached files against the manifest, by size and checksum."""
-    from pvsbook import manifest
-
-    wrong = []
-    for name in datasets or manifest.datasets():
-        states = manifest.verify(name)
-        present = {f: s for f, s in states.items() if s != "missing"}
-        wrong += [f"{name}/{f}: {s}" for f, s in present.items() if s != "ok"]
-        good = sum(s == "ok" for s in present.values())
-        console().print(f"{name}: {good} good, {len(states) - len(present)} not here")
-    if wrong:
-        raise InputError(
-            "these cached files are not those of the manifest; remove them and fetch again:\n  "
-            + "\n  ".join(wrong)
-        )
-
-
-@data.command("cite")
-def data_cite(
-    datasets: Annotated[list[str], typer.Argument(help="Names from `data list`.")],
-) -> None:
-    """Print how to cite data sets."""
-    from pvsbook import manifest
-
-    console().print(manifest.cite(datasets), markup=False)
-
-
 @app.command()
 def doctor() -> None:
     """Look at this machine: versions, cores, memory, cache, and what is missing."""
@@ -163,6 +61,7 @@ def doctor() -> None:
 
     from pvsbook import manifest
     from pvsbook._version import required
+    from pvsbook.manifest._download import without_password
 
     table = Table("what", "found", box=None)
     table.add_row("pvsbook", __version__)
@@ -173,7 +72,7 @@ def doctor() -> None:
     cache = manifest.cache()
     free = psutil.disk_usage(str(next(p for p in (cache, *cache.parents) if p.exists()))).free
     table.add_row("cache", f"{cache}, {decimal(free)} free")
-    table.add_row("mirror", os.environ.get("PVSBOOK_MIRROR") or "none")
+    table.add_row("mirror", without_password(os.environ.get("PVSBOOK_MIRROR") or "none"))
     table.add_row("offline", "yes" if manifest.offline() else "no")
     missing = _versions(table, required())
     try:
@@ -203,96 +102,6 @@ def _versions(table: Table, names: list[str]) -> list[str]:
         except PackageNotFoundError:
             missing.append(name)
     return missing
-
-
-def _command(method: Method) -> Callable[..., None]:
-    """Make the command of a method: its inputs, its options, and where results go."""
-    from pvsbook.bids.measure import measure_files
-
-    def command(**values: Any) -> None:
-        inputs = {i.name: values.pop(i.name) for i in method.inputs}
-        out = values.pop("out")
-        options = {o.name: _read(o, values[o.name]) for o in method.options}
-        _say(measure_files(method, inputs, out, **options))
-
-    parameters = [_parameter("out", Path, Parameter.empty, typer.Option("--out", help=OUT))]
-    for i in method.inputs:
-        info = (
-            typer.Option(_flag(i.name), help=i.help)
-            if i.is_option
-            else typer.Argument(help=i.help)
-        )
-        parameters.append(
-            _parameter(i.name, list[Path] if i.is_several else Path, Parameter.empty, info)
-        )
-    parameters += [_of_option(option) for option in method.options]
-    parameters.sort(key=lambda p: p.default is not Parameter.empty)
-    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
-    command.__doc__ = method.help
-    return command
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _parameter(name: str, kind: Any, default: Any, info: Any) -> Parameter:
-    return Parameter(
-        name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info]
-    )
-
-
-def _of_option(option: Option) -> Parameter:
-    """Make the parameter of a command line: text, for what the command line has no type for."""
-    flag = option.command_line
-    text = option.help
-    if option.flag_value is not None:
-        return _parameter(option.name, bool, False, typer.Option(flag, help=text))
-    if option.type is bool:
-        return _parameter(option.name, bool, option.default, typer.Option(flag, help=text))
-    kind: Any = str if option.type in (list, dict) else option.type
-    if option.choices:
-        kind = Literal[option.choices]
-    default = None if option.type in (list, dict) else option.default
-    if default is None:
-        kind = kind | None
-    return _parameter(option.name, kind, default, typer.Option(flag, help=text))
-
-
-def _read(option: Option, value: Any) -> Any:
-    """Turn what stood on the command line into the value of an option."""
-    if option.flag_value is not None:
-        return option.flag_value if value else option.default
-    if value is None:
-        return option.default
-    flag = option.command_line
-    if option.type is list:
-        return _numbers(value, flag)
-    if option.type is dict:
-        value = _mapping(value, flag)
-    option.check(value, flag)
-    return value
-
-
-def _mapping(text: str, flag: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        first = str(error).splitlines()[0]
-        raise InputError(
-            f"{flag}: {text!r} cannot be read ({first}); write {{name: value}}"
-        ) from None
-
-
-def _numbers(text: str, flag: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(
-            f"{flag}: {text!r} is not a list of numbers; write it as 0.004,0.008,0.012"
-        ) from None
 
 
 @app.command()
@@ -440,16 +249,6 @@ def count(records: list[Record]) -> None:
         )
 
 
-def _say(done: Done) -> None:
-    """Print the result, its quality and where the page lies."""
-    out = console()
-    out.print(done.summary, markup=False)
-    out.print(f"Quality: {done.status}", markup=False)
-    for reason in done.reasons:
-        out.print(f"  - {reason}", markup=False)
-    out.print(f"Report: {done.report}", markup=False, soft_wrap=True)
-
-
 def expand_several(arguments: list[str]) -> list[str]:
     """Let ``--phase a b c`` mean ``--phase a --phase b --phase c``, as a shell's ``*`` writes it.
 
@@ -460,7 +259,7 @@ def expand_several(arguments: list[str]) -> list[str]:
     """
     from pvsbook.methods import ALL
 
-    several = {_flag(i.name) for method in ALL for i in method.inputs if i.is_several}
+    several = {flag_of(i.name) for method in ALL for i in method.inputs if i.is_several}
     several |= {"--participant-label", "--session-label"}
     expanded: list[str] = []
     current, taken = "", 0
@@ -481,7 +280,7 @@ def _add_commands(asked: str) -> None:
 
     for method in methods.ALL:
         if method.name == asked:
-            app.command(method.name)(_command(method))
+            app.command(method.name)(make_command(method))
         else:  # its options are not asked for, so that nothing of it needs to be loaded
             app.command(method.name, help=method.help)(lambda: None)
     for point in entry_points(group="pvsbook.commands"):

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from pvsbook._console import console
 from pvsbook._errors import InputError
-from pvsbook.cli import console, count, watch
+from pvsbook.cli import count, watch
 
 __all__ = ["can_rerun", "rerun", "simulate"]
 
