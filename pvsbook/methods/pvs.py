@@ -121,7 +121,7 @@ METHOD = Method(
             "rules",
             {},
             "Other rules for an object than the default ones, by name, as {min_length_mm: 3} "
-            "(see pvsbook.pvs.segmentation.Rules).",
+            "(see pvsbook.pvs.objects.Rules).",
         ),
     ),
     measure=measure,
