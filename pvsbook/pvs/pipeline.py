@@ -168,8 +168,8 @@ def _flips(repeat_probability: ArrayLike) -> NDArray[np.float64]:
     """Return the variance of whether each object is found, over scans with new noise.
 
     An object passes with probability q = Phi((m - t) / s), m its response without noise, and the
-    variance is q (1 - q).  Only m plus noise was measured, and `repeat_probability` is the mean p of
-    q over what m may be; p (1 - p) would count the doubt about m as if it were noise.  The mean
+    variance is q (1 - q).  Only m plus noise was measured, and `repeat_probability` is the mean p
+    of q over what m may be; p (1 - p) would count the doubt about m as if it were noise.  The mean
     of q (1 - q) is twice Owen's T.
     """
     p = np.clip(np.asarray(repeat_probability, np.float64), 1e-12, 1 - 1e-12)
