@@ -31,7 +31,7 @@ from pvsbook.atlas import register_to_mni
 from pvsbook.atlas.perivascular import REGIONS
 from pvsbook.phantoms.brain import pose
 from pvsbook.phantoms.perivascular import SIGNALS, WEAK, PvsPhantom, make_phantom
-from pvsbook.pvs.anatomy import Anatomy, brain_mask, locate
+from pvsbook.pvs.anatomy import PvsAnatomy, foreground_mask, locate_regions
 from pvsbook.pvs.pipeline import PvsResult
 from pvsbook.pvs.segmentation import default_scales
 
@@ -68,11 +68,11 @@ def case(seed: int, grid: str) -> tuple[PvsPhantom, dict, object]:
     )
     scan = phantom.scans["T2w"]
     scans = {"csf": scan, "weak": phantom.scan_again(rng, strength="weak")}
-    return phantom, scans, register_to_mni(scan, contrast="t2", mask=brain_mask(scan))
+    return phantom, scans, register_to_mni(scan, contrast="t2", mask=foreground_mask(scan))
 
 
 def match(
-    phantom: PvsPhantom, anatomy: Anatomy, labels: np.ndarray, called: np.ndarray
+    phantom: PvsPhantom, anatomy: PvsAnatomy, labels: np.ndarray, called: np.ndarray
 ) -> tuple[np.ndarray, int]:
     """Object of each true space (-1: missed), and how many objects lie mostly elsewhere.
 
@@ -134,7 +134,7 @@ def look_alikes(phantom: PvsPhantom, result: PvsResult) -> dict[str, float]:
     row = {}
     for name, kind in (("lacunes_called", "rim"), ("wmh_called", "wmh")):
         labels = cc3d.connected_components(phantom.lesions[kind] > 0.1)
-        touched = np.unique(labels[codes == pvs.segmentation.CLASSES["pvs"]])
+        touched = np.unique(labels[codes == pvs.CLASSES["pvs"]])
         row[name] = np.count_nonzero(touched) / labels.max()
     return row
 
@@ -171,7 +171,7 @@ def peers() -> dict[str, Callable]:
 
 
 def cut(
-    response: np.ndarray, anatomy: Anatomy, threshold: float, smallest_mm3: float
+    response: np.ndarray, anatomy: PvsAnatomy, threshold: float, smallest_mm3: float
 ) -> np.ndarray:
     """26-connected objects above a threshold inside the regions, renumbered from 1."""
     labels = cc3d.connected_components((response > threshold) & (anatomy.regions > 0))
@@ -183,7 +183,7 @@ def cut(
 def peer_responses(scans: dict, where: object, tools: dict) -> dict[tuple[str, str], tuple]:
     out = {}
     for strength, scan in scans.items():
-        anatomy = locate(scan, registration=where)
+        anatomy = locate_regions(scan, registration=where)
         size = anatomy.voxel_size_mm
         for name, run in tools.items():
             out[name, strength] = (run(images.array(anatomy.image), size), anatomy)

@@ -28,7 +28,7 @@ from pvsbook.phantoms.brain import make_brain
 from pvsbook.phantoms.diffusion import Tissue, make_diffusion
 from pvsbook.phantoms.gradient_echo import make_gre
 from pvsbook.phantoms.perivascular import make_phantom
-from pvsbook.pvs.segmentation import CLASSES
+from pvsbook.pvs.objects import CLASSES
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "_build" / "way"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -17,13 +16,34 @@ from pvsbook.figures.style import COLORS, show_slices
 if TYPE_CHECKING:
     from pvsbook.alps.pipeline import AlpsResult
 
-__all__ = ["draw_indices", "draw_map", "draw_quality", "draw_regions", "summary"]
+__all__ = ["summary"]
 
 # white on blue, yellow on green: the usual colours of the tracts vanish on the colour map
 _LABEL_COLORS = {n: "#FFFFFF" if n % 2 else COLORS["uncertain"] for n in (1, 2, 3, 4)}
 
 
-def draw_regions(result: AlpsResult, axes: list[Axes]) -> None:
+def summary(result: AlpsResult, *, truth: float | None = None) -> Figure:
+    """Draw the four panels of a report: regions (two slices), index, quality.
+
+    Parameters
+    ----------
+    result : AlpsResult
+    truth : float, optional
+        Known index of a phantom.
+    """
+    figure, axes = plt.subplot_mosaic(
+        [["axial", "coronal"], ["index", "index"], ["quality", "quality"]],
+        figsize=(7.0, 8.6),
+        height_ratios=(5, 4, 3),
+        layout="constrained",
+    )
+    _draw_regions(result, [axes["axial"], axes["coronal"]])
+    _draw_indices(result, axes["index"], truth)
+    _draw_quality(result, axes["quality"])
+    return figure
+
+
+def _draw_regions(result: AlpsResult, axes: list[Axes]) -> None:
     """Draw an axial and a coronal slice of the colour map with the regions.
 
     Red is left-right, green back-front, blue feet-head; projection regions are white,
@@ -42,82 +62,20 @@ def draw_regions(result: AlpsResult, axes: list[Axes]) -> None:
     )
 
 
-def draw_map(
-    probability: nib.Nifti1Image,
-    background: nib.Nifti1Image,
-    ax: Axes,
-    *,
-    z_mm: float,
-    levels: Sequence[float] = (0.05, 0.25, 0.5),
-    margin_mm: float = 25.0,
-) -> None:
-    """Draw an axial slice of the colour map with contours of a probability map.
-
-    Parameters
-    ----------
-    probability : Nifti1Image
-        Fraction of people who cover each voxel, on the grid of the background.
-    background : Nifti1Image
-        Direction-coloured anisotropy, as `AlpsResult.colour_fa`.
-    ax : Axes
-    z_mm : float
-        Which slice.
-    levels : sequence of float
-        Fractions to draw, each with its own line.
-    margin_mm : float
-        How much to show around the outermost contour.
-
-    Examples
-    --------
-    >>> covered = np.zeros((40, 40, 5), np.float32)
-    >>> covered[10:14, 20:24], covered[11:13, 21:23] = 0.3, 0.6
-    >>> ax = plt.figure().add_subplot()
-    >>> colours = images.make(np.ones((40, 40, 5, 3)), np.eye(4))
-    >>> draw_map(images.make(covered, np.eye(4)), colours, ax, z_mm=2, margin_mm=5)
-    >>> [text.get_text() for text in ax.get_legend().get_texts()][1]
-    '25% of the drawings'
-    """
-    images.same_grid(probability, background, name="probability", other_name="background")
-    show_slices(background, [("axial", z_mm)], axes=[ax], limits=(0, 1))
-    canonical = nib.as_closest_canonical(probability)
-    level_z = nib.affines.apply_affine(np.linalg.inv(canonical.affine), (0, 0, z_mm))[2]
-    plane = images.array(canonical)[..., round(float(level_z))]
-    styles = (":", "--", "-")[-len(levels) :]
-    drawn = ax.contour(
-        plane.T, levels=list(levels), colors="white", linestyles=styles, linewidths=1.4
-    )
-    handles = drawn.legend_elements()[0]
-    names = [f"{level:.0%} of the drawings" for level in levels]
-    legend = ax.legend(handles, names, loc="lower center", fontsize="small", labelcolor="white")
-    legend.get_frame().set(facecolor="black", alpha=0.7)
-    size = images.voxel_size_mm(canonical)
-    (left, low), (right, high) = (f(np.argwhere(plane > 0), axis=0) for f in (np.min, np.max))
-    ax.set_xlim(right + margin_mm / size[0], left - margin_mm / size[0])
-    ax.set_ylim(low - 1.6 * margin_mm / size[1], high + margin_mm / size[1])
-
-
-def draw_indices(result: AlpsResult, ax: Axes, *, truth: float | None = None) -> None:
-    """Draw the index of each side in each frame with its 95 % interval.
-
-    Parameters
-    ----------
-    result : AlpsResult
-    ax : Axes
-    truth : float, optional
-        A line where the index is known, as in a phantom.
-    """
+def _draw_indices(result: AlpsResult, ax: Axes, truth: float | None) -> None:
+    """Draw the index of each side in each frame with its 95 % interval."""
     sides = ("left", "right", "mean")
     markers = dict(zip(sides, ("o", "s", "D"), strict=True))
-    for place, (frame, of_side) in enumerate(result.indices.items()):
+    for position, (frame, estimates) in enumerate(result.indices.items()):
         for shift, side in zip((-0.2, 0, 0.2), sides, strict=True):
-            found = of_side[side]
+            index = estimates[side]
             ax.errorbar(
-                place + shift,
-                found.value,
-                [[found.value - found.low], [found.high - found.value]],
+                position + shift,
+                index.value,
+                [[index.value - index.low], [index.high - index.value]],
                 fmt=markers[side],
                 color=COLORS["estimate" if frame == "tract" else "reference"],
-                label=side if place == 2 else None,
+                label=side if position == 2 else None,
                 capsize=3,
             )
     if truth is not None:
@@ -129,28 +87,7 @@ def draw_indices(result: AlpsResult, ax: Axes, *, truth: float | None = None) ->
     ax.legend(fontsize="small", ncols=2)
 
 
-def summary(result: AlpsResult, *, truth: float | None = None) -> Figure:
-    """Draw the four panels of a report: regions (two slices), index, quality.
-
-    Parameters
-    ----------
-    result : AlpsResult
-    truth : float, optional
-        Known index of a phantom.
-    """
-    figure, axes = plt.subplot_mosaic(
-        [["axial", "coronal"], ["index", "index"], ["quality", "quality"]],
-        figsize=(7.0, 8.6),
-        height_ratios=(5, 4, 3),
-        layout="constrained",
-    )
-    draw_regions(result, [axes["axial"], axes["coronal"]])
-    draw_indices(result, axes["index"], truth=truth)
-    draw_quality(result, axes["quality"])
-    return figure
-
-
-def draw_quality(result: AlpsResult, ax: Axes) -> None:
+def _draw_quality(result: AlpsResult, ax: Axes) -> None:
     """Write the status, its reasons and the figures of each region."""
     lines = [f"status: {result.status}"]
     lines += [f"  {reason}" for reason in result.reasons[:4]] + [""]

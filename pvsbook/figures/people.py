@@ -1,8 +1,8 @@
-"""Figures of tables of many people."""
+"""Figures of tables of many participants."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,20 +19,17 @@ def distributions(
     columns: Mapping[str, str],
     *,
     outlying: pd.DataFrame | None = None,
-    width: int = 2,
 ) -> Figure:
     """Draw every value of some columns, with median and quartiles; outlying ones are crosses.
 
     Parameters
     ----------
     table
-        One row a person and visit.
+        One row per participant and visit.
     columns
         Names of columns, and the label of the axis with the unit.
     outlying
         Which values to mark, same rows and columns.
-    width
-        Panels in a row.
 
     Returns
     -------
@@ -40,16 +37,14 @@ def distributions(
     """
     with plt.rc_context():
         use_style()
-        rows = -(-len(columns) // width)
-        figure, axes = plt.subplots(rows, width, figsize=(7.0, 1.5 * rows + 0.3), squeeze=False)
+        rows = -(-len(columns) // 2)
+        figure, axes = plt.subplots(rows, 2, figsize=(7.0, 1.5 * rows + 0.3), squeeze=False)
         for ax in axes.flat[len(columns) :]:
             ax.set_axis_off()
         for ax, (name, label) in zip(axes.flat, columns.items(), strict=False):
             values = table[name].to_numpy(float)
             known = np.isfinite(values)
-            marked = known & (
-                np.zeros(len(values), bool) if outlying is None else outlying[name].to_numpy(bool)
-            )
+            marked = known & (False if outlying is None else outlying[name].to_numpy(bool))
             # spread along y by a fixed sequence, so that the same table gives the same picture
             y = (np.arange(len(values)) * 0.618034) % 1 - 0.5
             plain = known & ~marked
@@ -65,15 +60,13 @@ def distributions(
     return figure
 
 
-def change(table: pd.DataFrame, *, truth_ppb: Sequence[float] | None = None) -> Figure:
+def change(table: pd.DataFrame) -> Figure:
     """Draw the change of each nucleus with its 95 % interval of thermal noise.
 
     Parameters
     ----------
     table
         Of `pvsbook.qsm.change.Change`.
-    truth_ppb
-        True change of each row, where it is known.
 
     Returns
     -------
@@ -84,8 +77,6 @@ def change(table: pd.DataFrame, *, truth_ppb: Sequence[float] | None = None) -> 
         figure, ax = plt.subplots(figsize=(7.0, 3.6))
         at = np.arange(len(table))
         ax.axhline(0, color=COLORS["reference"], lw=1)
-        if truth_ppb is not None:
-            ax.plot(at, truth_ppb, "_", ms=14, mew=2, color=COLORS["truth"])
         ax.errorbar(
             at, table["change_ppb"], 1.96 * table["error_ppb"], fmt="o", color=COLORS["estimate"]
         )

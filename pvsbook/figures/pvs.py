@@ -1,4 +1,4 @@
-"""Figures of perivascular spaces: objects over the scan, and counts by region."""
+"""Figures of perivascular spaces: regions and objects over the scan."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from pvsbook.atlas.perivascular import REGIONS
 from pvsbook.figures.style import COLORS, show_slices
+from pvsbook.pvs.objects import CLASSES
 from pvsbook.pvs.pipeline import PvsResult
-from pvsbook.pvs.segmentation import CLASSES
 
-__all__ = ["CLASS_COLORS", "plot_counts", "plot_objects", "summary"]
+__all__ = ["CLASS_COLORS", "plot_objects", "summary"]
 
 CLASS_COLORS: Mapping[str, str] = {
     "pvs": COLORS["pvs"],
@@ -28,11 +29,6 @@ CLASS_NAMES: Mapping[str, str] = {
     "uncertain": "uncertain",
     "wmh_overlap": "WMH overlap",
     "lacune_like": "lacune-like",
-}
-REGION_NAMES: Mapping[str, str] = {
-    "cso": "Centrum semiovale",
-    "bg": "Basal ganglia",
-    "midbrain": "Midbrain",
 }
 
 
@@ -50,50 +46,9 @@ def plot_objects(result: PvsResult, *, n_slices: int = 4) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    heights = _busiest_heights(result, n_slices)
-    figure = show_slices(
-        result.image,
-        [("axial", z) for z in sorted(heights)],
-        overlay=result.classes,
-        colors={CLASSES[name]: color for name, color in CLASS_COLORS.items()},
-        limits=_window(result),
-    )
-    figure.legend(
-        handles=[Patch(color=CLASS_COLORS[k], label=CLASS_NAMES[k]) for k in CLASSES],
-        loc="outside lower center",
-        ncols=len(CLASSES),
-    )
-    return figure
-
-
-def plot_counts(result: PvsResult, *, truth: Mapping[str, int] | None = None) -> Figure:
-    """Draw the counts of each region, left beside right, with the truth where it is known.
-
-    Parameters
-    ----------
-    result
-        From `pvsbook.pvs.measure`.
-    truth
-        True counts by region name, for a phantom.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
-    row = result.to_row()
-    figure, ax = plt.subplots(figsize=(6.4, 3.4))
-    places = np.arange(len(REGION_NAMES))
-    for offset, side, shade in ((-0.2, "left", 1.0), (0.2, "right", 0.55)):
-        counts = [row[f"n_{region}_{side}"] for region in REGION_NAMES]
-        ax.bar(places + offset, counts, 0.36, color=COLORS["estimate"], alpha=shade, label=side)
-        if truth is not None:
-            true = [truth.get(f"{region}_{side}", 0) for region in REGION_NAMES]
-            ax.plot(places + offset, true, "_", color=COLORS["truth"], ms=26, mew=2)
-    if truth is not None:
-        ax.plot([], [], "_", color=COLORS["truth"], ms=14, mew=2, label="truth")
-    ax.set_xticks(places, list(REGION_NAMES.values()))
-    ax.set_ylabel("perivascular spaces")
-    ax.legend()
+    heights = sorted(_busiest_heights(result, n_slices))
+    figure, axes = plt.subplots(1, len(heights), figsize=(2.7 * len(heights), 3.1), squeeze=False)
+    _draw_objects(result, heights, list(axes[0]))
     return figure
 
 
@@ -110,34 +65,37 @@ def summary(result: PvsResult) -> Figure:
     matplotlib.figure.Figure
         Above, the regions of the atlas on the scan; below, the objects by class.
     """
-    levels = _region_heights(result)
-    size = (2.2 * len(levels), 5.8)
-    figure, axes = plt.subplots(2, len(levels), figsize=size, squeeze=False)
-    window = _window(result)
+    heights = _region_heights(result)
+    size = (2.2 * len(heights), 5.8)
+    figure, axes = plt.subplots(2, len(heights), figsize=size, squeeze=False)
     shades = [COLORS[k] for k in ("projection", "subcortical", "association")]
-    palette = {label: shades[(label - 1) // 2] for label in REGIONS}
     show_slices(
         result.image,
-        [("axial", z) for z in levels],
+        [("axial", z) for z in heights],
         overlay=result.regions,
-        colors=palette,
+        colors={label: shades[(label - 1) // 2] for label in REGIONS},
         axes=list(axes[0]),
-        limits=window,
+        limits=_window(result),
     )
-    show_slices(
+    _draw_objects(result, heights, list(axes[1]))
+    return figure
+
+
+def _draw_objects(result: PvsResult, heights: list[float], axes: list[Axes]) -> None:
+    """Draw the objects by class over axial slices, with a legend below."""
+    figure = show_slices(
         result.image,
-        [("axial", z) for z in levels],
+        [("axial", z) for z in heights],
         overlay=result.classes,
         colors={CLASSES[name]: color for name, color in CLASS_COLORS.items()},
-        axes=list(axes[1]),
-        limits=window,
+        axes=axes,
+        limits=_window(result),
     )
     figure.legend(
         handles=[Patch(color=CLASS_COLORS[k], label=CLASS_NAMES[k]) for k in CLASSES],
         loc="outside lower center",
         ncols=len(CLASSES),
     )
-    return figure
 
 
 def _window(result: PvsResult) -> tuple[float, float]:
@@ -147,12 +105,12 @@ def _window(result: PvsResult) -> tuple[float, float]:
 
 
 def _busiest_heights(result: PvsResult, n_slices: int) -> list[float]:
-    found = result.objects[result.objects["class"] == "pvs"]
-    if found.empty:
+    """Heights in the scanner with most objects of class pvs, at least 6 mm apart."""
+    objects = result.objects[result.objects["class"] == "pvs"]
+    if objects.empty:
         return _region_heights(result)[:n_slices]
-    heights = found["z_mm"].round().to_numpy()
     chosen: list[float] = []
-    values, counts = np.unique(heights, return_counts=True)
+    values, counts = np.unique(objects["z_mm"].round(), return_counts=True)
     for z in values[np.argsort(-counts, kind="stable")]:
         if len(chosen) < n_slices and all(abs(z - other) >= 6 for other in chosen):
             chosen.append(float(z))

@@ -19,12 +19,7 @@ __all__ = ["summary"]
 CHI_LIMITS_PPB = (-100.0, 150.0)
 
 
-def summary(
-    result: QsmResult,
-    *,
-    at: tuple[str, float] | None = None,
-    chi_limits_ppb: tuple[float, float] = CHI_LIMITS_PPB,
-) -> Figure:
+def summary(result: QsmResult, *, at: tuple[str, float] | None = None) -> Figure:
     """Draw the field, its misfit, the local field and susceptibility, in one slice.
 
     Panels of a step that the scan cannot support say so in their title.
@@ -35,8 +30,6 @@ def summary(
         From `pvsbook.qsm.reconstruct`.
     at
         Plane and position in scanner mm; by default axial, through the middle of the mask.
-    chi_limits_ppb
-        Grey-value window of susceptibility.
 
     Returns
     -------
@@ -58,7 +51,7 @@ def summary(
         ("Total field (Hz)", result.field.field_hz, _symmetric(result.field.field_hz[inside])),
         ("Misfit of the line (rad)", result.field.residual_rad, (0.0, 0.3)),
         ("Local field (ppb)", 1e3 * result.local_field.field_ppm, (-40.0, 40.0)),
-        ("Susceptibility (ppb)", 1e3 * result.susceptibility.chi_ppm, chi_limits_ppb),
+        ("Susceptibility (ppb)", 1e3 * result.susceptibility.chi_ppm, CHI_LIMITS_PPB),
     )
     steps = (None, None, "background removal", "inversion")
     figure, axes = plt.subplots(2, 2, figsize=(7.0, 8.4))

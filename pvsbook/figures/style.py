@@ -9,6 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 from matplotlib.axes import Axes
@@ -83,7 +84,7 @@ def show_slices(
     zoom_mm: float | None = None,
     label: str | None = None,
 ) -> Figure:
-    """Draw slices with the front or top of the head up and the person's left on the right.
+    """Draw slices with the front or top of the head up and the participant's left on the right.
 
     The image is turned into the nearest RAS order first, so that every storage order is drawn
     the same way.  It is not resampled: slices of an oblique scan are drawn as acquired.
@@ -100,7 +101,7 @@ def show_slices(
     colors
         Colour of each label of `overlay`.
     axes
-        Where to draw, one axes a slice; a new figure by default.
+        Where to draw, one per slice; a new figure by default.
     limits
         Grey-value window; by default the 1st and 99th percentile of what is not zero.
     cmap
@@ -127,8 +128,6 @@ def show_slices(
     2
     """
     if axes is None:
-        import matplotlib.pyplot as plt
-
         figure, grid = plt.subplots(1, len(at), figsize=(2.7 * len(at), 3.1), squeeze=False)
         axes = list(grid[0])
     else:
@@ -137,8 +136,8 @@ def show_slices(
     values = images.array(canonical)
     labels = None if overlay is None else np.asarray(nib.as_closest_canonical(overlay).dataobj)
     if limits is None:
-        some = values[values != 0]
-        limits = tuple(np.percentile(some, (1, 99))) if some.size else (0.0, 1.0)
+        signal = values[values != 0]
+        limits = tuple(np.percentile(signal, (1, 99))) if signal.size else (0.0, 1.0)
     size = images.voxel_size_mm(canonical)
     for ax, (plane, position) in zip(axes, at, strict=True):
         if plane not in _PLANES:
@@ -147,14 +146,9 @@ def show_slices(
         index = _slice_index(canonical, axis, position)
         across = [k for k in range(3) if k != axis]
         shown = np.take(values, index, axis=axis)
-        drawn = ax.imshow(
-            np.swapaxes(shown, 0, 1),
-            origin="lower",
-            cmap=cmap,
-            vmin=limits[0],
-            vmax=limits[1],
-            aspect=float(size[across[1]] / size[across[0]]),
-        )
+        options: Any = {"origin": "lower", "aspect": float(size[across[1]] / size[across[0]])}
+        vmin, vmax = limits
+        drawn = ax.imshow(np.swapaxes(shown, 0, 1), cmap=cmap, vmin=vmin, vmax=vmax, **options)
         if axis != 0:
             ax.invert_xaxis()  # radiological: the person's left is on the right
         if labels is not None:
@@ -163,7 +157,7 @@ def show_slices(
             rgba = np.zeros((*plane_labels.shape, 4))
             for value, color in palette.items():
                 rgba[plane_labels == value] = mpl.colors.to_rgba(color, 0.85)
-            ax.imshow(rgba, origin="lower", aspect=float(size[across[1]] / size[across[0]]))
+            ax.imshow(rgba, **options)
             if zoom_mm is not None and plane_labels.any():
                 row, column = np.argwhere(plane_labels).mean(axis=0)
                 half = zoom_mm / 2 / size[across]
@@ -196,7 +190,6 @@ def viewer(
     *,
     title: str,
     background: nib.Nifti1Image | None = None,
-    height: int = 300,
     **options: Any,
 ) -> HTML:
     """Make a slice viewer that works without a server (nilearn's `view_img`).
@@ -209,8 +202,6 @@ def viewer(
         What the viewer shows; read out by screen readers.
     background
         The anatomy beneath; none by default.
-    height
-        Pixels.
     **options
         Passed to `nilearn.plotting.view_img` (``threshold``, ``vmax``, ``cmap``, ``cut_coords``).
 
@@ -234,5 +225,5 @@ def viewer(
     page = page.replace("<html", '<html lang="en"', 1) if "<html lang" not in page else page
     return HTML(
         f'<div class="viewer"><iframe title="{escape(title)}" loading="lazy" width="100%" '
-        f'height="{height}" style="border: 0" srcdoc="{escape(page)}"></iframe></div>'
+        f'height="300" style="border: 0" srcdoc="{escape(page)}"></iframe></div>'
     )

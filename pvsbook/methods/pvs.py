@@ -20,7 +20,7 @@ def measure(image: Sequence[PathLike], *, rules: Mapping[str, Any], **options: A
     """Count and measure perivascular spaces in a scan (see `pvsbook.pvs.pipeline.measure`)."""
     from pvsbook._errors import InputError
     from pvsbook.pvs import pipeline
-    from pvsbook.pvs.segmentation import Rules
+    from pvsbook.pvs.objects import Rules
 
     try:
         chosen = Rules(**rules)
@@ -121,7 +121,7 @@ METHOD = Method(
             "rules",
             {},
             "Other rules for an object than the default ones, by name, as {min_length_mm: 3} "
-            "(see pvsbook.pvs.segmentation.Rules).",
+            "(see pvsbook.pvs.objects.Rules).",
         ),
     ),
     measure=measure,

@@ -1,16 +1,14 @@
 """The vesselness kernel: Hessians, their eigenvalues and the response, a tile at a time.
 
-A Hessian is fifteen one-dimensional passes: 3 along x, 6 along y, 6 along z.  They are fused a
-tile of rows at a time, so that no derivative ever reaches main memory; the innermost loop runs
-along the contiguous axis and becomes vector instructions.
+A Hessian is fifteen one-dimensional passes: 3 along x, 6 along y, 6 along z.  They are made a tile
+of rows at a time, so that no derivative ever reaches main memory; the innermost loop runs along
+the contiguous axis and becomes vector instructions.
 """
 
 # mypy: allow-untyped-defs, allow-untyped-calls
 
 import numpy as np
 from numba import njit
-
-__all__ = ["filter_slab", "hessian_at"]
 
 _ROWS_PER_TILE = 48  # rows of one x-plane worked on together: their buffers stay in cache
 
@@ -28,36 +26,27 @@ def _reflect(i, n):
 
 
 @njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
-def _three_orders(src, p, m, q, n, w, k, size, dst, o0, o1, o2):
-    """Add the taps k and k + 1 of all three orders to the rows at o0, o1, o2."""
-    a0, a1, a2 = w[0, k], w[1, k], w[2, k]
-    b0, b1, b2 = w[0, k + 1], w[1, k + 1], w[2, k + 1]
+def _derive(source, rows, shift, taps, order, size, out, start):
+    """Write the derivative of one order of a row: a weighted sum of its neighbouring rows.
+
+    The neighbours -pad..pad start at `rows` + `shift` in `source`.  Weights of order 1 are
+    antisymmetric, those of order 0 and 2 symmetric, so two neighbours share one product; two
+    pairs at a time halve the traffic to `out` (the radius is even).
+    """
+    pad = len(rows) // 2
+    weights = taps[order]
+    mirror = np.float32(-1) if order == 1 else np.float32(1)
+    centre, start, size = np.uint64(rows[pad] + shift), np.uint64(start), np.uint64(size)
     for z in range(size):
-        s = src[p + z] + src[m + z]
-        d = src[p + z] - src[m + z]
-        t = src[q + z] + src[n + z]
-        e = src[q + z] - src[n + z]
-        dst[o0 + z] += a0 * s + b0 * t
-        dst[o1 + z] += a1 * d + b1 * e
-        dst[o2 + z] += a2 * s + b2 * t
-
-
-@njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
-def _even_order(src, p, m, q, n, a, b, size, dst, out):
-    for z in range(size):
-        dst[out + z] += a * (src[p + z] + src[m + z]) + b * (src[q + z] + src[n + z])
-
-
-@njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
-def _odd_order(src, p, m, q, n, a, b, size, dst, out):
-    for z in range(size):
-        dst[out + z] += a * (src[p + z] - src[m + z]) + b * (src[q + z] - src[n + z])
-
-
-@njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
-def _scaled(src, p, a, size, dst, out):
-    for z in range(size):
-        dst[out + z] = a * src[p + z]
+        out[start + z] = weights[0] * source[centre + z]
+    for k in range(1, pad + 1, 2):
+        a, b = weights[k], weights[k + 1]
+        p, m = np.uint64(rows[pad + k] + shift), np.uint64(rows[pad - k] + shift)
+        q, n = np.uint64(rows[pad + k + 1] + shift), np.uint64(rows[pad - k - 1] + shift)
+        for z in range(size):
+            near = source[p + z] + mirror * source[m + z]
+            far = source[q + z] + mirror * source[n + z]
+            out[start + z] += a * near + b * far
 
 
 @njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
@@ -76,7 +65,7 @@ def _exp_neg(x):
 
 
 @njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
-def _eigenvalues(xx, xy, xz, yy, yz, zz):
+def eigenvalues(xx, xy, xz, yy, yz, zz):
     """Eigenvalues of a symmetric 3x3 matrix, largest first, in closed form.
 
     With A = q + p B, the eigenvalues of B are 2 cos(acos(det(B) / 2) / 3 + 2 pi k / 3).  For
@@ -121,28 +110,36 @@ COS3 = _cos_third()
 
 
 @njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
-def _respond(h, n, sign, kind, weights, index, response, best):
-    """Turn a row of Hessians into responses, and keep the larger."""
-    wa, wb, c = weights[0], weights[1], weights[2]
-    ws = np.float32(0.5) / (c * c)
-    zero, one = np.float32(0), np.float32(1)
+def _respond(hessian, n, sign, kind, weights, index, response, best):
+    """Turn a row of Hessians into responses, and keep the larger.
+
+    A tube bends strongly across itself, along two axes, and hardly along itself: of the two
+    eigenvalues of largest magnitude both must have the wanted sign.  With e1 >= e2 >= e3 that is
+    e2 > |e3|; elsewhere the formulas of the papers do not hold and the response is zero.
+    """
+    sheet_weight, blob_weight, c = weights[0], weights[1], weights[2]
+    norm_weight = np.float32(0.5) / (c * c)
+    zero, one, tiny = np.float32(0), np.float32(1), np.float32(1e-30)
     for z in range(n):
-        e1, e2, e3 = _eigenvalues(
-            *(sign * h[0, z], sign * h[1, z], sign * h[2, z]),
-            *(sign * h[3, z], sign * h[4, z], sign * h[5, z]),
+        e1, e2, e3 = eigenvalues(
+            *(sign * hessian[0, z], sign * hessian[1, z], sign * hessian[2, z]),
+            *(sign * hessian[3, z], sign * hessian[4, z], sign * hessian[5, z]),
         )
-        tube = e2 > abs(e3)  # then e1 and e2 are the two of largest magnitude, and positive
-        e1 = max(e1, np.float32(1e-30))
-        f2 = max(e2, np.float32(1e-30))
-        if kind == 0:
+        tube = e2 > abs(e3)
+        e1, f2 = max(e1, tiny), max(e2, tiny)
+        if kind == 0:  # Frangi
             sheet = f2 * f2 / (e1 * e1)
             blob = e3 * e3 / (e1 * f2)
             norm = e1 * e1 + e2 * e2 + e3 * e3
-            v = (one - _exp_neg(wa * sheet)) * _exp_neg(wb * blob) * (one - _exp_neg(ws * norm))
-        elif kind == 1:
+            v = (
+                (one - _exp_neg(sheet_weight * sheet))
+                * _exp_neg(blob_weight * blob)
+                * (one - _exp_neg(norm_weight * norm))
+            )
+        elif kind == 1:  # Sato, with alpha 0.5 along a tube that widens and 2 where it ends
             width = np.float32(2.0) if e3 > 0 else np.float32(0.125)  # 1 / (2 alpha^2)
             v = f2 * _exp_neg(width * e3 * e3 / (f2 * f2))
-        else:
+        else:  # Jerman
             rho = max(e1, c)
             ratio = np.float32(3) / (f2 + rho)
             v = f2 * f2 * (rho - f2) * ratio * ratio * ratio
@@ -159,15 +156,14 @@ def filter_slab(image, first, last, taps, sign, kind, weights, index, response, 
     nx, ny, nz = image.shape
     pad = taps.shape[2] - 1
     flat = image.ravel()
-    kept = min(ny, _ROWS_PER_TILE + 2 * pad)
-    buffer = np.empty(3 * kept * nz, np.float32)  # x-derivatives of order 0, 1, 2, row by row
+    n_rows = min(ny, _ROWS_PER_TILE + 2 * pad)
+    plane = n_rows * nz
+    along_x = np.empty(3 * plane, np.float32)  # x-derivatives of order 0, 1, 2, row by row
     wide = nz + 2 * pad
-    rows = np.zeros(6 * wide, np.float32)  # xx, xy, xz, yy, yz, zz before the pass along z
+    along_y = np.zeros(6 * wide, np.float32)  # of one row: xx, xy, xz, yy, yz, zz but for z
     hessian = np.empty((6, nz), np.float32)
     lines = hessian.ravel()
-    wx, wy, wz = taps[0], taps[1], taps[2]
-    zero, u = np.float32(0), np.uint64
-    plane = kept * nz
+    neighbours = np.empty(2 * pad + 1, np.int64)
     for x in range(start, stop):
         for tile in range(0, ny, _ROWS_PER_TILE):
             tile_end = min(ny, tile + _ROWS_PER_TILE)
@@ -177,115 +173,40 @@ def filter_slab(image, first, last, taps, sign, kind, weights, index, response, 
                     lo, hi = min(lo, first[x, y]), max(hi, last[x, y])
             if hi <= lo:
                 continue
-            lo, hi = max(0, lo - pad), min(nz, hi + pad)
-            if nz <= 2 * pad:
-                lo, hi = 0, nz
-            y0, y1 = max(0, tile - pad), min(ny, tile_end + pad)
-            if ny <= _ROWS_PER_TILE + 2 * pad:
-                y0, y1 = 0, ny
-            size = u(hi - lo)
+            # mirrored ends need their inner neighbours, so short rows are taken whole
+            lo, hi = (max(0, lo - pad), min(nz, hi + pad)) if nz > 2 * pad else (0, nz)
+            y0, y1 = (max(0, tile - pad), min(ny, tile_end + pad)) if ny > n_rows else (0, ny)
             for y in range(y0, y1):
-                o0 = (y - y0) * nz + lo
-                o1, o2 = u(o0 + plane), u(o0 + 2 * plane)
-                here = u((x * ny + y) * nz + lo)
-                _scaled(flat, here, wx[0, 0], size, buffer, u(o0))
-                _scaled(flat, here, zero, size, buffer, o1)
-                _scaled(flat, here, wx[2, 0], size, buffer, o2)
-                for k in range(1, pad + 1, 2):
-                    _three_orders(
-                        flat,
-                        u((_reflect(x + k, nx) * ny + y) * nz + lo),
-                        u((_reflect(x - k, nx) * ny + y) * nz + lo),
-                        u((_reflect(x + k + 1, nx) * ny + y) * nz + lo),
-                        u((_reflect(x - k - 1, nx) * ny + y) * nz + lo),
-                        *(wx, k, size, buffer, u(o0), o1, o2),
-                    )
+                for k in range(-pad, pad + 1):
+                    neighbours[pad + k] = (_reflect(x + k, nx) * ny + y) * nz + lo
+                for order in range(3):
+                    out = order * plane + (y - y0) * nz + lo
+                    _derive(flat, neighbours, 0, taps[0], order, hi - lo, along_x, out)
             for y in range(tile, tile_end):
                 z0, z1 = first[x, y], last[x, y]
                 if z1 <= z0:
                     continue
-                lo, hi = max(0, z0 - pad), min(nz, z1 + pad)
-                if nz <= 2 * pad:
-                    lo, hi = 0, nz
-                size = u(hi - lo)
-                to = pad + lo
-                xx, xy, xz = u(to), u(to + wide), u(to + 2 * wide)
-                yy, yz, zz = u(to + 3 * wide), u(to + 4 * wide), u(to + 5 * wide)
-                c0 = (y - y0) * nz + lo
-                c1, c2 = c0 + plane, c0 + 2 * plane
-                _scaled(buffer, u(c0), wy[0, 0], size, rows, zz)
-                _scaled(buffer, u(c0), zero, size, rows, yz)
-                _scaled(buffer, u(c0), wy[2, 0], size, rows, yy)
-                _scaled(buffer, u(c1), wy[0, 0], size, rows, xz)
-                _scaled(buffer, u(c1), zero, size, rows, xy)
-                _scaled(buffer, u(c2), wy[0, 0], size, rows, xx)
-                for k in range(1, pad + 1, 2):
-                    p = (_reflect(y + k, ny) - y0) * nz + lo
-                    m = (_reflect(y - k, ny) - y0) * nz + lo
-                    q = (_reflect(y + k + 1, ny) - y0) * nz + lo
-                    n = (_reflect(y - k - 1, ny) - y0) * nz + lo
-                    _three_orders(*(buffer, u(p), u(m), u(q), u(n), wy, k, size, rows, zz, yz, yy))
-                    p, m, q, n = p + plane, m + plane, q + plane, n + plane
-                    _even_order(
-                        *(buffer, u(p), u(m), u(q), u(n), wy[0, k], wy[0, k + 1], size, rows, xz)
+                lo, hi = (max(0, z0 - pad), min(nz, z1 + pad)) if nz > 2 * pad else (0, nz)
+                for k in range(-pad, pad + 1):
+                    neighbours[pad + k] = (_reflect(y + k, ny) - y0) * nz + lo
+                for r in range(6):  # (x, y) orders of xx, xy, xz, yy, yz, zz: 20 11 10 02 01 00
+                    of_x = 2 if r == 0 else (1 if r < 3 else 0)
+                    of_y = 2 if r == 3 else (1 if r in (1, 4) else 0)
+                    out = r * wide + pad + lo
+                    _derive(
+                        along_x, neighbours, of_x * plane, taps[1], of_y, hi - lo, along_y, out
                     )
-                    _odd_order(
-                        *(buffer, u(p), u(m), u(q), u(n), wy[1, k], wy[1, k + 1], size, rows, xy)
-                    )
-                    p, m, q, n = p + plane, m + plane, q + plane, n + plane
-                    _even_order(
-                        *(buffer, u(p), u(m), u(q), u(n), wy[0, k], wy[0, k + 1], size, rows, xx)
-                    )
-                if z0 < pad or z1 > nz - pad:
-                    for r in range(6):
-                        row = r * wide + pad
+                    row = r * wide + pad
+                    if z0 < pad or z1 > nz - pad:
                         for k in range(1, pad + 1):
-                            rows[row - k] = rows[row + _reflect(-k, nz)]
-                            rows[row + nz - 1 + k] = rows[row + _reflect(nz - 1 + k, nz)]
-                size = u(z1 - z0)
+                            along_y[row - k] = along_y[row + _reflect(-k, nz)]
+                            along_y[row + nz - 1 + k] = along_y[row + _reflect(nz - 1 + k, nz)]
+                for k in range(-pad, pad + 1):
+                    neighbours[pad + k] = pad + z0 + k
                 for r in range(6):
-                    order = 2 if r == 5 else (1 if r in (2, 4) else 0)
-                    at, out = r * wide + pad + z0, u(r * nz)
-                    centre = zero if order == 1 else wz[order, 0]
-                    _scaled(rows, u(at), centre, size, lines, out)
-                    for k in range(1, pad + 1, 2):
-                        p, m, q, n = u(at + k), u(at - k), u(at + k + 1), u(at - k - 1)
-                        a, b = wz[order, k], wz[order, k + 1]
-                        if order == 1:
-                            _odd_order(rows, p, m, q, n, a, b, size, lines, out)
-                        else:
-                            _even_order(rows, p, m, q, n, a, b, size, lines, out)
+                    of_z = 2 if r == 5 else (1 if r in (2, 4) else 0)
+                    _derive(along_y, neighbours, r * wide, taps[2], of_z, z1 - z0, lines, r * nz)
                 _respond(
                     *(hessian, z1 - z0, sign, kind, weights, index),
                     *(response[x, y, z0:z1], best[x, y, z0:z1]),
                 )
-
-
-@njit(nogil=True, error_model="numpy", cache=True)
-def hessian_at(image, points, taps):
-    """Scale-normalised Hessians (n, 3, 3) at a few voxels, in double precision."""
-    radius = taps.shape[2] - 1
-    out = np.zeros((len(points), 3, 3))
-    for n in range(len(points)):
-        x, y, z = points[n]
-        for i in range(-radius, radius + 1):
-            gx = taps[0, :, abs(i)]
-            sx = gx[1] if i > 0 else -gx[1]
-            for j in range(-radius, radius + 1):
-                gy = taps[1, :, abs(j)]
-                sy = gy[1] if j > 0 else -gy[1]
-                row = image[_reflect(x + i, image.shape[0]), _reflect(y + j, image.shape[1])]
-                f0, f1, f2 = 0.0, 0.0, 0.0
-                for k in range(-radius, radius + 1):
-                    value = row[_reflect(z + k, image.shape[2])]
-                    f0 += taps[2, 0, abs(k)] * value
-                    f1 += (taps[2, 1, k] if k > 0 else -taps[2, 1, -k]) * value
-                    f2 += taps[2, 2, abs(k)] * value
-                out[n, 0, 0] += gx[2] * gy[0] * f0
-                out[n, 1, 1] += gx[0] * gy[2] * f0
-                out[n, 2, 2] += gx[0] * gy[0] * f2
-                out[n, 0, 1] += sx * sy * f0
-                out[n, 0, 2] += sx * gy[0] * f1
-                out[n, 1, 2] += gx[0] * sy * f1
-        out[n, 1, 0], out[n, 2, 0], out[n, 2, 1] = out[n, 0, 1], out[n, 0, 2], out[n, 1, 2]
-    return out

@@ -1,16 +1,18 @@
-"""Where in this scan to look: regions and tissue priors from MNI, levels of signal and noise."""
+"""Regions and tissue priors of one scan, taken from MNI, and its levels of signal and noise."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+import cc3d
 import edt
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.filters import threshold_otsu
+from skimage.transform import downscale_local_mean
 
 from pvsbook import images
 from pvsbook._errors import InputError
@@ -21,7 +23,7 @@ Floats = NDArray[np.float32]
 Contrast = Literal["t2", "t1"]
 Model = Literal["affine", "syn"]
 
-__all__ = ["Anatomy", "Levels", "brain_mask", "locate", "measure_levels"]
+__all__ = ["Levels", "PvsAnatomy", "foreground_mask", "locate_regions", "measure_levels"]
 
 LARGEST_BRAIN_ML = 2200.0  # with ventricles and sulci; a mask that holds more holds scalp
 _SMALLEST_BRAIN_ML = 700.0
@@ -38,7 +40,7 @@ _BACKGROUND_MM = 4.0  # smoothness of the tissue background
 
 
 @dataclass(frozen=True, eq=False)
-class Anatomy:
+class PvsAnatomy:
     """Regions and tissue priors on the part of a scan that holds them.
 
     Attributes
@@ -50,7 +52,7 @@ class Anatomy:
     regions
         Labels of `pvsbook.atlas.perivascular.REGIONS`, shape of `image`.
     wm, gm, ventricles
-        Prior fractions carried from MNI, float32.
+        Prior fractions of tissue, resampled from MNI, float32.
     brain
         The brain of this scan, bool.
     coverage
@@ -58,9 +60,9 @@ class Anatomy:
     mask_ml
         Volume of the whole mask that the registration used.
     registration
-        How the priors came here.
+        From the scan to MNI space.
     stripped_here
-        Whether the brain was cut out of a whole head here.
+        Whether the scan held the whole head, and the brain was cut out of it.
     """
 
     image: nib.Nifti1Image
@@ -105,8 +107,8 @@ class Levels:
     grey_matter: float
     fluid: float
     noise_sd: float
-    smoothness: tuple[float, float, float]
-    noise_correlation: tuple[float, float, float]
+    smoothness: tuple[float, ...]
+    noise_correlation: tuple[float, ...]
     background: Floats
 
     @property
@@ -115,17 +117,22 @@ class Levels:
         return 1.0 if self.fluid > self.white_matter else -1.0
 
     @property
+    def fluid_contrast(self) -> float:
+        """Difference of fluid and white matter, positive."""
+        return abs(self.fluid - self.white_matter)
+
+    @property
     def contrast_to_noise(self) -> float:
         """Fluid against white matter, in standard deviations of the noise."""
-        return abs(self.fluid - self.white_matter) / self.noise_sd
+        return self.fluid_contrast / self.noise_sd
 
 
-def brain_mask(image: nib.Nifti1Image) -> nib.Nifti1Image:
+def foreground_mask(image: nib.Nifti1Image) -> nib.Nifti1Image:
     """Find the brain in a skull-stripped scan, or the head in a whole one.
 
-    Where a fifth or more of the voxels share one exact value at the border, the scan has been
-    skull-stripped and the rest is brain.  Otherwise the head is told from air by Otsu's
-    threshold, and thin bridges to scalp are cut by an opening of 5 mm.
+    Where a fifth or more of the voxels have exactly the value of the corner voxel, the scan has
+    been skull-stripped and the rest is brain.  Otherwise Otsu's threshold separates the head from
+    air, and an opening of 5 mm cuts thin bridges to scalp.
 
     Parameters
     ----------
@@ -141,7 +148,7 @@ def brain_mask(image: nib.Nifti1Image) -> nib.Nifti1Image:
     --------
     >>> stripped = np.zeros((20, 20, 20), np.float32)
     >>> stripped[5:15, 5:15, 5:15] = np.random.default_rng(0).random((10, 10, 10)) + 1
-    >>> int(np.asarray(brain_mask(images.make(stripped, np.eye(4))).dataobj).sum())
+    >>> int(np.asarray(foreground_mask(images.make(stripped, np.eye(4))).dataobj).sum())
     1000
     """
     values = images.array(image)
@@ -154,13 +161,9 @@ def brain_mask(image: nib.Nifti1Image) -> nib.Nifti1Image:
 
 
 def _head(values: Floats, size: NDArray) -> NDArray[np.bool_]:
-    """Head without thin bridges, told from air on blocks of about 2 mm."""
+    """Separate the head from air, without thin bridges, on blocks of about 2 mm."""
     step = np.maximum(1, np.round(2 / size)).astype(int)
-    padded = np.pad(values, [(0, -n % k) for n, k in zip(values.shape, step, strict=True)])
-    blocks = padded.reshape(
-        [m for n, k in zip(padded.shape, step, strict=True) for m in (n // k, k)]
-    )
-    mean = ndimage.gaussian_filter(blocks.mean(axis=(1, 3, 5)), 0.7)
+    mean = ndimage.gaussian_filter(downscale_local_mean(values, tuple(step)), 0.7)
     coarse = mean > threshold_otsu(mean)
     spacing = tuple(size * step)
     inner = edt.edt(coarse, anisotropy=spacing) > 5
@@ -172,20 +175,18 @@ def _head(values: Floats, size: NDArray) -> NDArray[np.bool_]:
 
 
 def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    labels, count = ndimage.label(mask)
-    if count <= 1:
-        return mask
-    return labels == 1 + np.bincount(labels.ravel())[1:].argmax()
+    """Return the largest part of a mask that hangs together by faces."""
+    return np.asarray(cc3d.largest_k(mask, k=1, connectivity=6)) > 0
 
 
-def locate(
+def locate_regions(
     image: nib.Nifti1Image,
     *,
     contrast: Contrast = "t2",
     mask: nib.Nifti1Image | None = None,
     registration: Registration | Model = "affine",
-) -> Anatomy:
-    """Bring regions and tissue priors from MNI to a scan.
+) -> PvsAnatomy:
+    """Register a scan to MNI space, and resample regions and tissue priors to its grid.
 
     Parameters
     ----------
@@ -194,7 +195,7 @@ def locate(
     contrast
         ``"t2"`` or ``"t1"``.
     mask
-        Brain mask on the grid of the scan; `brain_mask` finds one by default.
+        Brain mask on the grid of the scan; by default the `foreground_mask`, without the scalp.
     registration
         ``"affine"``; ``"syn"`` for an affine one followed by SyN (see
         `pvsbook.atlas.registration.refine_nonlinear`), where ventricles are wide or the brain is
@@ -203,32 +204,40 @@ def locate(
     Raises
     ------
     InputError
-        An unknown registration, a field of view that holds none of the regions, or a mask that
-        does not fit.
+        An unknown registration, or a field of view that holds none of the regions.
     """
-    mask, where, whole_head = _place(image, mask, contrast, registration)
-    warp = where.warp
-
-    def carried(mni_image: nib.Nifti1Image, order: int) -> nib.Nifti1Image:
-        return mni_image if warp is None else warp.carry(mni_image, order=order)
-
-    atlas = carried(perivascular.regions(), 0)
-    box = _box_around(atlas, where, image)
+    if registration not in ("affine", "syn") and not isinstance(registration, Registration):
+        raise InputError(f"registration: {registration!r}; choose 'affine' or 'syn'")
+    whole_head = False
+    if mask is None:
+        mask = foreground_mask(image)
+        whole_head = _volume_ml(mask) > LARGEST_BRAIN_ML
+        mask = _strip(image, mask) if whole_head else mask
+    if not isinstance(registration, Registration):
+        affine = register_to_mni(image, contrast=contrast, mask=mask)
+        nonlinear = registration == "syn"
+        registration = refine_nonlinear(affine, image, mask=mask) if nonlinear else affine
+    atlas = _warped(perivascular.regions(), registration, order=0)
+    box = _box_around(atlas, registration, image)
     cut = image.slicer[box]
-    labels = np.asarray(where.to_native(atlas, cut).dataobj).astype(np.uint8)
+    labels = np.asarray(registration.to_native(atlas, cut).dataobj).astype(np.uint8)
     voxel_ml = abs(np.linalg.det(image.affine[:3, :3])) / 1000
     expected_ml = np.bincount(np.asarray(atlas.dataobj).ravel(), minlength=7) / 1000
-    expected_ml = expected_ml / np.linalg.det(where.native_to_mni[:3, :3])
-    seen_ml = np.bincount(labels.ravel(), minlength=7) * voxel_ml
-    coverage = {k: float(min(1.0, seen_ml[k] / expected_ml[k])) for k in perivascular.REGIONS}
+    expected_ml = expected_ml / np.linalg.det(registration.native_to_mni[:3, :3])
+    inside_ml = np.bincount(labels.ravel(), minlength=7) * voxel_ml
+    coverage = {k: float(min(1.0, inside_ml[k] / expected_ml[k])) for k in perivascular.REGIONS}
     if max(coverage.values()) < 0.05:
         raise InputError(_NO_REGION)
     wm, gm, ventricles = (
-        images.array(where.to_native(carried(templates.mni(kind), 1), cut, order=1))
+        images.array(
+            registration.to_native(
+                _warped(templates.mni(kind), registration, order=1), cut, order=1
+            )
+        )
         for kind in ("wm", "gm", "ventricles")
     )
     brain = np.asarray(mask.dataobj)[box] != 0
-    return Anatomy(
+    return PvsAnatomy(
         image=cut,
         box=box,
         regions=np.where(brain, labels, 0).astype(np.uint8),
@@ -238,36 +247,17 @@ def locate(
         brain=brain,
         coverage=coverage,
         mask_ml=_volume_ml(mask),
-        registration=where,
+        registration=registration,
         stripped_here=whole_head,
     )
 
 
-def _place(
-    image: nib.Nifti1Image,
-    mask: nib.Nifti1Image | None,
-    contrast: Contrast,
-    registration: Registration | Model,
-) -> tuple[nib.Nifti1Image, Registration, bool]:
-    """Give the brain, where it lies in MNI space, and whether the template told it from scalp."""
-    if registration not in ("affine", "syn") and not isinstance(registration, Registration):
-        raise InputError(f"registration: {registration!r}; choose 'affine' or 'syn'")
-    whole_head = False
-    if mask is None:
-        mask = brain_mask(image)
-        whole_head = _volume_ml(mask) > LARGEST_BRAIN_ML
-    else:
-        images.same_grid(mask, image, name="mask")
-        if not np.any(mask.dataobj):
-            raise InputError("mask: is empty; give a mask of the brain")
-    if whole_head:
-        mask = _strip(image, mask)
-    if isinstance(registration, Registration):
-        return mask, registration, whole_head
-    where = register_to_mni(image, contrast=contrast, mask=mask)
-    if registration == "syn":
-        where = refine_nonlinear(where, image, mask=mask)
-    return mask, where, whole_head
+def _warped(
+    mni_image: nib.Nifti1Image, registration: Registration, *, order: int
+) -> nib.Nifti1Image:
+    """Apply the nonlinear part of a registration, if it has one."""
+    warp = registration.warp
+    return mni_image if warp is None else warp.carry(mni_image, order=order)
 
 
 def _volume_ml(mask: nib.Nifti1Image) -> float:
@@ -311,8 +301,8 @@ def _box_around(
 ) -> tuple[slice, slice, slice]:
     """Part of the scan that holds the regions and a margin."""
     places = np.argwhere(np.asarray(atlas.dataobj))[::50]
-    there = registration.points_to_native(nib.affines.apply_affine(atlas.affine, places))
-    voxels = nib.affines.apply_affine(np.linalg.inv(image.affine), there)
+    scanner_mm = registration.points_to_native(nib.affines.apply_affine(atlas.affine, places))
+    voxels = nib.affines.apply_affine(np.linalg.inv(image.affine), scanner_mm)
     margin = MARGIN_MM / images.voxel_size_mm(image)
     low = np.maximum(np.floor(voxels.min(axis=0) - margin), 0).astype(int)
     high = np.minimum(np.ceil(voxels.max(axis=0) + margin) + 1, image.shape).astype(int)
@@ -322,7 +312,7 @@ def _box_around(
     return i, j, k
 
 
-def measure_levels(anatomy: Anatomy) -> Levels:
+def measure_levels(anatomy: PvsAnatomy) -> Levels:
     """Measure the signal of white matter, grey matter and fluid, and the noise.
 
     Raises
@@ -340,39 +330,39 @@ def measure_levels(anatomy: Anatomy) -> Levels:
             "image: fewer than 500 voxels of white matter lie in the field of view; "
             "check the mask and the orientation in the header"
         )
-    white, spread = _robust(values[core])
+    white, spread = robust_spread(values[core])
     cortex = (anatomy.gm > 0.8) & anatomy.brain & (anatomy.regions == 0)
     grey = float(np.median(values[cortex])) if cortex.sum() > 500 else white
     fluid = _fluid_level(values, anatomy, white)
     normal = anatomy.brain & (np.abs(values - white) < 3 * spread)
     background = _smooth_within(values, normal, _BACKGROUND_MM / size, white)
     residual = np.where(core & normal, values - background, 0)
-    _, noise = _robust((values - background)[core])
+    _, noise = robust_spread((values - background)[core])
     if not noise > 1e-6 * abs(fluid - white):
         raise InputError(
             "image: white matter is constant; give the scan itself, not a mask of it, and a brain "
             "mask, if any, that lies on the brain"
         )
     pairs = core & normal
-    x, y, z = (_correlation(residual, pairs, k) for k in range(3))
-    far = (_correlation(residual, pairs, k, lag=2) for k in range(3))
-    a, b, c = (max(near - two, 0) / (1 - two) for near, two in zip((x, y, z), far, strict=True))
-    return Levels(white, grey, fluid, noise, (x, y, z), (a, b, c), background)
+    nearest = tuple(_correlation(residual, pairs, axis, lag=1) for axis in range(3))
+    second = tuple(_correlation(residual, pairs, axis, lag=2) for axis in range(3))
+    of_noise = tuple(max(a - b, 0) / (1 - b) for a, b in zip(nearest, second, strict=True))
+    return Levels(white, grey, fluid, noise, nearest, of_noise, background)
 
 
-def _correlation(residual: Floats, where: NDArray[np.bool_], axis: int, *, lag: int = 1) -> float:
-    both = where & np.roll(where, lag, axis)
+def _correlation(residual: Floats, mask: NDArray[np.bool_], axis: int, *, lag: int) -> float:
+    both = mask & np.roll(mask, lag, axis)
     product = (residual * np.roll(residual, lag, axis))[both].mean()
-    return float(np.clip(product / residual[where].var(), 0.0, 0.9))
+    return float(np.clip(product / residual[mask].var(), 0.0, 0.9))
 
 
-def _robust(sample: NDArray) -> tuple[float, float]:
-    """Median, and the standard deviation that the median absolute deviation stands for."""
+def robust_spread(sample: NDArray) -> tuple[float, float]:
+    """Return the median, and the standard deviation from the median absolute deviation."""
     middle = float(np.median(sample))
     return middle, float(1.4826 * np.median(np.abs(sample - middle)))
 
 
-def _fluid_level(values: Floats, anatomy: Anatomy, white: float) -> float:
+def _fluid_level(values: Floats, anatomy: PvsAnatomy, white: float) -> float:
     """Signal of ventricular fluid: the side of white matter on which the ventricles lie."""
     inside = values[(anatomy.ventricles > 0.8) & anatomy.brain]
     if inside.size < 50:

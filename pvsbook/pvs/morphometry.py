@@ -6,6 +6,7 @@ import edt
 import numpy as np
 import pandas as pd
 from nibabel.affines import voxel_sizes
+from numpy.polynomial import polynomial
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
@@ -42,7 +43,7 @@ def measure_spread(
     Returns
     -------
     pandas.DataFrame
-        One row an object.
+        One row per object.
 
     Examples
     --------
@@ -52,23 +53,21 @@ def measure_spread(
     [9.95]
     """
     matrix = np.asarray(affine, np.float64)
-    where = np.argwhere(labels)
-    number = labels[tuple(where.T)] - 1
+    voxels = np.argwhere(labels)
+    number = labels[tuple(voxels.T)] - 1
     count = int(labels.max(initial=0))
-    share = np.maximum(np.asarray(weight)[tuple(where.T)], 1e-9).astype(np.float64)
-    places = where @ matrix[:3, :3].T
-    total = np.bincount(number, share, count)
+    weights = np.maximum(np.asarray(weight)[tuple(voxels.T)], 1e-9).astype(np.float64)
+    points = voxels @ matrix[:3, :3].T
+    total = np.bincount(number, weights, count)
     centre = (
-        np.stack([np.bincount(number, share * p, count) for p in places.T], 1) / total[:, None]
+        np.stack([np.bincount(number, weights * p, count) for p in points.T], 1) / total[:, None]
     )
-    away = places - centre[number]
-    moments = np.empty((count, 3, 3))
-    for i in range(3):
-        for j in range(3):
-            moments[:, i, j] = np.bincount(number, share * away[:, i] * away[:, j], count) / total
+    offsets = points - centre[number]
+    products = [np.bincount(number, weights * a * b, count) for a in offsets.T for b in offsets.T]
+    moments = (np.array(products) / total).T.reshape(count, 3, 3)
     values, vectors = np.linalg.eigh(moments)
-    voxel = float(np.mean(voxel_sizes(matrix) ** 2)) / 12
-    spread = np.maximum(values, 0) + voxel
+    voxel_variance = float(np.mean(voxel_sizes(matrix) ** 2)) / 12
+    spread = np.maximum(values, 0) + voxel_variance
     return pd.DataFrame(
         {
             "length_mm": np.sqrt(12 * np.maximum(values[:, 2], 0)),
@@ -97,7 +96,7 @@ def measure_centrelines(
     Returns
     -------
     pandas.DataFrame
-        One row an object, with the columns of `COLUMNS`.
+        One row per object, with the columns of `COLUMNS`.
 
     Examples
     --------
@@ -120,20 +119,17 @@ def measure_centrelines(
         voxels = np.argwhere(inside)
         if len(voxels) < 4:
             continue
-        share = np.maximum(np.asarray(weight)[box][inside], 1e-9).astype(np.float64)
+        weights = np.maximum(np.asarray(weight)[box][inside], 1e-9).astype(np.float64)
         corner = np.array([s.start for s in box])
-        places = (voxels + corner) @ matrix[:3, :3].T + matrix[:3, 3]
+        points = (voxels + corner) @ matrix[:3, :3].T + matrix[:3, 3]
         axis = table.loc[n, axes].to_numpy(float)
-        away = places - table.loc[n, middles].to_numpy(float)
-        along = away @ axis
+        offsets = points - table.loc[n, middles].to_numpy(float)
+        along = offsets @ axis
         half = 0.5 * float(lengths[n])
         if half < voxel_sizes(matrix).max():
             continue
-        basis = np.stack([np.ones_like(along), along, along**2], axis=1)
-        root = np.sqrt(share)[:, None]
-        bend = np.linalg.lstsq(basis * root, away * root, rcond=None)[0]
-        t = np.linspace(-half, half, 41)
-        line = np.stack([np.ones_like(t), t, t**2], axis=1) @ bend
+        parabola = polynomial.polyfit(along, offsets, 2, w=np.sqrt(weights))
+        line = polynomial.polyval(np.linspace(-half, half, 41), parabola).T
         length = float(np.linalg.norm(np.diff(line, axis=0), axis=1).sum())
         chord = float(np.linalg.norm(line[-1] - line[0]))
         table.loc[n, "length_mm"] = length
@@ -184,13 +180,10 @@ def measure_ventricle_distance(
     centres = table[["x_mm", "y_mm", "z_mm"]].to_numpy(float)
     voxels = np.linalg.solve(matrix[:3, :3], (centres - matrix[:3, 3]).T)
     smooth = ndimage.gaussian_filter(distance, 1.5 / size)
-    slopes = []
-    for axis in range(3):
-        step = np.zeros((3, 1))
-        step[axis] = 1
-        ahead = ndimage.map_coordinates(smooth, voxels + step, order=1, mode="nearest")
-        behind = ndimage.map_coordinates(smooth, voxels - step, order=1, mode="nearest")
-        slopes.append((ahead - behind) / 2)
+    slopes = [
+        ndimage.map_coordinates(slope, voxels, order=1, mode="nearest")
+        for slope in np.gradient(smooth)
+    ]
     outward = np.linalg.solve(matrix[:3, :3].T, np.array(slopes)).T
     outward /= np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-9)
     along = table[["direction_x", "direction_y", "direction_z"]].to_numpy(float)

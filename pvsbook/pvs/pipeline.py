@@ -18,19 +18,12 @@ from pvsbook.atlas import perivascular
 from pvsbook.atlas.registration import Registration
 from pvsbook.derivatives import Writer
 from pvsbook.pvs import morphometry
-from pvsbook.pvs.anatomy import LARGEST_BRAIN_ML, Anatomy, Contrast, Model, locate
-from pvsbook.pvs.segmentation import CLASSES, Rules, Segmentation, segment
+from pvsbook.pvs.anatomy import Contrast, Model, PvsAnatomy, locate_regions
+from pvsbook.pvs.objects import CLASSES, Rules
+from pvsbook.pvs.quality import MIN_COVERAGE, judge
+from pvsbook.pvs.segmentation import Segmentation, segment
 
 __all__ = ["COLUMNS", "PvsResult", "measure"]
-
-THICK_SLICE_MM = 2.5  # simulated slices of 2 mm lose little, those of 3 mm half the faint spaces
-MIN_COVERAGE = 0.5  # of a region; below it, the region is not counted
-FULL_COVERAGE = 0.95
-MANY_MIRRORED = 0.25  # of the objects counted
-MIN_CONTRAST_TO_NOISE, FAILED_CONTRAST_TO_NOISE = 8.0, 4.0
-MIN_OVERLAP, FAILED_OVERLAP = 0.9, 0.7
-MAX_STRAY = 0.2  # of a mask of hyperintensities, outside the brain
-MAX_TAKEN = 0.25  # of the regions, by such a mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +35,11 @@ class PvsResult:
     image
         The scan.
     objects
-        One row an object, whatever its class (see `pvsbook.pvs.segmentation.Segmentation`).
+        One row per object, whatever its class (see `pvsbook.pvs.segmentation.Segmentation`).
     labels
         Image on the grid of the scan: the index of `objects` plus one.
     classes
-        Image on the grid of the scan: see `pvsbook.pvs.segmentation.CLASSES`.
+        Image on the grid of the scan: see `pvsbook.pvs.objects.CLASSES`.
     regions
         Image on the grid of the scan: see `pvsbook.atlas.perivascular.REGIONS`.
     response
@@ -71,7 +64,7 @@ class PvsResult:
     regions: nib.Nifti1Image
     response: nib.Nifti1Image
     segmentation: Segmentation
-    anatomy: Anatomy
+    anatomy: PvsAnatomy
     contrast: Contrast
     has_wmh_mask: bool
     status: str
@@ -157,26 +150,26 @@ class PvsResult:
 
 
 def _count_error(found: pd.DataFrame, noise_variance: float) -> float:
-    """Give the standard deviation of a count under new noise, in which objects come and go.
+    """Return the standard deviation of a count under new noise, in which objects come and go.
 
-    Spaces just below the threshold come as often as those just above it go, so the latter count
-    twice; most threads that are seen below it are noise, of which few pass at random.
+    PVS just below the threshold appear as often as those just above it disappear, so the latter
+    count twice; most objects below it are noise, of which few pass at random.
     """
     return float(np.sqrt(2 * _flips(found["repeat_probability"]).sum() + noise_variance))
 
 
 def _volume_error(found: pd.DataFrame) -> float:
-    """Give the same of a total volume, with the noise in each object besides."""
+    """Return the same of a total volume, with the noise within each object too."""
     flips = 2 * _flips(found["repeat_probability"]) * found["volume_mm3"] ** 2
     return float(np.sqrt((found["volume_se_mm3"] ** 2 + flips).sum()))
 
 
 def _flips(repeat_probability: ArrayLike) -> NDArray[np.float64]:
-    """Give the variance of whether each object is found, over scans with new noise.
+    """Return the variance of whether each object is found, over scans with new noise.
 
     An object passes with probability q = Phi((m - t) / s), m its response without noise, and the
-    variance is q (1 - q).  Only m plus noise was seen, and `repeat_probability` is the mean p of
-    q over what m may be; p (1 - p) would count the doubt about m as if it were noise.  The mean
+    variance is q (1 - q).  Only m plus noise was measured, and `repeat_probability` is the mean p
+    of q over what m may be; p (1 - p) would count the doubt about m as if it were noise.  The mean
     of q (1 - q) is twice Owen's T.
     """
     p = np.clip(np.asarray(repeat_probability, np.float64), 1e-12, 1 - 1e-12)
@@ -259,26 +252,27 @@ def measure(
     mask = _load_mask(brain_mask, scan, "brain_mask")
     if mask is not None and not np.any(mask.dataobj):
         raise InputError("brain_mask: is empty; give a mask of the brain, or none")
-    anatomy = locate(scan, contrast=contrast, mask=mask, registration=registration)
+    anatomy = locate_regions(scan, contrast=contrast, mask=mask, registration=registration)
     inside = None if wmh is None else np.asarray(wmh.dataobj)[anatomy.box] != 0
-    found = segment(anatomy, wmh=inside, rules=rules, rng=rng)
-    seen = "t2" if found.levels.sign > 0 else "t1"
-    if seen != contrast:
+    segmentation = segment(anatomy, wmh=inside, rules=rules, rng=rng)
+    levels, objects = segmentation.levels, segmentation.objects
+    measured = "t2" if levels.sign > 0 else "t1"
+    if measured != contrast:
         raise InputError(
-            f"image: fluid in the ventricles is {'brighter' if seen == 't2' else 'darker'} than "
-            f"white matter ({found.levels.fluid:.3g} against {found.levels.white_matter:.3g}), "
-            f"but contrast is {contrast!r}; is this another scan?  Else use contrast={seen!r}"
+            f"image: fluid in the ventricles is {'brighter' if levels.sign > 0 else 'darker'} "
+            f"than white matter ({levels.fluid:.3g} against {levels.white_matter:.3g}), but "
+            f"contrast is {contrast!r}; is this another scan?  Else use contrast={measured!r}"
         )
-    codes = np.array([0, *(CLASSES[c] for c in found.objects["class"])], np.uint8)
-    status, reasons = _judge(found, anatomy, inside)
+    codes = np.array([0, *(CLASSES[c] for c in objects["class"])], np.uint8)
+    status, reasons = judge(segmentation, anatomy, inside)
     return PvsResult(
         image=scan,
-        objects=found.objects,
-        labels=_whole(found.labels, anatomy, scan),
-        classes=_whole(codes[found.labels], anatomy, scan),
+        objects=objects,
+        labels=_whole(segmentation.labels, anatomy, scan),
+        classes=_whole(codes[segmentation.labels], anatomy, scan),
         regions=_whole(anatomy.regions, anatomy, scan),
-        response=_whole(found.response, anatomy, scan),
-        segmentation=found,
+        response=_whole(segmentation.response, anatomy, scan),
+        segmentation=segmentation,
         anatomy=anatomy,
         contrast=contrast,
         has_wmh_mask=wmh is not None,
@@ -295,73 +289,11 @@ def _load_mask(
     return images.make(images.load_mask(source, scan, name=name), scan.affine)
 
 
-def _whole(part: NDArray, anatomy: Anatomy, scan: nib.Nifti1Image) -> nib.Nifti1Image:
+def _whole(part: NDArray, anatomy: PvsAnatomy, scan: nib.Nifti1Image) -> nib.Nifti1Image:
     """Put an array of the box back on the grid of the scan."""
     whole = np.zeros(scan.shape, part.dtype)
     whole[anatomy.box] = part
     return images.make(whole, scan.affine)
-
-
-def _judge(
-    found: Segmentation, anatomy: Anatomy, wmh: NDArray[np.bool_] | None
-) -> tuple[str, tuple[str, ...]]:
-    """Give the status and its reasons, those of a failure first."""
-    overlap, contrast = anatomy.registration.overlap, found.levels.contrast_to_noise
-    failed: list[str] = []
-    warned: list[str] = []
-    if overlap < MIN_OVERLAP:
-        text = f"the registration places {overlap:.0%} of the brain on the template"
-        (failed if overlap < FAILED_OVERLAP else warned).append(
-            f"{text}: look at the regions before the counts"
-        )
-    if contrast < MIN_CONTRAST_TO_NOISE:
-        text = f"fluid stands out by {contrast:.2g} standard deviations of the noise only"
-        (failed if contrast < FAILED_CONTRAST_TO_NOISE else warned).append(
-            f"{text}: counts are too low"
-        )
-    if anatomy.stripped_here:
-        warned.append(
-            "the scan holds the whole head, and the brain was cut out of it here: look at the "
-            "regions, or give a brain mask"
-        )
-    if anatomy.mask_ml > LARGEST_BRAIN_ML:
-        warned.append(
-            f"the mask holds {anatomy.mask_ml:.0f} ml, more than a brain: scalp is inside, and "
-            "the regions may reach beyond the brain; give a brain mask"
-        )
-    thick = anatomy.voxel_size_mm.max()
-    if thick > THICK_SLICE_MM:
-        warned.append(
-            f"voxels are {thick:.2g} mm thick: thin spaces are lost, neighbours merge, and "
-            "lengths and directions across the slices cannot be told"
-        )
-    for label, name in perivascular.REGIONS.items():
-        if anatomy.coverage[label] < MIN_COVERAGE:
-            warned.append(f"{name} is outside the field of view and was not counted")
-        elif anatomy.coverage[label] < FULL_COVERAGE:
-            warned.append(f"{name} is cut by the field of view")
-    if wmh is not None and wmh.any():
-        stray, taken = (~anatomy.brain)[wmh].mean(), wmh[anatomy.regions > 0].mean()
-        if stray > MAX_STRAY:
-            warned.append(
-                f"{stray:.0%} of the mask of white-matter hyperintensities lies outside the "
-                "brain: it may be of another scan"
-            )
-        if taken > MAX_TAKEN:
-            warned.append(
-                f"the mask of white-matter hyperintensities covers {taken:.0%} of the regions, "
-                "and objects in it are not counted"
-            )
-    counted = int((found.objects["class"] == "pvs").sum())
-    if found.n_mirrored > max(2, MANY_MIRRORED * counted):
-        warned.append(
-            f"{found.n_mirrored} threads of the wrong sign pass the rules that {counted} "
-            "perivascular spaces pass: texture, vessels or artefacts may be among them"
-        )
-    if not counted:
-        warned.append("no perivascular space was found: look at the scan before you report zero")
-    status = "fail" if failed else "warn" if warned else "pass"
-    return status, (*failed, *warned)
 
 
 def _columns() -> dict[str, dict[str, str]]:

@@ -1,19 +1,19 @@
-"""How tube-like is each voxel?  Multi-scale filters on the eigenvalues of the Hessian."""
+"""Vesselness: multi-scale filters for tubes, from the eigenvalues of the Hessian."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pvsbook._errors import InputError
-from pvsbook.pvs._hessian import filter_slab, hessian_at
+from pvsbook.pvs._hessian import filter_slab
 
 Floats = NDArray[np.float32]
 Method = Literal["frangi", "sato", "jerman"]
@@ -22,7 +22,9 @@ Polarity = Literal["bright", "dark"]
 METHODS: tuple[Method, ...] = ("frangi", "sato", "jerman")
 DEFAULT_SCALES_MM = (0.4, 0.6, 0.9, 1.3)
 
-_TRUNCATE = 4.0  # radius of the derivative kernels, in standard deviations
+# Radius of the derivative kernels, in standard deviations.  The second derivative of a Gaussian is
+# widest: beyond 4 it is below 1 % of its centre, and `derivative_taps` restores the exact sums.
+_TRUNCATE = 4.0
 
 
 @dataclass(frozen=True)
@@ -36,16 +38,12 @@ class Vesselness:
         tube of the wanted polarity.
     scale_mm : ndarray, shape (x, y, z), float32
         The scale (standard deviation of the Gaussian) of that response; 0 where it is 0.
-    method, polarity : str
-        What was computed.
     c : float
-        The contrast, in units of the image, at which the filter starts to trust a structure.
+        The contrast used, in units of the image.
     """
 
     response: Floats
     scale_mm: Floats
-    method: Method
-    polarity: Polarity
     c: float
 
 
@@ -76,7 +74,7 @@ def vesselness_filter(
     scales_mm : sequence of floats
         Standard deviations of the Gaussian.  A tube of diameter d answers most at about
         ``d / (2 * sqrt(2))`` once blur by the voxel is added.  Add larger scales for wider
-        tubes; scales below a third of the voxel only see noise and are refused.
+        tubes; scales below a third of the voxel respond to noise alone and are refused.
     polarity : {"bright", "dark"}
         "bright" for perivascular spaces on T2w, "dark" for T1w.
     method : {"frangi", "sato", "jerman"}
@@ -129,20 +127,23 @@ def vesselness_filter(
         if not value > 0:
             raise InputError(f"{name} is {value}; it must be positive")
     if c is None:
+        # From the intensities, not from the largest Hessian norm of the first scale, as in
+        # scikit-image: with that, the response depends on the order of the scales.
         low, high = np.percentile(volume[::2, ::2, ::2], (0.5, 99.5))
         c = float(high - low) / 4 or float(np.ptp(volume)) / 4
     if not (np.isfinite(c) and c > 0):
         raise InputError(f"c is {c}; it must be a positive contrast in the unit of the image")
 
-    inside = None if mask is None else _check_mask(mask, volume.shape)
-    first, last = _row_ranges(inside, volume.shape)
+    inside = np.ones(volume.shape, bool) if mask is None else _check_mask(mask, volume.shape)
+    first, last = _row_ranges(inside)
     response = np.zeros(volume.shape, np.float32)
     best = np.zeros(volume.shape, np.uint8)
     sign = np.float32(-1.0 if polarity == "bright" else 1.0)
     kind = METHODS.index(method)
     weights = np.array((0.5 / alpha**2, 0.5 / beta**2, c), np.float32)
-    edges = np.linspace(0, volume.shape[0], 4 * _n_threads() + 1).astype(int)
-    with ThreadPoolExecutor(_n_threads()) as pool:
+    n_threads = numba.get_num_threads()
+    edges = np.linspace(0, volume.shape[0], 4 * n_threads + 1).astype(int)
+    with ThreadPoolExecutor(n_threads) as pool:
         for index, scale in enumerate(scales, start=1):
             taps = derivative_taps(scale, voxel)
             jobs = [
@@ -155,71 +156,10 @@ def vesselness_filter(
             ]
             for job in jobs:
                 job.result()
-    if inside is not None:
-        response[~inside] = 0
-        best[~inside] = 0
+    response[~inside] = 0
+    best[~inside] = 0
     table = np.array([0.0, *scales], np.float32)
-    return Vesselness(response, table[best], method, polarity, float(c))
-
-
-def tube_directions(
-    image: ArrayLike,
-    voxels: ArrayLike,
-    scale_mm: ArrayLike,
-    *,
-    voxel_size_mm: ArrayLike = (1.0, 1.0, 1.0),
-) -> NDArray[np.float64]:
-    """Give the direction along the tube at chosen voxels.
-
-    Computed at points only: a field of directions would take three times the memory of the
-    image, and objects fill less than a thousandth of the brain.
-
-    Parameters
-    ----------
-    image : array_like, shape (x, y, z)
-        The image given to `vesselness_filter`.
-    voxels : array_like of int, shape (n, 3)
-        Voxel indices.
-    scale_mm : array_like, shape (n,)
-        The scale at each voxel, as in ``Vesselness.scale_mm``.
-    voxel_size_mm : sequence of three floats
-        Spacing along each axis of `image`.
-
-    Returns
-    -------
-    ndarray, shape (n, 3)
-        Unit vectors in mm along the axes of the array, of arbitrary sign: the eigenvector of
-        the Hessian with the smallest magnitude of eigenvalue.
-
-    Raises
-    ------
-    InputError
-        If a voxel lies outside the image, or a scale is not positive.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> image = np.zeros((15, 15, 15), np.float32)
-    >>> image[7, :, 7] = 1.0
-    >>> np.abs(tube_directions(image, [[7, 7, 7]], [0.8])).round(2)
-    array([[0., 1., 0.]])
-    """
-    volume = _check_image(image)
-    voxel = _check_voxel_size(voxel_size_mm)
-    points = np.atleast_2d(np.asarray(voxels, np.int64))
-    scales = np.broadcast_to(np.asarray(scale_mm, np.float64), len(points))
-    if points.shape[1:] != (3,) or np.any(points < 0) or np.any(points >= volume.shape):
-        raise InputError(f"voxels must be (n, 3) indices inside the image of shape {volume.shape}")
-    if not np.all(scales > 0):
-        raise InputError("scale_mm must be positive; keep only voxels with a response")
-    hessians = np.empty((len(points), 3, 3))
-    for scale in np.unique(scales):
-        chosen = scales == scale
-        taps = derivative_taps(scale, voxel)
-        hessians[chosen] = hessian_at(volume, points[chosen], taps)
-    values, vectors = np.linalg.eigh(hessians)
-    smallest = np.abs(values).argmin(axis=1)
-    return np.take_along_axis(vectors, smallest[:, None, None], axis=2)[:, :, 0]
+    return Vesselness(response, table[best], float(c))
 
 
 def derivative_taps(scale_mm: float, voxel_size_mm: ArrayLike) -> Floats:
@@ -308,16 +248,9 @@ def _check_mask(mask: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     return inside
 
 
-def _row_ranges(
-    inside: NDArray[np.bool_] | None, shape: tuple[int, ...]
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def _row_ranges(inside: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """First and one-past-last column to compute in each row; equal where there is none."""
-    if inside is None:
-        return np.zeros(shape[:2], np.int32), np.full(shape[:2], shape[2], np.int32)
+    n = inside.shape[2]
     first = inside.argmax(axis=2)
-    last = np.where(inside.any(axis=2), shape[2] - inside[:, :, ::-1].argmax(axis=2), first)
+    last = np.where(inside.any(axis=2), n - inside[:, :, ::-1].argmax(axis=2), first)
     return first.astype(np.int32), last.astype(np.int32)
-
-
-def _n_threads() -> int:
-    return int(os.environ.get("NUMBA_NUM_THREADS") or os.cpu_count() or 1)

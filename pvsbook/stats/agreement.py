@@ -1,6 +1,6 @@
 """Repeatability of a measure, and the change that it lets one see.
 
-Kappa, intraclass correlation and limits of agreement of raters are in `pvsbook.pvs.rating`.
+The page on rating computes kappa, the intraclass correlation and limits of agreement of raters.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pvsbook.atlas import deep_grey, register_to_mni, templates, tissue
 from pvsbook.atlas.registration import Registration
 from pvsbook.phantoms.brain import grey_ml, make_brain, pose, resize_grey
 from pvsbook.phantoms.perivascular import LESIONS, Look, draw_scan
-from pvsbook.pvs.anatomy import brain_mask
+from pvsbook.pvs.anatomy import foreground_mask
 
 AT_HOME = Registration(np.eye(4), "t1", "affine", "header", 1.0, 1.0, 1.0, 1.0)
 
@@ -101,7 +101,7 @@ def test_measured_volumes_follow_the_true_ones(brain):
     for seed, (deep, cortex) in enumerate(factors):
         one = resize_grey(brain, deep_grey=deep, cortex=cortex)
         scan = t1w(one, seed=seed)
-        found = tissue.grey_volumes(scan, mask=brain_mask(scan), registration=at(brain))
+        found = tissue.grey_volumes(scan, mask=foreground_mask(scan), registration=at(brain))
         rows.append((*grey_ml(one), found.deep_grey_ml, found.cortex_ml, found.head_scale))
     true_deep, true_cortex, deep, cortex, scale = np.array(rows).T
     assert np.corrcoef(true_deep, deep)[0, 1] > 0.95
@@ -114,7 +114,8 @@ def test_storage_order_does_not_matter(brain):
     turned = nib.as_closest_canonical(scan)
     assert nib.aff2axcodes(turned.affine) != nib.aff2axcodes(scan.affine)
     one, other = (
-        tissue.grey_volumes(s, mask=brain_mask(s), registration=at(brain)) for s in (scan, turned)
+        tissue.grey_volumes(s, mask=foreground_mask(s), registration=at(brain))
+        for s in (scan, turned)
     )
     assert other.deep_grey_ml == pytest.approx(one.deep_grey_ml, rel=1e-3)
     assert other.cortex_ml == pytest.approx(one.cortex_ml, rel=1e-3)
@@ -123,7 +124,7 @@ def test_storage_order_does_not_matter(brain):
 def test_a_small_head_is_scaled_to_the_template():
     small = make_brain(3.0, mni_to_world=np.diag([0.93, 0.93, 0.93, 1.0]))
     scan = t1w(small)
-    mask = brain_mask(scan)
+    mask = foreground_mask(scan)
     place = register_to_mni(scan, contrast="t1", mask=mask, start=np.eye(4))
     found = tissue.grey_volumes(scan, mask=mask, registration=place)
     assert found.head_scale == pytest.approx(0.93**-3, rel=0.03)

@@ -18,8 +18,7 @@ from pvsbook.qsm import change
 
 DEFAULTS = {
     "pvs.pipeline.measure": {"contrast": "t2", "registration": "affine"},
-    "pvs.segmentation.segment": {"method": "frangi"},
-    "pvs.segmentation.Rules": {
+    "pvs.objects.Rules": {
         "expected_false": 1.0,
         "min_contrast": 0.11,
         "low_to_high": 0.4,
@@ -151,6 +150,17 @@ OPTIONS = {
     },
 }
 LIMITS = {
+    "pvs.quality.MIN_COVERAGE": 0.5,
+    "pvs.quality.LIMITS": {
+        "registration_overlap": (0.9, 0.7),
+        "contrast_to_noise": (8.0, 4.0),
+        "mask_ml": (2200.0, float("inf")),
+        "thickest_voxel_side_mm": (2.5, float("inf")),
+        "coverage": (0.95, float("-inf")),
+        "wmh_outside_brain": (0.2, float("inf")),
+        "wmh_in_regions": (0.25, float("inf")),
+        "mirrored_per_pvs": (0.25, float("inf")),
+    },
     "bids.group.OUTLYING": 3.5,  # Iglewicz and Hoaglin 1993
     "qsm.change.MIN_OVERLAP": 0.9,
     "qsm.change.MAX_TILT_DEG": 12.0,

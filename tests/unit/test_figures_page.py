@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from sklearn.metrics import cohen_kappa_score
 
 from pvsbook import InputError, report
 from pvsbook.pvs import rating
@@ -127,7 +128,7 @@ def test_the_trainer_works_by_keyboard_remembers_and_gives_kappa(page):
         word = "Right" if given == grade else "Not quite"
         assert status.inner_text().startswith(f"{word}: {10 * grade} PVS, grade {grade}")
         go.press("Enter")
-    kappa = rating.weighted_kappa(GIVEN, GRADES).value
+    kappa = cohen_kappa_score(GIVEN, GRADES, weights="quadratic", labels=range(5))
     assert f"agree on 3 of 7; weighted kappa is {kappa:.2f}" in status.inner_text()
     assert "as high as the truth" in status.inner_text()
     page.reload()

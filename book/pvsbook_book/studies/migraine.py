@@ -17,7 +17,7 @@ from pvsbook import pvs
 from pvsbook.atlas import register_to_mni
 from pvsbook.phantoms.brain import pose
 from pvsbook.phantoms.perivascular import make_phantom
-from pvsbook.pvs.anatomy import brain_mask
+from pvsbook.pvs.anatomy import foreground_mask
 from pvsbook.stats import association, groups
 from pvsbook.stats.tables import adjust
 from pvsbook_book.studies.model import ASSUMED, head_size, parameter, visible
@@ -275,7 +275,7 @@ def measure(scans: dict[str, nib.Nifti1Image]) -> dict[str, float]:
     """
     row = {}
     for name, scan in scans.items():
-        mask = brain_mask(scan)
+        mask = foreground_mask(scan)
         place = register_to_mni(scan, contrast="t2", mask=mask, start=np.eye(4))
         found = pvs.measure(scan, brain_mask=mask, registration=place).to_row()
         for region in COUNTED:

@@ -6,12 +6,14 @@ were read.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from functools import cache
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import pingouin
 from numpy.random import Generator
 from scipy import optimize, stats
 
@@ -20,8 +22,8 @@ from pvsbook.atlas import register_to_mni, tissue
 from pvsbook.phantoms.brain import grey_ml, make_brain, pose, resize_grey
 from pvsbook.phantoms.diffusion import Tissue, gradient_scheme, make_diffusion, true_index
 from pvsbook.phantoms.perivascular import LESIONS, Look, draw_scan, make_phantom
-from pvsbook.pvs.anatomy import brain_mask
-from pvsbook.pvs.rating import grade, intraclass_correlation
+from pvsbook.pvs.anatomy import foreground_mask
+from pvsbook.pvs.rating import grade
 from pvsbook.stats import association, classify, groups
 from pvsbook.stats.tables import adjust, result
 from pvsbook_book.studies.model import ASSUMED, head_size, parameter, visible
@@ -336,11 +338,16 @@ def disability(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def agreement(table: pd.DataFrame) -> pd.DataFrame:
     """Compare regions drawn by hand with automated ones: ICC for absolute agreement."""
-    found = intraclass_correlation(table[["alps_manual", "alps_automated"]].to_numpy())
+    long = table[["alps_manual", "alps_automated"]].melt(ignore_index=False)
+    with warnings.catch_warnings():  # pingouin 0.7 calls pandas in ways that pandas 3 deprecates
+        warnings.simplefilter("ignore")
+        found = pingouin.intraclass_corr(
+            long.assign(person=long.index), targets="person", raters="variable", ratings="value"
+        ).set_index("Type").loc["ICC(A,1)"]  # fmt: skip
+    low, high = found["CI95"]
     return pd.DataFrame(
-        [result("manual, automated", "ICC(A,1)", found["icc"], found["low"], found["high"],
-                n=len(table))]
-    )  # fmt: skip
+        [result("manual, automated", "ICC(A,1)", found["ICC"], low, high, n=len(table))]
+    )
 
 
 @cache
@@ -426,7 +433,7 @@ def measure(scans: tuple[images.Dwi, nib.Nifti1Image, nib.Nifti1Image]) -> dict[
     of the same visit takes its regions from there.
     """
     dwi, anatomy, whole = scans
-    mask = brain_mask(anatomy)
+    mask = foreground_mask(anatomy)
     place = register_to_mni(anatomy, contrast="t2", mask=mask, start=np.eye(4))
     of_alps = alps.measure(dwi, registration=place, n_bootstrap=50).to_row()
     of_pvs = pvs.measure(anatomy, brain_mask=mask, registration=place).to_row()
@@ -438,7 +445,7 @@ def measure(scans: tuple[images.Dwi, nib.Nifti1Image, nib.Nifti1Image]) -> dict[
 
 def _measure_volumes(whole: nib.Nifti1Image) -> dict[str, float]:
     """Volumes at the size of MNI's head."""
-    mask = brain_mask(whole)
+    mask = foreground_mask(whole)
     place = register_to_mni(whole, contrast="t1", mask=mask, start=np.eye(4))
     found = tissue.grey_volumes(whole, mask=mask, registration=place)
     return {

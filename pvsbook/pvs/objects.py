@@ -1,0 +1,222 @@
+"""The objects of a segmentation: their shape, content and place, and the class of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import cc3d
+import edt
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from pvsbook.atlas import perivascular
+from pvsbook.pvs.anatomy import Levels, PvsAnatomy
+from pvsbook.pvs.morphometry import measure_centrelines, measure_ventricle_distance
+
+Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+__all__ = ["CLASSES", "Rules", "components", "describe", "dilate", "hysteresis", "is_elongated"]
+
+_RING_MM = 4.0  # tissue around an object that its background is measured in
+_LACUNE_MM = 3.0  # smaller ones are not called lacune-like
+_MIN_RING = 30  # voxels of it; with fewer, the smooth background stands
+
+CLASSES: Mapping[str, int] = {"pvs": 1, "uncertain": 2, "wmh_overlap": 3, "lacune_like": 4}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What makes an object a perivascular space.
+
+    Attributes
+    ----------
+    expected_false
+        False objects a scan that noise alone may make; lower it for fewer and larger objects.
+    min_contrast
+        The threshold is at least the response to a tube that stands out by this fraction of the
+        contrast of fluid.  On fine or quiet scans noise alone would allow far fainter ones, and
+        these are texture and strands of grey matter.  The default is where noise puts the
+        threshold of a 1 mm scan with a signal-to-noise ratio of 20.
+    low_to_high
+        Hysteresis: an object grows from its seed down to this fraction of the seed's threshold.
+    min_length_mm, min_elongation, max_width_mm
+        Shape of a tube.  Shorter or rounder objects are *uncertain*, wider ones *lacune-like*
+        when they are as bright as fluid, else *uncertain*.
+    blob_mm
+        Bright structures that hold a ball of this diameter are taken whole, so that their rims
+        are not counted as tubes.
+    wmh_overlap
+        Fraction of an object inside the mask of white-matter hyperintensities that makes it
+        *WMH overlap*.
+    fluid_like
+        Fraction of the contrast of fluid above which a wide object is *lacune-like*.
+    space_contrast
+        Contrast of the fluid in perivascular spaces, as a fraction of that in the ventricles.
+        Volumes are divided by it: 1 gives the volume of ventricle-like fluid, which is too little
+        where spaces are fainter.  Set it where it is known, from wide spaces or thinner slices.
+    max_border
+        Fraction of the voxels around an object that may belong to cortex, sulci or ventricles.
+    """
+
+    expected_false: float = 1.0
+    min_contrast: float = 0.11
+    low_to_high: float = 0.4
+    min_length_mm: float = 2.5
+    min_elongation: float = 1.6
+    max_width_mm: float = 4.5
+    blob_mm: float = 3.6
+    wmh_overlap: float = 0.3
+    fluid_like: float = 0.6
+    space_contrast: float = 1.0
+    max_border: float = 0.35
+
+
+def describe(
+    labels: NDArray[np.int32],
+    excess: Floats,
+    response: Floats,
+    *,
+    anatomy: PvsAnatomy,
+    levels: Levels,
+    outside: Mask,
+    wmh: Mask | None,
+    rules: Rules,
+) -> pd.DataFrame:
+    """Measure class, shape, content and place of each object.
+
+    Parameters
+    ----------
+    labels
+        Objects 1..n, shape (x, y, z).
+    excess, response
+        Signal above the background, of the contrast that is searched, and its vesselness.
+    anatomy, levels
+        Of the scan.
+    outside
+        Cortex, sulci and ventricles with a rim.
+    wmh
+        White-matter hyperintensities, if they are known.
+    rules
+        What makes an object a perivascular space.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per object.
+    """
+    size = anatomy.voxel_size_mm
+    voxel_mm3 = float(np.prod(size))
+    fluid = levels.fluid_contrast
+    table = measure_centrelines(labels, excess, anatomy.image.affine)
+    count = len(table)
+    voxels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    grown = dilate(labels)
+    shell = (grown > 0) & (labels == 0)
+    filled = np.bincount(grown.ravel(), minlength=count + 1)[1:]
+    around, n_around = _tissue_around(grown, excess, (anatomy.regions > 0) & ~outside, size)
+    total = np.bincount(grown.ravel(), np.maximum(excess, -fluid).ravel(), count + 1)[1:]
+    content = total - filled * around
+    table["volume_voxels_mm3"] = voxels * voxel_mm3
+    per_unit = voxel_mm3 / (fluid * rules.space_contrast)
+    table["volume_mm3"] = np.maximum(content, 0) * per_unit
+    table["width_mm"] = np.sqrt(
+        4 / np.pi * table["volume_mm3"] / np.maximum(table["length_mm"], size.min())
+    )
+    table["volume_se_mm3"] = per_unit * _volume_error(filled, n_around, levels)
+    numbers = np.arange(1, count + 1)
+    table["contrast"] = np.float32(ndimage.maximum(excess, labels, numbers)) / fluid
+    table["response"] = np.float32(ndimage.maximum(response, labels, numbers))
+    rim = np.bincount(grown[shell], minlength=count + 1)[1:]
+    touching = np.bincount(grown[shell & outside], minlength=count + 1)[1:]
+    table["border"] = touching / np.maximum(rim, 1)
+    lesion = np.zeros(count) if wmh is None else np.bincount(labels[wmh], minlength=count + 1)[1:]
+    table["wmh_fraction"] = lesion / voxels
+    ventricles = anatomy.ventricles > 0.5
+    place = measure_ventricle_distance(table, ventricles, anatomy.image.affine)
+    table = pd.concat([table, place], axis=1)
+    table["region"] = _regions_of(labels, anatomy.regions, count)
+    table.insert(0, "class", _classify(table, rules))
+    return table
+
+
+def components(mask: Mask, connectivity: Literal[6, 26] = 26) -> NDArray[np.int32]:
+    """Label the connected parts of a mask from 1."""
+    return np.asarray(cc3d.connected_components(mask, connectivity=connectivity), np.int32)
+
+
+def hysteresis(response: Floats, high: float, low_to_high: float) -> Mask:
+    """Return the components above the low threshold that reach the high one."""
+    labels = components(response > low_to_high * high)
+    seeded = np.zeros(int(labels.max()) + 1, bool)
+    seeded[labels[response > high]] = True
+    seeded[0] = False
+    return seeded[labels]
+
+
+def _tissue_around(
+    grown: NDArray[np.int32], excess: Floats, tissue: Mask, size: NDArray
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Median excess of the tissue around each object, and over how many voxels.
+
+    The smooth background of the scan mixes white matter with what lies some millimetres away;
+    over an object of a hundred voxels, one per cent of it is as much as a faint space.
+    """
+    count = int(grown.max(initial=0))
+    medians, voxels = np.zeros(count), np.zeros(count, np.int64)
+    margin = np.ceil(_RING_MM / size).astype(int)
+    for n, bounds in enumerate(ndimage.find_objects(grown)):
+        if bounds is None:
+            continue
+        box = tuple(
+            slice(max(0, s.start - m), s.stop + m) for s, m in zip(bounds, margin, strict=True)
+        )
+        near = edt.edt(grown[box] != n + 1, anisotropy=tuple(size)) <= _RING_MM
+        sample = excess[box][near & (grown[box] == 0) & tissue[box]]
+        voxels[n] = sample.size
+        if sample.size >= _MIN_RING:
+            medians[n] = np.median(sample)
+    return medians, voxels
+
+
+def _volume_error(filled: NDArray, around: NDArray, levels: Levels) -> NDArray[np.float64]:
+    """Return the standard error that noise gives a sum over so many voxels less its background.
+
+    The variance of a median is pi / 2 times that of a mean.
+    """
+    together = float(np.prod([1 + 2 * r for r in levels.noise_correlation]))
+    background = np.where(around >= _MIN_RING, np.pi / 2 * filled**2 / np.maximum(around, 1), 0)
+    return levels.noise_sd * np.sqrt(together * (filled + background))
+
+
+def dilate(labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Label the 26 neighbours of each object like the object; objects keep their voxels."""
+    grown = ndimage.maximum_filter(labels, size=3)
+    return np.where(labels > 0, labels, grown)
+
+
+def _regions_of(labels: NDArray, regions: NDArray, count: int) -> list[str]:
+    """Region that holds most of each object."""
+    inside = labels > 0
+    table = np.zeros((count + 1, 7), np.int64)
+    np.add.at(table, (labels[inside], regions[inside]), 1)
+    return [perivascular.REGIONS[int(k)] for k in 1 + table[1:, 1:].argmax(axis=1)]
+
+
+def is_elongated(shapes: pd.DataFrame, rules: Rules) -> pd.Series:
+    """Tell which objects are as long and as slender as the rules ask for."""
+    long = shapes["length_mm"] >= rules.min_length_mm
+    return long & (shapes["elongation"] >= rules.min_elongation)
+
+
+def _classify(objects: pd.DataFrame, rules: Rules) -> NDArray[np.str_]:
+    clear = objects["border"] <= rules.max_border
+    tube = clear & is_elongated(objects, rules) & (objects["width_mm"] <= rules.max_width_mm)
+    fluid_like = objects["contrast"] >= rules.fluid_like
+    lacune = clear & fluid_like & (objects["length_mm"] >= _LACUNE_MM)
+    lesion = objects["wmh_fraction"] >= rules.wmh_overlap
+    return np.select([lesion, tube, lacune], ["wmh_overlap", "pvs", "lacune_like"], "uncertain")

@@ -1,0 +1,97 @@
+"""Whether the counts of a scan can be used: the status and its reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pvsbook.atlas import perivascular
+from pvsbook.pvs.anatomy import LARGEST_BRAIN_ML, PvsAnatomy
+from pvsbook.pvs.segmentation import Segmentation
+
+__all__ = ["LIMITS", "MIN_COVERAGE", "judge"]
+
+MIN_COVERAGE = 0.5  # of a region by the field of view; below it, the region is not counted
+
+LIMITS: Mapping[str, tuple[float, float]] = {
+    "registration_overlap": (0.9, 0.7),
+    "contrast_to_noise": (8.0, 4.0),
+    "mask_ml": (LARGEST_BRAIN_ML, np.inf),
+    "thickest_voxel_side_mm": (2.5, np.inf),  # at 2 mm few PVS are lost, at 3 mm half the faint
+    "coverage": (0.95, -np.inf),
+    "wmh_outside_brain": (0.2, np.inf),
+    "wmh_in_regions": (0.25, np.inf),
+    "mirrored_per_pvs": (0.25, np.inf),
+}
+"""Where a quality figure warns and where it fails; which side is worse follows from the order."""
+
+_REASONS: Mapping[str, str] = {
+    "registration_overlap": "the registration places {:.0%} of the brain on the template: look at "
+    "the regions before the counts",
+    "contrast_to_noise": "fluid stands out by {:.2g} standard deviations of the noise only: "
+    "counts are too low",
+    "mask_ml": "the mask holds {:.0f} ml, more than a brain: scalp is inside, and the regions may "
+    "reach beyond the brain; give a brain mask",
+    "thickest_voxel_side_mm": "voxels are {:.2g} mm thick: thin spaces are lost, neighbours "
+    "merge, and lengths and directions across the slices cannot be measured",
+    "wmh_outside_brain": "{:.0%} of the mask of white-matter hyperintensities lies outside the "
+    "brain: it may be of another scan",
+    "wmh_in_regions": "the mask of white-matter hyperintensities covers {:.0%} of the regions, "
+    "and objects in it are not counted",
+}
+_WHOLE_HEAD = (
+    "the scan holds the whole head, and the brain was cut out of it here: look at the regions, or "
+    "give a brain mask"
+)
+_CUT = "is cut by the field of view"
+_NOT_COUNTED = "is outside the field of view and was not counted"
+_MIN_OBJECTS = 8  # taken as counted, if fewer are: one or two of opposite contrast say little
+
+
+def judge(
+    segmentation: Segmentation, anatomy: PvsAnatomy, wmh: NDArray[np.bool_] | None
+) -> tuple[str, tuple[str, ...]]:
+    """Compare quality figures with `LIMITS`; give the status and its reasons, failures first.
+
+    Parameters
+    ----------
+    segmentation, anatomy
+        Of the scan.
+    wmh
+        Mask of white-matter hyperintensities on the grid of the anatomy, if there is one.
+    """
+    n_pvs = int((segmentation.objects["class"] == "pvs").sum())
+    n_mirrored = segmentation.n_mirrored
+    figures = {
+        "registration_overlap": anatomy.registration.overlap,
+        "contrast_to_noise": segmentation.levels.contrast_to_noise,
+        "mask_ml": anatomy.mask_ml,
+        "thickest_voxel_side_mm": anatomy.voxel_size_mm.max(),
+    }
+    if wmh is not None and wmh.any():
+        figures["wmh_outside_brain"] = (~anatomy.brain)[wmh].mean()
+        figures["wmh_in_regions"] = wmh[anatomy.regions > 0].mean()
+    checks = [(key, value, _REASONS[key].format(value)) for key, value in figures.items()]
+    for label, name in perivascular.REGIONS.items():
+        coverage = anatomy.coverage[label]
+        text = _CUT if coverage >= MIN_COVERAGE else _NOT_COUNTED
+        checks.append(("coverage", coverage, f"{name} {text}"))
+    text = (
+        f"{n_mirrored} objects of the opposite contrast pass the rules that {n_pvs} perivascular "
+        "spaces pass: texture, vessels or artefacts may be among them"
+    )
+    checks.append(("mirrored_per_pvs", n_mirrored / max(n_pvs, _MIN_OBJECTS), text))
+    failed, warned = [], [_WHOLE_HEAD] if anatomy.stripped_here else []
+    for key, value, text in checks:
+        warn, fail = LIMITS[key]
+        sign = 1 if fail > warn else -1
+        if sign * value > sign * fail:
+            failed.append(text)
+        elif sign * value > sign * warn:
+            warned.append(text)
+    if not n_pvs:
+        warned.append("no perivascular space was found: look at the scan before you report zero")
+    status = "fail" if failed else "warn" if warned else "pass"
+    return status, (*failed, *warned)
