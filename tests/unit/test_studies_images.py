@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from pvsbook_book.studies import cohorts, migraine, ms, nmosd, persons, repeat
 # region changes sides (8 to 30 voxels a region, spread 0.1 in the index and 15 ppb).
 TOLERANCE = {"alps": 0.01, "pvs": 2.0, "cso": 3.0, "bg": 2.0, "ppb": 1.0}
 TOLERANCE |= {"deep_grey": 0.2, "cortex": 2.0}  # ml
-STUDIES = repeat.STUDIES
+STUDIES = list(repeat.STUDIES)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,7 @@ def quick(monkeypatch):
         row = {"alps_tract": alps, "pvs": float(spaces)}
         return row | {"deep_grey_ml": 40 * deep, "cortex_ml": 900 * cortex}
 
-    monkeypatch.setattr(nmosd, "scan", scan)
-    monkeypatch.setattr(nmosd, "measure", measure)
+    monkeypatch.setitem(repeat.STUDIES, "nmosd", replace(nmosd.STUDY, scan=scan, measure=measure))
 
 
 # --- the stored tables ---------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def test_what_was_measured_goes_with_what_is_true(study, stored):
     main = {"nmosd": ["alps_tract", "pvs"], "migraine": ["cso_1mm"], "ms": ["caudate", "thalamus"]}
     assert (found.loc[main[study], "slope"] > 0.5).all()
     recovered = cohorts.recover(stored[study], study)
-    assert set(recovered["term"]) == set(repeat.load(study).truths())
+    assert set(recovered["term"]) == set(repeat.find_study(study).truths())
     assert recovered["truth"].notna().all()
     few = cohorts.recover(stored[study].head(3), study)
     assert few[["estimate", "low", "high"]].isna().all(axis=None)
