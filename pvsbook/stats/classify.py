@@ -115,12 +115,12 @@ def logistic(
     auc, optimism = roc_auc_score(y, apparent), []
     spread: dict[str, list[float]] = {"apparent": [], "held out": []}
     for _ in range(n_bootstrap):
-        take = _stratified_draw(y, rng)
-        again = model.fit(x[take], y[take])
-        own = roc_auc_score(y[take], again.predict_proba(x[take])[:, 1])
-        optimism.append(own - roc_auc_score(y, again.predict_proba(x)[:, 1]))
-        spread["apparent"].append(roc_auc_score(y[take], apparent[take]))
-        spread["held out"].append(roc_auc_score(y[take], held_out[take]))
+        drawn = _stratified_draw(y, rng)
+        refit = model.fit(x[drawn], y[drawn])
+        drawn_auc = roc_auc_score(y[drawn], refit.predict_proba(x[drawn])[:, 1])
+        optimism.append(drawn_auc - roc_auc_score(y, refit.predict_proba(x)[:, 1]))
+        spread["apparent"].append(roc_auc_score(y[drawn], apparent[drawn]))
+        spread["held out"].append(roc_auc_score(y[drawn], held_out[drawn]))
     limits = {name: np.percentile(v, (2.5, 97.5)) for name, v in spread.items()}
     excess = float(np.mean(optimism))
     n = len(y)

@@ -345,16 +345,7 @@ def _stored(study: str, name: str, folder: images.PathLike | None) -> str:
 def measured_and_true(
     table: pd.DataFrame, study: str, *, n: int | None = None
 ) -> dict[str, tuple[pd.Series, pd.Series]]:
-    """Pair each measure of a table with what is true of the same people.
-
-    Parameters
-    ----------
-    table
-        From `load` or `collect`.
-    study
-        Whose.
-    n
-        Size of the cohorts, where it is not the published one.
+    """Pair each measure of a table with what is true of the same people; arguments as `errors`.
 
     Returns
     -------
