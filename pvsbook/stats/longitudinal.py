@@ -58,9 +58,9 @@ def change_scores(
     --------
     >>> scans = pd.DataFrame({"person": list("aabbccddeeff"), "visit": [1, 2] * 6,
     ...     "group": ["MS"] * 6 + ["control"] * 6, "chi": np.arange(12.0)})
-    >>> found = change_scores(scans, value="chi", group="group", time="visit", person="person",
+    >>> wide = change_scores(scans, value="chi", group="group", time="visit", person="person",
     ...                       order=(1, 2))
-    >>> found.table["change"].tolist()
+    >>> wide.table["change"].tolist()
     [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     """
     if len(order) != 2:
@@ -129,9 +129,9 @@ def mixed_anova(
     >>> rng = np.random.default_rng(0)
     >>> scans = pd.DataFrame({"person": np.repeat(np.arange(40), 2), "visit": [1, 2] * 40,
     ...     "group": ["MS"] * 60 + ["control"] * 20, "chi": rng.normal(size=80)})
-    >>> found = mixed_anova(scans, value="chi", group="group", time="visit", person="person",
+    >>> tests = mixed_anova(scans, value="chi", group="group", time="visit", person="person",
     ...                     order=(1, 2))
-    >>> found["test"].tolist() == ["F, type II"] * 3 + ["F, type III"] * 3
+    >>> tests["test"].tolist() == ["F, type II"] * 3 + ["F, type III"] * 3
     True
     """
     wide = change_scores(
