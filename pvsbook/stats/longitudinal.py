@@ -59,7 +59,7 @@ def change_scores(
     >>> scans = pd.DataFrame({"person": list("aabbccddeeff"), "visit": [1, 2] * 6,
     ...     "group": ["MS"] * 6 + ["control"] * 6, "chi": np.arange(12.0)})
     >>> wide = change_scores(scans, value="chi", group="group", time="visit", person="person",
-    ...                       order=(1, 2))
+    ...                      order=(1, 2))
     >>> wide.table["change"].tolist()
     [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     """

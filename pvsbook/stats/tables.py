@@ -131,8 +131,8 @@ def check(
     wanted = list(dict.fromkeys([*keys, *values, *covariates]))
     absent = [c for c in wanted if c not in table]
     if absent:
-        columns = ", ".join(map(str, table.columns))
-        raise InputError(f"table: no column {', '.join(map(repr, absent))}; it has {columns}")
+        present = ", ".join(map(str, table.columns))
+        raise InputError(f"table: no column {', '.join(map(repr, absent))}; it has {present}")
     if time is not None and person is None:
         raise InputError("person: name the column of participants too, since time is given")
     table = _strip_labels(table, [*keys, *covariates])
