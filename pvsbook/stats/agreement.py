@@ -17,19 +17,20 @@ __all__ = ["repeatability"]
 
 
 def repeatability(first: ArrayLike, second: ArrayLike) -> pd.DataFrame:
-    """Return the within-person standard deviation and the smallest change that can be detected.
+    """Return the standard deviation within a participant, and the smallest detectable change.
 
     Parameters
     ----------
     first, second
-        The same people measured twice with nothing changed between, shape (person,).
+        The same participants measured twice with nothing changed between, shape (participant,).
 
     Returns
     -------
     pandas.DataFrame
-        Bias (second less first), standard deviation within a person with its chi-squared limits,
-        the repeatability coefficient (1.96 times root two of it: what two scans of one person
-        differ by at most in 95 %), and the same as a share of the spread between people.
+        Bias (second less first); standard deviation within a participant with its chi-squared
+        limits; the repeatability coefficient, 1.96 times root two of it, by which two scans of
+        one participant differ at most in 95 %; and its variance as a share of that between
+        participants.
 
     Raises
     ------
@@ -44,8 +45,8 @@ def repeatability(first: ArrayLike, second: ArrayLike) -> pd.DataFrame:
     --------
     >>> rng = np.random.default_rng(0)
     >>> true = rng.normal(1.4, 0.2, 400)
-    >>> found = repeatability(true + rng.normal(0, 0.05, 400), true + rng.normal(0, 0.05, 400))
-    >>> found["estimate"].round(2).tolist()
+    >>> table = repeatability(true + rng.normal(0, 0.05, 400), true + rng.normal(0, 0.05, 400))
+    >>> table["estimate"].round(2).tolist()
     [-0.0, 0.05, 0.14, 0.05]
     """
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
@@ -63,7 +64,7 @@ def repeatability(first: ArrayLike, second: ArrayLike) -> pd.DataFrame:
                 "bias", "mean difference", change.mean(), *t.confidence_interval(), n=n,
                 test="paired t", statistic=t.statistic, df=str(n - 1), p=t.pvalue,
             ),
-            result("within a person", "standard deviation", within, *limits, n=n),
+            result("within a participant", "standard deviation", within, *limits, n=n),
             result(
                 "smallest detectable change", "repeatability coefficient", factor * within,
                 *(factor * limits), n=n,

@@ -33,10 +33,10 @@ class Classifier:
     coefficients
         Odds ratios per standard deviation of each predictor.
     performance
-        Four kinds of R2, and the area under the ROC curve: of the people that the model was
+        Four kinds of R2, and the area under the ROC curve: of the participants that the model was
         fitted to, with the optimism taken off by bootstrap, and cross-validated; calibration.
     predictions
-        Cross-validated probability of each person: ``outcome`` (0 or 1) and ``probability``.
+        Cross-validated probability of each participant: ``outcome`` (0 or 1) and ``probability``.
     """
 
     coefficients: pd.DataFrame
@@ -57,17 +57,20 @@ def logistic(
 ) -> Classifier:
     """Fit a logistic model, and validate it inside the sample.
 
+    statsmodels fits it and scikit-learn cross-validates it; neither refuses separated groups or
+    takes off the optimism by bootstrap.
+
     Parameters
     ----------
     table
-        One row a person.
+        One row per participant.
     group
         Column with two groups.
     positive
         The group whose probability is modelled.
     predictors
-        Columns of numbers, chosen before the groups were seen.  Ten people of the smaller group a
-        predictor is a low bar already.
+        Columns of numbers, chosen before the groups were seen.  Ten participants of the smaller
+        group per predictor is a low bar already.
     rng
         Folds and bootstrap.
     n_folds, n_repeats
@@ -79,7 +82,7 @@ def logistic(
     ------
     InputError
         As `pvsbook.stats.tables.check`, not two groups, groups that the predictors separate
-        without error (odds ratios are then infinite), or fewer people in a group than folds.
+        without error (odds ratios are then infinite), or fewer participants in a group than folds.
 
     References
     ----------
@@ -91,9 +94,9 @@ def logistic(
     >>> rng = np.random.default_rng(0)
     >>> people = pd.DataFrame({"g": ["p"] * 30 + ["c"] * 30, "alps": rng.normal(size=60)})
     >>> people.loc[:29, "alps"] -= 1
-    >>> found = logistic(people, group="g", positive="p", predictors=["alps"], rng=rng,
+    >>> model = logistic(people, group="g", positive="p", predictors=["alps"], rng=rng,
     ...                  n_repeats=1, n_bootstrap=20)
-    >>> found.performance["measure"][:3].tolist()
+    >>> model.performance["measure"][:3].tolist()
     ['R2, McFadden', 'R2, Cox and Snell', 'R2, Nagelkerke']
     """
     clean = check(table, value=list(predictors), group=group, least=n_folds).table
@@ -112,12 +115,12 @@ def logistic(
     auc, optimism = roc_auc_score(y, apparent), []
     spread: dict[str, list[float]] = {"apparent": [], "held out": []}
     for _ in range(n_bootstrap):
-        take = _stratified_draw(y, rng)
-        again = model.fit(x[take], y[take])
-        own = roc_auc_score(y[take], again.predict_proba(x[take])[:, 1])
-        optimism.append(own - roc_auc_score(y, again.predict_proba(x)[:, 1]))
-        spread["apparent"].append(roc_auc_score(y[take], apparent[take]))
-        spread["held out"].append(roc_auc_score(y[take], held_out[take]))
+        drawn = _stratified_draw(y, rng)
+        refit = model.fit(x[drawn], y[drawn])
+        drawn_auc = roc_auc_score(y[drawn], refit.predict_proba(x[drawn])[:, 1])
+        optimism.append(drawn_auc - roc_auc_score(y, refit.predict_proba(x)[:, 1]))
+        spread["apparent"].append(roc_auc_score(y[drawn], apparent[drawn]))
+        spread["held out"].append(roc_auc_score(y[drawn], held_out[drawn]))
     limits = {name: np.percentile(v, (2.5, 97.5)) for name, v in spread.items()}
     excess = float(np.mean(optimism))
     n = len(y)

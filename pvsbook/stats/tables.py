@@ -87,13 +87,13 @@ def check(
 ) -> Checked:
     """Check a table before statistics see it.
 
-    The libraries beneath average duplicate rows in silence, accept a person who is in two groups,
-    and drop incomplete people without a word.  Here these stop, or are listed.
+    The libraries beneath average duplicate rows in silence, accept a participant who is in two
+    groups, and drop incomplete ones without a word.  Here these stop, or are listed.
 
     Parameters
     ----------
     table
-        One row a person, or a person and time.
+        One row per participant, or per participant and time.
     value
         Columns that must hold numbers.
     person, time, group
@@ -101,20 +101,20 @@ def check(
     covariates
         Columns that must be complete: numbers, truth values, or categories.  Words are taken as
         categories; text that looks like numbers is not, unless the column has the dtype
-        ``category``.  Where people have several rows, one that lacks a covariate takes the
-        person's value if the others agree on it.
+        ``category``.  Where participants have several rows, one that lacks a covariate
+        takes the participant's value if the others agree on it.
     complete
-        Leave out people who lack one of the times; otherwise their other rows stay.
+        Leave out participants who lack one of the times; otherwise their other rows stay.
     least
-        People that each group must have.
+        Participants that each group must have.
 
     Raises
     ------
     InputError
         Not a table, a column that is absent or holds text, a covariate of numbers written as
-        text, infinite values, a person, group or time that is missing, duplicate rows, a person
-        in two groups, fewer than two groups, or groups with fewer than `least` people.  The
-        message names column, rows and fix.
+        text, infinite values, a person, group or time that is missing, duplicate rows, a
+        participant in two groups, fewer than two groups, or groups with fewer than `least`
+        participants.  The message names column, rows and fix.
 
     Examples
     --------
@@ -131,12 +131,11 @@ def check(
     wanted = list(dict.fromkeys([*keys, *values, *covariates]))
     absent = [c for c in wanted if c not in table]
     if absent:
-        raise InputError(
-            f"table: no column {', '.join(map(repr, absent))}; it has {', '.join(table.columns)}"
-        )
+        present = ", ".join(map(str, table.columns))
+        raise InputError(f"table: no column {', '.join(map(repr, absent))}; it has {present}")
     if time is not None and person is None:
-        raise InputError("person: name the column of people too, since time is given")
-    table = _stripped(table, [*keys, *covariates])
+        raise InputError("person: name the column of participants too, since time is given")
+    table = _strip_labels(table, [*keys, *covariates])
     for column in values:
         _numbers(table, column)
     for column in covariates:
@@ -148,7 +147,7 @@ def check(
             )
     if person is not None:
         _one_row_each(table, person, time, group)
-        table = _carried(table, person, covariates)
+        table = _fill_covariates(table, person, covariates)
     dropped = []
     keep = pd.Series(True, index=table.index)
     for column in (*values, *covariates):
@@ -159,14 +158,14 @@ def check(
     kept = table.loc[keep, wanted].copy()
     if complete and person is not None and time is not None:
         times = set(kept[time])
-        seen = kept.groupby(person, observed=True)[time].agg(set)
-        for name, mine in seen.items():
-            if mine != times:
-                lacking = ", ".join(str(t) for t in sorted(times - mine))
+        own_times = kept.groupby(person, observed=True)[time].agg(set)
+        for name, own in own_times.items():
+            if own != times:
+                lacking = ", ".join(str(t) for t in sorted(times - own))
                 index = kept.index[kept[person] == name][0]
                 reason = f"{name} lacks {time} {lacking}"
                 dropped.append(_left_out(table, index, person, time, reason))
-        kept = kept[kept[person].map(seen) == times]
+        kept = kept[kept[person].map(own_times) == times]
     if group is not None:
         _enough(kept, person, group, least)
     elif len(kept) < least:
@@ -181,15 +180,15 @@ def check(
 def _numbers(table: pd.DataFrame, column: str) -> None:
     if table[column].dtype == bool:
         return
-    found = pd.to_numeric(table[column], errors="coerce")
-    text = found.isna() & table[column].notna()
+    numbers = pd.to_numeric(table[column], errors="coerce")
+    text = numbers.isna() & table[column].notna()
     if text.any() or not pd.api.types.is_numeric_dtype(table[column]):
         rows = _rows(table, text) if text.any() else f"all ({table[column].dtype})"
         raise InputError(
             f"{column}: not a number in rows {rows}; turn the column into numbers, with NaN where "
             "a value is missing"
         )
-    infinite = np.isinf(found.to_numpy(np.float64))
+    infinite = np.isinf(numbers.to_numpy(np.float64))
     if infinite.any():
         raise InputError(
             f"{column}: infinite in rows {_rows(table, pd.Series(infinite, table.index))}; "
@@ -197,7 +196,7 @@ def _numbers(table: pd.DataFrame, column: str) -> None:
         )
 
 
-def _stripped(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+def _strip_labels(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """Take blanks off the ends of labels: ``"MS "`` is ``"MS"``; a repeated index is made anew."""
     table = table.copy() if table.index.is_unique else table.reset_index(drop=True)
     for column in columns:
@@ -230,8 +229,8 @@ def _covariate(table: pd.DataFrame, column: str) -> None:
         )
 
 
-def _carried(table: pd.DataFrame, person: str, covariates: Sequence[str]) -> pd.DataFrame:
-    """Give a row that lacks a covariate the person's value, where the other rows agree on it."""
+def _fill_covariates(table: pd.DataFrame, person: str, covariates: Sequence[str]) -> pd.DataFrame:
+    """Give a row that lacks a covariate the value on which the participant's other rows agree."""
     for column in covariates:
         lacking = table[column].isna()
         if not lacking.any():
@@ -322,7 +321,7 @@ def select(table: pd.DataFrame, column: str, labels: Sequence[Any]) -> pd.DataFr
     """
     if not isinstance(table, pd.DataFrame) or column not in table:
         check(table, value=column)
-    clean = _stripped(table, [column])
+    clean = _strip_labels(table, [column])
     absent = [label for label in labels if label not in set(clean[column])]
     if absent:
         raise InputError(f"{column}: no {', '.join(map(repr, absent))} in the table")
@@ -335,7 +334,7 @@ def _one_row_each(table: pd.DataFrame, person: str, time: str | None, group: str
     if again.any():
         raise InputError(
             f"{' and '.join(keys)}: rows {_rows(table, again)} share them; keep one row "
-            f"{'a person' if time is None else 'a person and time'} "
+            f"per participant{'' if time is None else ' and time'} "
             "(average repeated scans before)"
         )
     if group is not None:
@@ -343,20 +342,20 @@ def _one_row_each(table: pd.DataFrame, person: str, time: str | None, group: str
         changing = table[person].isin(groups.index[groups > 1])
         if changing.any():
             raise InputError(
-                f"{group}: changes within a person in rows {_rows(table, changing)}; a person "
-                "belongs to one group"
+                f"{group}: changes within a participant in rows {_rows(table, changing)}; a "
+                "participant belongs to one group"
             )
 
 
 def _enough(table: pd.DataFrame, person: str | None, group: str, least: int) -> None:
-    people = table if person is None else table.drop_duplicates(person)
-    sizes = people[group].value_counts()
+    participants = table if person is None else table.drop_duplicates(person)
+    sizes = participants[group].value_counts()
     sizes = sizes[sizes > 0]
     if len(sizes) < 2:
         raise InputError(f"{group}: {len(sizes)} group in the complete rows; two are needed")
     if (sizes < least).any():
         small = ", ".join(f"{name!r} has {size}" for name, size in sizes[sizes < least].items())
-        raise InputError(f"{group}: {small}; at least {least} people are needed in each")
+        raise InputError(f"{group}: {small}; at least {least} participants are needed in each")
 
 
 def _rows(table: pd.DataFrame, chosen: pd.Series) -> str:

@@ -20,5 +20,5 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "published",
         "repeat",
     ],
-    submod_attrs={"model": ["describe"], "persons": ["measure_person", "measure_people"]},
+    submod_attrs={"model": ["describe"], "persons": ["measure_person"]},
 )

@@ -38,6 +38,7 @@ __all__ = [
     "load",
     "load_provenance",
     "make",
+    "measured_and_true",
     "people_of",
     "provenance",
     "recover",
@@ -61,7 +62,7 @@ _PERSON = {
     "sex": ("F or M", ""),
     "reason": ("why a person has no measurement; empty where there is one", ""),
 }
-_OF_STUDY = {
+_MEASURED = {
     "nmosd": {
         "cohort": ("exploratory or validation", ""),
         "scanner": ("A or B", ""),
@@ -109,7 +110,8 @@ def people_of(study: str, *, seed: int, n: int | None = None) -> pd.DataFrame:
     """Draw the people of one cohort with what is true of them, as its scans were made from."""
     if seed < 0:
         raise InputError(f"seed: {seed}; give 0 or more")
-    return repeat.load(study).draw(np.random.default_rng(seed), repeat.sized(study, n))
+    model = repeat.sized(study, n)
+    return repeat.find_study(study).draw(np.random.default_rng(seed), model)
 
 
 def latent(table: pd.DataFrame, study: str, *, n: int | None = None) -> pd.DataFrame:
@@ -209,8 +211,8 @@ def collect(
 
 def _order(study: str, rows: Sequence[dict[str, Any]]) -> list[str]:
     """Columns in the order of their dictionary."""
-    seen = {name for row in rows for name in row}
-    return [name for name in columns(study) if name in seen]
+    present = {name for row in rows for name in row}
+    return [name for name in columns(study) if name in present]
 
 
 def columns(study: str) -> dict[str, dict[str, str]]:
@@ -222,7 +224,7 @@ def columns(study: str) -> dict[str, dict[str, str]]:
     {'Description': 'age at the first scan', 'Units': 'year'}
     """
     reason = _PERSON["reason"]
-    every = {k: v for k, v in _PERSON.items() if k != "reason"} | _OF_STUDY[study]
+    every = {k: v for k, v in _PERSON.items() if k != "reason"} | _MEASURED[study]
     every |= {"reason": reason}
     return {
         name: {"Description": words} | ({"Units": unit} if unit else {})
@@ -247,7 +249,7 @@ def provenance(
         "command": f"pvsbook simulate {study} --seed {seeds[0]}{words} --out FOLDER",
         "pvsbook": __version__,
         "libraries": {name: version(name) for name in LIBRARIES},
-        "scans": dict(repeat.load(study).SCANS),
+        "scans": dict(repeat.find_study(study).scans),
         "parameters": declared.to_dict("records"),
     }
 
@@ -277,10 +279,10 @@ def write(
     text = table.to_csv(
         sep="\t", index=False, na_rep="n/a", lineterminator="\n", float_format=f"%.{KEPT_DIGITS}g"
     )
-    known = columns(study)
+    meanings = columns(study)
     contents = {
         f"{study}.tsv": text,
-        f"{study}.json": _json({str(name): known[str(name)] for name in table}),
+        f"{study}.json": _json({str(name): meanings[str(name)] for name in table}),
         f"{study}_provenance.json": _json(provenance(study, seeds=seeds, n=n, first=first)),
     }
     return tuple(
@@ -326,7 +328,7 @@ def load_provenance(study: str, folder: images.PathLike | None = None) -> dict[s
 
 
 def _stored(study: str, name: str, folder: images.PathLike | None) -> str:
-    repeat.load(study)
+    repeat.find_study(study)
     top = files("pvsbook_book.studies").joinpath("tables") if folder is None else Path(folder)
     try:
         return top.joinpath(name).read_text(encoding="utf-8")
@@ -338,6 +340,22 @@ def _stored(study: str, name: str, folder: images.PathLike | None) -> str:
 
 
 # --- what came out -----------------------------------------------------------------------------
+
+
+def measured_and_true(
+    table: pd.DataFrame, study: str, *, n: int | None = None
+) -> dict[str, tuple[pd.Series, pd.Series]]:
+    """Pair each measure of a table with what is true of the same people; arguments as `errors`.
+
+    Returns
+    -------
+    dict
+        By the name of the measure: measured, and true; for MS also ``NAME, change``.
+    """
+    known, parts = latent(table, study, n=n), repeat.find_study(study)
+    true = parts.true_values(known)
+    measured, true = (parts.compared(values) for values in (known[true.columns], true))
+    return {str(name): (measured[name], true[name]) for name in true}
 
 
 def errors(table: pd.DataFrame, study: str, *, n: int | None = None) -> pd.DataFrame:
@@ -358,27 +376,26 @@ def errors(table: pd.DataFrame, study: str, *, n: int | None = None) -> pd.DataF
         One row a measure: ``n``; ``bias`` (mean of measured less true) and its limits; ``slope``
         of measured on true and its limits; ``sd`` of what the line leaves, in the measure's unit.
     """
-    known = latent(table, study, n=n)
     rows = []
-    for measured, true in repeat.load(study).measured_and_true(known).items():
-        pair = pd.DataFrame({"measured": true[0], "true": true[1]}).dropna()
+    for name, (measured, true) in measured_and_true(table, study, n=n).items():
+        pair = pd.DataFrame({"measured": measured, "true": true}).dropna()
         x, y = pair["true"].to_numpy(float), pair["measured"].to_numpy(float)
         line = stats.linregress(x, y)
         t = stats.t.ppf(0.975, len(x) - 2)
-        apart = y - x
-        error = stats.t.ppf(0.975, len(x) - 1) * apart.std(ddof=1) / np.sqrt(len(x))
-        left = y - line.intercept - line.slope * x
+        error = y - x
+        half = stats.t.ppf(0.975, len(x) - 1) * error.std(ddof=1) / np.sqrt(len(x))
+        residual = y - line.intercept - line.slope * x
         rows.append(
             {
-                "measure": measured,
+                "measure": name,
                 "n": len(x),
-                "bias": apart.mean(),
-                "bias_low": apart.mean() - error,
-                "bias_high": apart.mean() + error,
+                "bias": error.mean(),
+                "bias_low": error.mean() - half,
+                "bias_high": error.mean() + half,
                 "slope": line.slope,
                 "slope_low": line.slope - t * line.stderr,
                 "slope_high": line.slope + t * line.stderr,
-                "sd": float(np.sqrt((left**2).sum() / (len(x) - 2))),
+                "sd": float(np.sqrt((residual**2).sum() / (len(x) - 2))),
             }
         )
     return pd.DataFrame(rows)
@@ -409,19 +426,20 @@ def recover(
         A cohort of which fewer than 20 people are measured, or that cannot be fitted, has no
         estimate.
     """
-    module = repeat.load(study)
-    declared = module.truths()
+    study_parts = repeat.find_study(study)
+    declared = study_parts.truths()
     if error_free:
-        table = module.error_free(latent(table, study, n=n))
+        known = latent(table, study, n=n)
+        table = known.assign(**study_parts.true_values(known))
     parts = []
     for number, (seed, part) in enumerate(table.groupby("seed")):
         try:
             if len(part) < LEAST_PEOPLE:
                 raise InputError(f"{len(part)} people are too few for the study's models")
-            found = module.primary(module.from_images(part))
+            effects = study_parts.primary(study_parts.from_images(part))
         except InputError:
-            found = repeat.no_estimate(study)
-        parts.append(found.assign(seed=seed, study=number))
+            effects = repeat.no_estimate(study)
+        parts.append(effects.assign(seed=seed, study=number))
     every = pd.concat([part.dropna(axis=1, how="all") for part in parts], ignore_index=True)
     every = every.reindex(columns=list(dict.fromkeys([*every, "estimate", "low", "high", "p"])))
     truth = every["term"].map(declared)

@@ -18,30 +18,21 @@ from pvsbook.atlas import register_to_mni
 from pvsbook.phantoms.brain import pose
 from pvsbook.phantoms.perivascular import make_phantom
 from pvsbook.pvs.anatomy import foreground_mask
-from pvsbook.stats import association, groups
-from pvsbook.stats.tables import adjust
-from pvsbook_book.studies.model import ASSUMED, head_size, parameter, visible
+from pvsbook.stats import groups
+from pvsbook_book.studies.model import ASSUMED, Study, head_size, log_ratio, parameter, visible
 
 __all__ = [
     "COUNTED",
+    "REGIONS",
     "SCANS",
+    "STUDY",
     "VOXEL_MM",
     "Model",
-    "clinical",
     "draw",
-    "error_free",
-    "exact",
     "from_images",
-    "measure",
-    "measured_and_true",
     "observe",
-    "omnibus",
-    "pairwise",
     "primary",
-    "rates",
-    "scan",
     "truths",
-    "with_hyperintensities",
 ]
 
 _PRESS = "press coverage of the RSNA 2022 abstract"
@@ -92,7 +83,10 @@ class Model:
     wmh_called_pvs: float = parameter(0.15, f"{ASSUMED}: share of deep lesions, without a mask")
 
 
-def draw(rng: Generator, model: Model | None = None) -> pd.DataFrame:
+DECLARED = Model()
+
+
+def draw(rng: Generator, model: Model = DECLARED) -> pd.DataFrame:
     """Draw people and what is true of them; columns named ``true_...`` are never measured.
 
     Examples
@@ -100,25 +94,26 @@ def draw(rng: Generator, model: Model | None = None) -> pd.DataFrame:
     >>> draw(np.random.default_rng(0))["group"].value_counts().to_dict()
     {'chronic': 10, 'episodic': 10, 'controls': 5}
     """
-    m = Model() if model is None else model
-    sizes = [m.n_chronic, m.n_episodic, m.n_controls]
+    sizes = [model.n_chronic, model.n_episodic, model.n_controls]
     group, n = np.repeat(["chronic", "episodic", "controls"], sizes), sum(sizes)
-    age = rng.uniform(m.age_low_years, m.age_high_years, n)
-    of_age = m.ratio_per_decade ** ((age - (m.age_low_years + m.age_high_years) / 2) / 10)
+    age = rng.uniform(model.age_low_years, model.age_high_years, n)
+    age_ratio = model.ratio_per_decade ** (
+        (age - (model.age_low_years + model.age_high_years) / 2) / 10
+    )
     ill = group != "controls"
     z = rng.normal(size=n)
     people = pd.DataFrame({"person": np.arange(n), "group": group, "age_years": age})
     people["sex"] = np.where(rng.random(n) < 0.75, "F", "M")
     for region, rank in zip(REGIONS, (z, rng.normal(size=n), rng.normal(size=n)), strict=True):
-        mean = getattr(m, f"{region}_controls") * of_age
-        mean = mean * np.where(ill, getattr(m, f"{region}_ratio"), 1.0)
+        mean = getattr(model, f"{region}_controls") * age_ratio
+        mean = mean * np.where(ill, getattr(model, f"{region}_ratio"), 1.0)
         share = stats.norm.cdf(rank)
-        count = stats.nbinom.ppf(share, m.size, m.size / (m.size + mean)).astype(int)
+        count = stats.nbinom.ppf(share, model.size, model.size / (model.size + mean)).astype(int)
         people[f"true_{region}"] = count
-    z_wmh = m.wmh_r * z + np.sqrt(1 - m.wmh_r**2) * rng.normal(size=n)
-    people["true_wmh"] = stats.nbinom.ppf(stats.norm.cdf(z_wmh), 1.5, 1.5 / (1.5 + m.wmh_mean))
+    z_wmh = model.wmh_r * z + np.sqrt(1 - model.wmh_r**2) * rng.normal(size=n)
+    people["true_wmh"] = stats.nbinom.ppf(stats.norm.cdf(z_wmh), 1.5, 1.5 / (1.5 + model.wmh_mean))
     people["true_wmh"] = people["true_wmh"].astype(int)
-    people["true_bleeds"] = rng.poisson(m.bleed_mean, n)
+    people["true_bleeds"] = rng.poisson(model.bleed_mean, n)
     days = np.select(
         [group == "chronic", group == "episodic"],
         [rng.integers(15, 31, n), rng.integers(1, 15, n)],
@@ -130,7 +125,7 @@ def draw(rng: Generator, model: Model | None = None) -> pd.DataFrame:
 
 
 def observe(
-    rng: Generator, people: pd.DataFrame, model: Model | None = None, *, field: str = "7t"
+    rng: Generator, people: pd.DataFrame, model: Model = DECLARED, *, field: str = "7t"
 ) -> pd.DataFrame:
     """Measure people as a scanner of 7 or 3 tesla would, at the level of statistics.
 
@@ -143,16 +138,17 @@ def observe(
     >>> "cso" in observe(rng, draw(rng), field="3t")
     True
     """
-    m = Model() if model is None else model
     n = len(people)
-    wide, thin, false = (getattr(m, f"{k}_{field}") for k in ("seen_wide", "seen_thin", "false"))
+    wide, thin, false = (
+        getattr(model, f"{k}_{field}") for k in ("seen_wide", "seen_thin", "false")
+    )
     table = visible(people)
     spread = {"cso": 0.6, "bg": 0.3, "midbrain": 0.1}  # of the false ones over the regions
     for region in REGIONS:
-        narrow = rng.binomial(people[f"true_{region}"], m.thin_share)
-        seen = rng.binomial(narrow, thin) + rng.binomial(people[f"true_{region}"] - narrow, wide)
-        table[region] = seen + rng.poisson(false * spread[region], n)
-    mistaken = rng.binomial(people["true_wmh"], m.wmh_called_pvs)
+        narrow = rng.binomial(people[f"true_{region}"], model.thin_share)
+        true = rng.binomial(narrow, thin) + rng.binomial(people[f"true_{region}"] - narrow, wide)
+        table[region] = true + rng.poisson(false * spread[region], n)
+    mistaken = rng.binomial(people["true_wmh"], model.wmh_called_pvs)
     table["cso"] += mistaken
     table["cso_from_wmh"] = mistaken
     table["deep_wmh"] = people["true_wmh"]
@@ -162,72 +158,18 @@ def observe(
     return table
 
 
-def truths(model: Model | None = None) -> dict[str, float]:
+def truths(model: Model = DECLARED) -> dict[str, float]:
     """Return the declared effect, by the name that `primary` gives its estimate."""
-    m = Model() if model is None else model
-    return {"log rate ratio": float(np.log(m.cso_ratio))}
+    return {"log rate ratio": float(np.log(model.cso_ratio))}
 
 
 def primary(table: pd.DataFrame) -> pd.DataFrame:
-    """Estimate the primary effect: log rate ratio in the centrum semiovale, given age."""
-    rows = rates(table).iloc[[0]].assign(term="log rate ratio")
-    rows[["estimate", "low", "high"]] = np.log(rows[["estimate", "low", "high"]].astype(float))
-    return rows.reset_index(drop=True)
-
-
-def rates(table: pd.DataFrame, *, value: str = "cso") -> pd.DataFrame:
-    """Compare migraine with controls by negative binomial regression, given age."""
-    decade = table.assign(age_decades=table["age_years"] / 10)
-    return groups.negative_binomial(
-        decade, value=value, group="migraine", reference="controls", covariates=["age_decades"]
-    )
-
-
-def omnibus(table: pd.DataFrame, *, rng: Generator) -> pd.DataFrame:
-    """Compare the three groups in each region, and deep lesions, by ranks; Holm over the four."""
-    rows = [
-        groups.kruskal_wallis(table, value=value, group="group", rng=rng).assign(term=value)
-        for value in (*REGIONS, "deep_wmh")
-    ]
-    return adjust(rows)
-
-
-def pairwise(table: pd.DataFrame) -> pd.DataFrame:
-    """Compare the groups two by two in the centrum semiovale, with Holm's correction."""
-    pairs = [("chronic", "controls"), ("episodic", "controls"), ("chronic", "episodic")]
-    return groups.mann_whitney(table, value="cso", group="group", pairs=pairs)
-
-
-def exact(table: pd.DataFrame, *, rng: Generator) -> pd.DataFrame:
-    """Compare migraine with controls by permuting all labels."""
-    order = ("migraine", "controls")
-    return groups.permutation(table, value="cso", group="migraine", order=order, rng=rng)
-
-
-def with_hyperintensities(table: pd.DataFrame) -> pd.DataFrame:
-    """Correlate deep lesions with PVS: patients, all, and without what was a lesion."""
-    table = table.assign(cso_without=table["cso"] - table["cso_from_wmh"])
-    patients = table[table["group"] != "controls"]
-    parts = (
-        ("patients", patients, "cso"),
-        ("all", table, "cso"),
-        ("patients, mistaken lesions taken out", patients, "cso_without"),
-    )
-    rows = [
-        association.correlate(part, "deep_wmh", y, method="spearman").assign(term=name)
-        for name, part, y in parts
-    ]
-    return pd.concat(rows, ignore_index=True)
-
-
-def clinical(table: pd.DataFrame) -> pd.DataFrame:
-    """Correlate PVS of patients with headache days and years ill, given age; FDR."""
-    patients = table[table["group"] != "controls"]
-    rows = [
-        association.correlate(patients, "cso", y, method="spearman", covariates=["age_years"])
-        for y in ("headache_days", "years_ill")
-    ]
-    return adjust(rows, method="fdr_bh")
+    """Estimate the primary effect: log rate ratio in the centrum semiovale, adjusted for age."""
+    rows = groups.negative_binomial(
+        table.assign(age_decades=table["age_years"] / 10),
+        value="cso", group="migraine", reference="controls", covariates=["age_decades"],
+    )  # fmt: skip
+    return log_ratio(rows.iloc[[0]], "log rate ratio")
 
 
 def scan(rng: Generator, person: pd.Series) -> dict[str, nib.Nifti1Image]:
@@ -277,9 +219,10 @@ def measure(scans: dict[str, nib.Nifti1Image]) -> dict[str, float]:
     for name, scan in scans.items():
         mask = foreground_mask(scan)
         place = register_to_mni(scan, contrast="t2", mask=mask, start=np.eye(4))
-        found = pvs.measure(scan, brain_mask=mask, registration=place).to_row()
+        counts = pvs.measure(scan, brain_mask=mask, registration=place).to_row()
         for region in COUNTED:
-            row[f"{region}_{name}"] = float(found[f"n_{region}_left"] + found[f"n_{region}_right"])
+            both = counts[f"n_{region}_left"] + counts[f"n_{region}_right"]
+            row[f"{region}_{name}"] = float(both)
     return row
 
 
@@ -299,16 +242,22 @@ def from_images(rows: pd.DataFrame, *, voxels: str = "1mm") -> pd.DataFrame:
     return table
 
 
-def measured_and_true(known: pd.DataFrame) -> dict[str, tuple[pd.Series, pd.Series]]:
-    """Pair each measure of a cohort with what is true of it, from `cohorts.latent`."""
-    return {
-        f"{region}_{name}": (known[f"{region}_{name}"], known[f"true_{region}"])
-        for name in VOXEL_MM
-        for region in COUNTED
-    }
+def true_values(known: pd.DataFrame) -> pd.DataFrame:
+    """Return what a perfect count would have given, from `cohorts.latent`."""
+    return pd.DataFrame(
+        {f"{region}_{name}": known[f"true_{region}"] for name in VOXEL_MM for region in COUNTED}
+    )
 
 
-def error_free(known: pd.DataFrame) -> pd.DataFrame:
-    """Put what is true of each person in place of what was measured; see `cohorts.recover`."""
-    pairs = measured_and_true(known)
-    return known.assign(**{name: true for name, (_, true) in pairs.items()})
+STUDY = Study(
+    model=Model,
+    scans=SCANS,
+    draw=draw,
+    observe=observe,
+    scan=scan,
+    measure=measure,
+    true_values=true_values,
+    from_images=from_images,
+    primary=primary,
+    truths=truths,
+)

@@ -1,18 +1,70 @@
-"""Parameters that carry their source."""
+"""What the virtual studies share: parameters with their sources, and the parts of a study."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["ASSUMED", "describe", "head_size", "parameter", "readable", "visible"]
+__all__ = [
+    "ASSUMED",
+    "Study",
+    "describe",
+    "head_size",
+    "log_ratio",
+    "parameter",
+    "readable",
+    "visible",
+]
 
 ASSUMED = "assumed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """One virtual study: what it declares, and how its people are drawn, measured and analysed.
+
+    Attributes
+    ----------
+    model
+        Dataclass of `parameter` fields.
+    scans
+        What the scans of an image-level cohort are, in words.
+    draw
+        ``draw(rng, model)``: people and what is true of them, in columns named ``true_...``.
+    observe
+        ``observe(rng, people, model)``: the table of a study, measured at the level of statistics.
+    scan
+        ``scan(rng, person)``: the scans of one row of `draw`.
+    measure
+        ``measure(scans)``: what is measured on them, by name.
+    true_values
+        ``true_values(known)``: by the name of each measure, what a perfect one would have given.
+    from_images
+        Rows of an image-level cohort, as the table that `primary` takes.
+    primary
+        Estimates of the primary effects: ``term``, ``estimate``, ``low``, ``high``, ``p``.
+    truths
+        ``truths(model)``: the declared effects by the terms of `primary`.
+    compared
+        Turns measures, or their true values, into the columns in which the two are compared.
+    """
+
+    model: Callable[..., Any]
+    scans: Mapping[str, str]
+    draw: Callable[..., pd.DataFrame]
+    observe: Callable[..., pd.DataFrame]
+    scan: Callable[..., Any]
+    measure: Callable[[Any], dict[str, float]]
+    true_values: Callable[[pd.DataFrame], pd.DataFrame]
+    from_images: Callable[..., pd.DataFrame]
+    primary: Callable[[pd.DataFrame], pd.DataFrame]
+    truths: Callable[..., dict[str, float]]
+    compared: Callable[[pd.DataFrame], pd.DataFrame] = lambda values: values
 
 
 def parameter(value: Any, source: str, unit: str = "") -> Any:
@@ -41,13 +93,12 @@ def describe(model: Any) -> pd.DataFrame:
     'set by hand (default 34)'
     """
     rows = []
-    for one in fields(model):
-        value, source = getattr(model, one.name), one.metadata["source"]
-        if value != one.default:
-            source = f"set by hand (default {one.default})"
-        rows.append(
-            {"parameter": one.name, "value": value, "unit": one.metadata["unit"], "source": source}
-        )
+    for field_ in fields(model):
+        value, source = getattr(model, field_.name), field_.metadata["source"]
+        if value != field_.default:
+            source = f"set by hand (default {field_.default})"
+        unit = field_.metadata["unit"]
+        rows.append({"parameter": field_.name, "value": value, "unit": unit, "source": source})
     return pd.DataFrame(rows).set_index("parameter")
 
 
@@ -66,8 +117,8 @@ def readable(table: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFrame:
 
     Examples
     --------
-    >>> found = pd.DataFrame({"estimate": [4.38], "low": [1.24], "high": [15.5], "p": [0.0004]})
-    >>> readable(found).to_dict("records")
+    >>> results = pd.DataFrame({"estimate": [4.38], "low": [1.24], "high": [15.5], "p": [0.0004]})
+    >>> readable(results).to_dict("records")
     [{'estimate': '4.38', '95 % interval': '1.24 to 15.5', 'p': '< .001'}]
     """
     kept = list(columns) or [str(name) for name in table.columns]
@@ -99,6 +150,13 @@ def _probability(value: float) -> str:
     if not np.isfinite(value):
         return "n/a"
     return "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
+
+
+def log_ratio(row: pd.DataFrame, term: str) -> pd.DataFrame:
+    """Put a row of results that is a ratio on the scale of its logarithm, under a new name."""
+    row, limits = row.assign(term=term), ["estimate", "low", "high"]
+    row[limits] = np.log(row[limits].astype(float))
+    return row
 
 
 def visible(people: pd.DataFrame) -> pd.DataFrame:

@@ -5,11 +5,8 @@ After Hagemeier et al. 2018, doi:10.1016/j.nicl.2017.04.008, of which the abstra
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import nibabel as nib
@@ -21,34 +18,24 @@ from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas import deep_grey
 from pvsbook.phantoms.brain import pose
-from pvsbook.phantoms.gradient_echo import CHI_PPB, MYELIN_PPB, RELAXIVITY_HZ_PPM, make_gre
+from pvsbook.phantoms.gradient_echo import CHI_PPB, MYELIN_PPB, make_gre
 from pvsbook.qsm import change
-from pvsbook.stats import groups, longitudinal
-from pvsbook.stats.tables import adjust
-from pvsbook_book.studies.model import ASSUMED, head_size, parameter, visible
+from pvsbook.stats import longitudinal
+from pvsbook_book.studies.model import ASSUMED, Study, head_size, parameter, visible
 
 __all__ = [
     "BACKGROUNDS",
+    "DESIGN",
+    "GROUPS",
     "REFERENCES",
     "SCANS",
     "STRUCTURES",
+    "STUDY",
     "Model",
-    "anova",
-    "calibrated",
-    "change_tests",
     "draw",
-    "drop_out",
-    "error_free",
     "from_images",
-    "measure",
-    "measured_and_true",
-    "mixed_models",
-    "mixtures",
-    "multiverse",
     "observe",
     "primary",
-    "scan",
-    "tilted_heads",
     "truths",
 ]
 
@@ -124,7 +111,10 @@ class Model:
     )
 
 
-def draw(rng: Generator, model: Model | None = None) -> pd.DataFrame:
+DECLARED = Model()
+
+
+def draw(rng: Generator, model: Model = DECLARED) -> pd.DataFrame:
     """Draw people and what is true of them; columns named ``true_...`` are never measured.
 
     Returns
@@ -138,31 +128,30 @@ def draw(rng: Generator, model: Model | None = None) -> pd.DataFrame:
     >>> draw(np.random.default_rng(0))["group"].value_counts().to_dict()
     {'MS': 120, 'controls': 40}
     """
-    m = Model() if model is None else model
-    n = m.n_patients + m.n_controls
-    ill = np.arange(n) < m.n_patients
-    age = rng.normal(m.age_mean_years, m.age_sd_years, n).clip(18, 75)
+    n = model.n_patients + model.n_controls
+    ill = np.arange(n) < model.n_patients
+    age = rng.normal(model.age_mean_years, model.age_sd_years, n).clip(18, 75)
     people = pd.DataFrame(
         {
             "person": np.arange(n),
             "group": np.where(ill, *GROUPS),
             "age_years": age,
-            "sex": np.where(rng.random(n) < m.female_share, "F", "M"),
+            "sex": np.where(rng.random(n) < model.female_share, "F", "M"),
             "edss": np.where(ill, (2 * rng.gamma(3, 1, n)).round() / 2, np.nan),
         }
     )
-    loss = np.where(ill, m.loss_patients, m.loss_controls)
+    loss = np.where(ill, model.loss_patients, model.loss_controls)
     people["true_loss"] = np.clip(loss + rng.normal(0, 0.006, n), -0.01, 0.08)
-    shared = rng.normal(0, np.sqrt(0.5) * m.between_sd_ppb, n)
+    shared = rng.normal(0, np.sqrt(0.5) * model.between_sd_ppb, n)
     for name in STRUCTURES:
-        own = shared + rng.normal(0, np.sqrt(0.5) * m.between_sd_ppb, n)
-        at_age = m.age_ppb_per_decade * (age - m.age_mean_years) / 10
-        first = CHI_PPB[name] + getattr(m, f"{name}_d_ppb") * ill + own + at_age
-        change = rng.normal(0, m.true_change_sd_ppb, n)
+        own = shared + rng.normal(0, np.sqrt(0.5) * model.between_sd_ppb, n)
+        at_age = model.age_ppb_per_decade * (age - model.age_mean_years) / 10
+        first = CHI_PPB[name] + getattr(model, f"{name}_d_ppb") * ill + own + at_age
+        change = rng.normal(0, model.true_change_sd_ppb, n)
         if name == "caudate":
-            change += m.caudate_change_ppb + m.extra_change_ppb * ill
+            change += model.caudate_change_ppb + model.extra_change_ppb * ill
         iron = np.maximum(first + MYELIN_PPB.get(name, 0.0), 0)
-        change += m.iron_kept * iron * people["true_loss"] / (1 - people["true_loss"])
+        change += model.iron_kept * iron * people["true_loss"] / (1 - people["true_loss"])
         people[f"true_{name}_1_ppb"], people[f"true_{name}_2_ppb"] = first, first + change
     return people
 
@@ -170,7 +159,7 @@ def draw(rng: Generator, model: Model | None = None) -> pd.DataFrame:
 def observe(
     rng: Generator,
     people: pd.DataFrame,
-    model: Model | None = None,
+    model: Model = DECLARED,
     *,
     reference: str = "whole brain",
     background: str = "vsharp",
@@ -203,22 +192,21 @@ def observe(
     >>> observe(rng, draw(rng)).groupby(["visit", "structure"]).size().unique().tolist()
     [160]
     """
-    m = Model() if model is None else model
     if reference not in REFERENCES or background not in BACKGROUNDS:
         raise InputError(
             f"reference, background: {reference!r}, {background!r}; one of {REFERENCES}, one of "
             f"{BACKGROUNDS}"
         )
     n, ill = len(people), (people["group"] == "MS").to_numpy()
-    within = m.within_sd_ppb if background == "vsharp" else m.lbv_sd_ppb
+    within = model.within_sd_ppb if background == "vsharp" else model.lbv_sd_ppb
     kept = visible(people)
     rows = []
     for visit in (1, 2):
-        zero = rng.normal(0, m.common_sd_ppb, n) - m.drift_ppb * (visit == 2)
+        zero = rng.normal(0, model.common_sd_ppb, n) - model.drift_ppb * (visit == 2)
         if reference == "CSF":
-            zero = zero + rng.normal(0, m.csf_sd_ppb, n)
+            zero = zero + rng.normal(0, model.csf_sd_ppb, n)
         elif reference == "white matter":
-            zero = zero + ill * (m.white_d_ppb + m.white_change_ppb * (visit == 2))
+            zero = zero + ill * (model.white_d_ppb + model.white_change_ppb * (visit == 2))
         lost = people["true_loss"] * (visit == 2)
         for name in STRUCTURES:
             noise = rng.normal(0, within, n)
@@ -233,237 +221,31 @@ def observe(
     return pd.concat(rows, ignore_index=True)
 
 
-def of(table: pd.DataFrame, structure: str) -> pd.DataFrame:
-    """Return the rows of one structure."""
-    return table[table["structure"] == structure]
-
-
-def truths(model: Model | None = None) -> dict[str, float]:
+def truths(model: Model = DECLARED) -> dict[str, float]:
     """Return the declared effects, by the names that `primary` gives their estimates.
 
     Concentration by atrophy (`iron_kept`) is left out: it is not a change of iron.
     """
-    m = Model() if model is None else model
-    extra = m.extra_change_ppb
+    extra = model.extra_change_ppb
     return {
-        "thalamus, group": m.thalamus_d_ppb,
-        "caudate, group": m.caudate_d_ppb + extra / 2,
-        "caudate, time": m.caudate_change_ppb + extra / 2,
+        "thalamus, group": model.thalamus_d_ppb,
+        "caudate, group": model.caudate_d_ppb + extra / 2,
+        "caudate, time": model.caudate_change_ppb + extra / 2,
         "caudate, difference of changes": extra,
     }
 
 
-def calibrated(found: pd.DataFrame, ruler: pd.DataFrame) -> pd.DataFrame:
-    """Divide effects by the slope with which their measure follows the truth.
-
-    Partial volume and regularisation shorten every difference of susceptibility.  By how much is
-    known where the truth is: on the images of other people, made in the same way.
-
-    Parameters
-    ----------
-    found
-        Primary effects, such as `pvsbook_book.studies.cohorts.recover` gives.
-    ruler
-        From `pvsbook_book.studies.cohorts.errors`, on a cohort that is not in `found`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        `found` with estimate, limits and, where ``truth`` is known, ``covers`` anew.  The limits
-        hold the uncertainty of the slope too, by the delta method.
-    """
-    of = ruler.set_index("measure")
-    name = found["term"].map(lambda term: term.split(",")[0])
-    change = found["term"].str.contains("time|changes")
-    measure = name.where(~change, name + ", change")
-    slope = measure.map(of["slope"])
-    unsure = measure.map(of["slope_high"] - of["slope_low"]) / (2 * slope)
-    estimate = found["estimate"] / slope
-    half = np.hypot((found["high"] - found["low"]) / (2 * slope), estimate * unsure)
-    out = found.assign(estimate=estimate, low=estimate - half, high=estimate + half)
-    if "truth" in out:
-        out["covers"] = (out["low"] <= out["truth"]) & (out["truth"] <= out["high"])
-    return out
-
-
 def primary(table: pd.DataFrame) -> pd.DataFrame:
-    """Estimate the primary effects by the mixed model, given age and sex."""
-    rows = mixed_models(table, structures=("thalamus", "caudate"))
-    return rows[rows["term"].isin(truths())].reset_index(drop=True)
-
-
-def mixed_models(table: pd.DataFrame, *, structures: Sequence[str] = STRUCTURES) -> pd.DataFrame:
-    """Fit the mixed model of each structure, given age and sex; everyone counts."""
+    """Estimate the primary effects by the mixed model, adjusted for age and sex."""
     rows = []
-    for name in structures:
-        found = longitudinal.mixed_model(
-            of(table, name), value="chi_ppb", groups=GROUPS, covariates=["age_years", "sex"],
-            **DESIGN,
+    for name in ("thalamus", "caudate"):
+        fitted = longitudinal.mixed_model(
+            table[table["structure"] == name], value="chi_ppb", groups=GROUPS,
+            covariates=["age_years", "sex"], **DESIGN,
         )  # fmt: skip
-        rows.append(found.assign(term=[f"{name}, {t}" for t in found["term"]]))
-    return pd.concat(rows, ignore_index=True)
-
-
-def anova(table: pd.DataFrame) -> pd.DataFrame:
-    """Run the factorial ANOVA of each structure, type II and type III; Holm over all of a type."""
-    rows = []
-    for name in STRUCTURES:
-        found = longitudinal.mixed_anova(of(table, name), value="chi_ppb", **DESIGN)
-        rows.append(found.assign(term=[f"{name}, {t}" for t in found["term"]]))
-    every = pd.concat(rows, ignore_index=True)
-    parts = [every[every["test"] == kind] for kind in ("F, type II", "F, type III")]
-    return pd.concat([adjust(part) for part in parts], ignore_index=True)
-
-
-def change_tests(table: pd.DataFrame, *, method: str = "holm") -> pd.DataFrame:
-    """Test the changes of each structure by t; the family is structures x contrasts."""
-    rows = []
-    for name in STRUCTURES:
-        found = longitudinal.change_test(
-            of(table, name), value="chi_ppb", groups=GROUPS, **DESIGN
-        ).iloc[[0, 1, 3]]
-        rows.append(found.assign(term=[f"{name}, {t}" for t in found["term"]]))
-    return adjust(rows, method=method)
-
-
-def drop_out(
-    rng: Generator, table: pd.DataFrame, *, share: float, depends_on: str
-) -> pd.DataFrame:
-    """Let patients miss the second visit.
-
-    Parameters
-    ----------
-    rng
-        Who is missing.
-    table
-        From `observe`.
-    share
-        Share of the patients who drop out.
-    depends_on
-        ``"nothing"``; ``"first"``: a high first value of the caudate, which was seen (missing at
-        random); ``"change"``: a large rise of it, which nobody saw (not at random).
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(0)
-    >>> table = drop_out(rng, observe(rng, draw(rng)), share=0.25, depends_on="first")
-    >>> len(table) // 4
-    290
-    """
-    if depends_on not in ("nothing", "first", "change") or not 0 <= share < 1:
-        raise InputError(
-            f"depends_on, share: {depends_on!r}, {share}; 'nothing', 'first' or 'change', and a "
-            "share from 0 to 1"
-        )
-    caudate = of(table, "caudate").pivot(index="person", columns="visit", values="chi_ppb")
-    ill = table.loc[table["group"] == "MS", "person"].unique()
-    first, second = (caudate.loc[ill, k].to_numpy() for k in (1, 2))
-    drive = {"nothing": 0 * first, "first": first, "change": second - first}[depends_on]
-    spread = drive.std() if drive.std() > 0 else 1.0
-    order = np.argsort(2 * drive / spread + rng.normal(0, 1, len(ill)))
-    gone = ill[order[len(ill) - round(share * len(ill)) :]]
-    return table[~((table["visit"] == 2) & table["person"].isin(gone))].reset_index(drop=True)
-
-
-def multiverse(
-    people: pd.DataFrame, *, seed: int, structure: str, question: str, model: Model | None = None
-) -> pd.DataFrame:
-    """Analyse the same people in every defensible way.
-
-    Parameters
-    ----------
-    people
-        From `draw`.
-    seed
-        Of the noise, the same in each analysis that shares a measurement.
-    structure
-        One of `STRUCTURES`.
-    question
-        ``"group"``: difference at the first visit; ``"change"``: difference of changes.
-    model
-        What is declared.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row an analysis: ``reference``, ``background``, ``covariates``, ``outliers``,
-        estimate, limits, p.
-
-    Examples
-    --------
-    >>> people = draw(np.random.default_rng(0))
-    >>> len(multiverse(people, seed=1, structure="thalamus", question="group"))
-    24
-    """
-    if question not in ("group", "change"):
-        raise InputError(f"question: {question!r}; 'group' or 'change'")
-    rows = []
-    for reference, background in itertools.product(REFERENCES, BACKGROUNDS):
-        table = observe(
-            np.random.default_rng(seed), people, model, reference=reference, background=background
-        )
-        wide = longitudinal.change_scores(
-            of(table, structure), value="chi_ppb", covariates=["age_years", "sex"], **DESIGN
-        ).table
-        value = "first" if question == "group" else "change"
-        z = (wide[value] - wide[value].median()) / (1.4826 * _mad(wide[value]))
-        for given, cut in itertools.product(("none", "age and sex"), ("kept", "beyond 3 MAD out")):
-            found = groups.ancova(
-                wide if cut == "kept" else wide[z.abs() < 3],
-                value=value, group="group", reference="controls",
-                covariates=[] if given == "none" else ["age_years", "sex"],
-            ).iloc[0]  # fmt: skip
-            choice = {"reference": reference, "background": background}
-            choice |= {"covariates": given, "outliers": cut}
-            rows.append(choice | found[["estimate", "low", "high", "p", "n"]].to_dict())
-    return pd.DataFrame(rows)
-
-
-def _mad(values: pd.Series) -> float:
-    return float((values - values.median()).abs().median())
-
-
-def mixtures(change_ppb: float = -6.4) -> pd.DataFrame:
-    """List mixtures of iron and myelin that change susceptibility by the same amount.
-
-    Susceptibility is iron less myelin, while both raise R2': one number cannot hold two unknowns,
-    and R2' is the second equation.
-
-    Parameters
-    ----------
-    change_ppb
-        Of the bulk susceptibility.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``iron_ppb``, ``myelin_ppb`` (changes), ``chi_ppb``, ``r2_prime_hz`` (at 3 T).
-
-    References
-    ----------
-    Shin et al. 2021 (chi-separation), doi:10.1016/j.neuroimage.2021.118371.
-
-    Examples
-    --------
-    >>> mixtures(-6.4)["chi_ppb"].round(1).unique().tolist()
-    [-6.4]
-    """
-    size = abs(change_ppb)
-    mixes = {
-        "iron lost": (change_ppb, 0.0),
-        "myelin gained": (0.0, -change_ppb),
-        "iron lost, half as much myelin lost": (2 * change_ppb, change_ppb),
-        "iron gained, more myelin gained": (size, size - change_ppb),
-        "half from each": (change_ppb / 2, -change_ppb / 2),
-    }
-    rows = []
-    for name, (iron, myelin) in mixes.items():
-        r2 = RELAXIVITY_HZ_PPM * 1e-3 * (iron + myelin)
-        rows.append(
-            {"mixture": name, "iron_ppb": iron, "myelin_ppb": myelin, "chi_ppb": iron - myelin,
-             "r2_prime_hz": r2}
-        )  # fmt: skip
-    return pd.DataFrame(rows)
+        rows.append(fitted.assign(term=[f"{name}, {term}" for term in fitted["term"]]))
+    every = pd.concat(rows)
+    return every[every["term"].isin(truths())].reset_index(drop=True)
 
 
 def scan(rng: Generator, person: pd.Series) -> tuple[images.Gre, images.Gre]:
@@ -512,43 +294,23 @@ def measure(scans: tuple[images.Gre, images.Gre]) -> dict[str, float]:
     """
     table = deep_grey.table()
     table = table[table["region"].isin(STRUCTURES)].reset_index(drop=True)
-    found = change.measure_visits(
+    visits = change.measure_visits(
         *scans, _labels(), table, np.random.default_rng(0), start=np.eye(4), n_repeats=0
     )
     row = {}
     for name in STRUCTURES:
-        sides = found.table[found.table["region"] == name]
+        sides = visits.table[visits.table["region"] == name]
         row[f"{name}_1_ppb"] = float(sides["first_ppb"].mean())
         row[f"{name}_2_ppb"] = float(sides["second_ppb"].mean())
     return row | {
-        "overlap": float(found.alignment.overlap),
-        "tilt_difference_deg": float(found.tilt_difference_deg),
+        "overlap": float(visits.alignment.overlap),
+        "tilt_difference_deg": float(visits.tilt_difference_deg),
     }
 
 
 @cache
 def _labels() -> nib.Nifti1Image:
     return deep_grey.labels()
-
-
-def tilted_heads() -> pd.DataFrame:
-    """Load the change measured in ten simulated heads that lay differently at two visits.
-
-    The notebook *Change over time* makes the rows of one head; with another ``SEED`` it makes
-    those of another.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a head, setting, region and side: ``change_ppb`` and ``true_ppb``.
-
-    Examples
-    --------
-    >>> tilted_heads().groupby("setting")["head"].nunique().to_dict()
-    {'LBV': 10, 'tilt ignored': 10, 'tilt used': 10}
-    """
-    with files("pvsbook_book.studies").joinpath("tables", "tilted_heads.tsv").open("rb") as text:
-        return pd.read_csv(text, sep="\t")
 
 
 def from_images(rows: pd.DataFrame) -> pd.DataFrame:
@@ -567,25 +329,35 @@ def from_images(rows: pd.DataFrame) -> pd.DataFrame:
         for name in STRUCTURES
     ]
     table = pd.concat(parts, ignore_index=True)
-    seen = table.groupby(["person", "structure"])["chi_ppb"].transform("count")
-    return table[seen == 2].reset_index(drop=True)
+    n_values = table.groupby(["person", "structure"])["chi_ppb"].transform("count")
+    return table[n_values == 2].reset_index(drop=True)
 
 
-def measured_and_true(known: pd.DataFrame) -> dict[str, tuple[pd.Series, pd.Series]]:
-    """Pair each measure of a cohort with what is true of it, from `cohorts.latent`.
+def true_values(known: pd.DataFrame) -> pd.DataFrame:
+    """Return what a perfect measurement would have given, from `cohorts.latent`."""
+    names = [f"{name}_{visit}_ppb" for name in STRUCTURES for visit in (1, 2)]
+    return known[[f"true_{name}" for name in names]].set_axis(names, axis=1)
 
-    ``NAME`` is the first visit, ``NAME, change`` the second less the first.
-    """
-    pairs = {}
+
+def compared(values: pd.DataFrame) -> pd.DataFrame:
+    """Return of each structure the first visit (``NAME``) and the change (``NAME, change``)."""
+    columns = {}
     for name in STRUCTURES:
-        first, second = (known[f"{name}_{k}_ppb"] for k in (1, 2))
-        one, two = (known[f"true_{name}_{k}_ppb"] for k in (1, 2))
-        pairs[name] = (first, one)
-        pairs[f"{name}, change"] = (second - first, two - one)
-    return pairs
+        first, second = (values[f"{name}_{visit}_ppb"] for visit in (1, 2))
+        columns[name], columns[f"{name}, change"] = first, second - first
+    return pd.DataFrame(columns)
 
 
-def error_free(known: pd.DataFrame) -> pd.DataFrame:
-    """Put what is true of each person in place of what was measured; see `cohorts.recover`."""
-    names = [f"{name}_{k}_ppb" for name in STRUCTURES for k in (1, 2)]
-    return known.assign(**{name: known[f"true_{name}"] for name in names})
+STUDY = Study(
+    model=Model,
+    scans=SCANS,
+    draw=draw,
+    observe=observe,
+    scan=scan,
+    measure=measure,
+    true_values=true_values,
+    from_images=from_images,
+    primary=primary,
+    truths=truths,
+    compared=compared,
+)

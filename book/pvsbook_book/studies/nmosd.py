@@ -6,14 +6,13 @@ were read.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
-import pingouin
 from numpy.random import Generator
 from scipy import optimize, stats
 
@@ -24,29 +23,18 @@ from pvsbook.phantoms.diffusion import Tissue, gradient_scheme, make_diffusion, 
 from pvsbook.phantoms.perivascular import LESIONS, Look, draw_scan, make_phantom
 from pvsbook.pvs.anatomy import foreground_mask
 from pvsbook.pvs.rating import grade
-from pvsbook.stats import association, classify, groups
-from pvsbook.stats.tables import adjust, result
-from pvsbook_book.studies.model import ASSUMED, head_size, parameter, visible
+from pvsbook.stats import groups
+from pvsbook_book.studies.model import ASSUMED, Study, head_size, log_ratio, parameter, visible
 
 __all__ = [
+    "COVARIATES",
     "SCANS",
+    "STUDY",
     "Model",
-    "adjustments",
-    "agreement",
-    "alps_by_cohort",
-    "classification",
-    "correlations",
-    "disability",
     "draw",
-    "error_free",
     "from_images",
-    "indices",
-    "measure",
-    "measured_and_true",
     "observe",
     "primary",
-    "scan",
-    "severe",
     "truths",
 ]
 
@@ -131,6 +119,9 @@ class Model:
     disability_r2: float = parameter(0.55, f"{_PAPER}: ALPS, myelitis and T2 lesions")
 
 
+DECLARED = Model()
+
+
 def _pvs_mean(share: float, model: Model) -> float:
     """Mean of the negative binomial that puts this share of people above the cut-off."""
     size = model.pvs_size
@@ -141,7 +132,7 @@ def _pvs_mean(share: float, model: Model) -> float:
     return float(optimize.brentq(above, 0.01, 1000.0))
 
 
-def draw(rng: Generator, model: Model | None = None) -> pd.DataFrame:
+def draw(rng: Generator, model: Model = DECLARED) -> pd.DataFrame:
     """Draw people and what is true of them; columns named ``true_...`` are never measured.
 
     Volumes are true in SD of controls (``..._z``) and as a factor of the usual (``..._volume``).
@@ -151,19 +142,20 @@ def draw(rng: Generator, model: Model | None = None) -> pd.DataFrame:
     >>> draw(np.random.default_rng(0))["group"].value_counts().to_dict()
     {'controls': 46, 'NMOSD': 34}
     """
-    m = Model() if model is None else model
-    n = m.n_patients + m.n_controls
-    patient = np.arange(n) < m.n_patients
-    age = rng.normal(m.age_mean_years, m.age_sd_years, n).clip(18, 80)
-    z_age = (age - m.age_mean_years) / m.age_sd_years
+    n = model.n_patients + model.n_controls
+    patient = np.arange(n) < model.n_patients
+    age = rng.normal(model.age_mean_years, model.age_sd_years, n).clip(18, 80)
+    z_age = (age - model.age_mean_years) / model.age_sd_years
     z_pvs, own = rng.normal(size=n), rng.normal(size=(5, n))
-    mean = np.where(patient, _pvs_mean(m.severe_patients, m), _pvs_mean(m.severe_controls, m))
-    size = m.pvs_size
+    mean = np.where(
+        patient, _pvs_mean(model.severe_patients, model), _pvs_mean(model.severe_controls, model)
+    )
+    size = model.pvs_size
     count = stats.nbinom.ppf(stats.norm.cdf(z_pvs), size, size / (size + mean)).astype(int)
-    z_alps = m.alps_age_r * z_age + np.sqrt(1 - m.alps_age_r**2) * own[0]
-    second = rng.random(n) >= m.exploratory_share
-    grey = m.pvs_deep_grey_r * z_pvs + np.sqrt(1 - m.pvs_deep_grey_r**2) * own[1]
-    thought = m.pvs_cognition_r * z_pvs + np.sqrt(1 - m.pvs_cognition_r**2) * own[2]
+    z_alps = model.alps_age_r * z_age + np.sqrt(1 - model.alps_age_r**2) * own[0]
+    second = rng.random(n) >= model.exploratory_share
+    grey = model.pvs_deep_grey_r * z_pvs + np.sqrt(1 - model.pvs_deep_grey_r**2) * own[1]
+    cognition = model.pvs_cognition_r * z_pvs + np.sqrt(1 - model.pvs_cognition_r**2) * own[2]
     people = pd.DataFrame(
         {
             "person": np.arange(n),
@@ -171,39 +163,39 @@ def draw(rng: Generator, model: Model | None = None) -> pd.DataFrame:
             "cohort": np.where(second, "validation", "exploratory"),
             "scanner": np.where(second, "B", "A"),
             "age_years": age,
-            "sex": np.where(rng.random(n) < m.female_share, "F", "M"),
-            "true_deep_grey_z": grey + m.deep_grey_d * patient,
-            "true_cortex_z": own[3] + m.cortex_d * patient,
-            "cognition_z": thought - 0.0 * patient,
-            "myelitis": np.where(patient, rng.poisson(m.myelitis_mean, n), 0),
-            "lesions_ml": np.where(patient, np.exp(rng.normal(0, m.lesion_log_sd, n)), 0.0),
-            "pitch_deg": rng.normal(0, m.pitch_sd_deg, n),
+            "sex": np.where(rng.random(n) < model.female_share, "F", "M"),
+            "true_deep_grey_z": grey + model.deep_grey_d * patient,
+            "true_cortex_z": own[3] + model.cortex_d * patient,
+            "cognition_z": cognition,
+            "myelitis": np.where(patient, rng.poisson(model.myelitis_mean, n), 0),
+            "lesions_ml": np.where(patient, np.exp(rng.normal(0, model.lesion_log_sd, n)), 0.0),
+            "pitch_deg": rng.normal(0, model.pitch_sd_deg, n),
             "true_pvs": count,
-            "true_alps": m.alps_controls + m.alps_sd * (z_alps - m.alps_d * patient),
-            "true_free_water": np.minimum(m.fluid_per_space * count, 0.1),
-            "mode": m.mode_r * z_alps + np.sqrt(1 - m.mode_r**2) * own[4],
+            "true_alps": model.alps_controls + model.alps_sd * (z_alps - model.alps_d * patient),
+            "true_free_water": np.minimum(model.fluid_per_space * count, 0.1),
+            "mode": model.mode_r * z_alps + np.sqrt(1 - model.mode_r**2) * own[4],
         }
     )
-    for name, cv in (("deep_grey", m.deep_grey_cv), ("cortex", m.cortex_cv)):
+    for name, cv in (("deep_grey", model.deep_grey_cv), ("cortex", model.cortex_cv)):
         people[f"true_{name}_volume"] = (1 + cv * people[f"true_{name}_z"]).clip(0.6, 1.4)
-    people["mode"] -= m.mode_r * m.alps_d * patient
-    people["fa"] = m.fa_r * z_alps + np.sqrt(1 - m.fa_r**2) * rng.normal(size=n)
-    people["edss"] = _edss(rng, people, z_alps, m)
+    people["mode"] -= model.mode_r * model.alps_d * patient
+    people["fa"] = model.fa_r * z_alps + np.sqrt(1 - model.fa_r**2) * rng.normal(size=n)
+    people["edss"] = _edss(rng, people, z_alps, model)
     return people
 
 
-def _edss(rng: Generator, people: pd.DataFrame, z_alps: np.ndarray, m: Model) -> np.ndarray:
+def _edss(rng: Generator, people: pd.DataFrame, z_alps: np.ndarray, model: Model) -> np.ndarray:
     """Disability of patients in steps of a half; missing in controls."""
-    lesions = np.log(people["lesions_ml"].clip(lower=1e-9)) / m.lesion_log_sd
-    myelitis = (people["myelitis"] - m.myelitis_mean) / np.sqrt(m.myelitis_mean)
+    lesions = np.log(people["lesions_ml"].clip(lower=1e-9)) / model.lesion_log_sd
+    myelitis = (people["myelitis"] - model.myelitis_mean) / np.sqrt(model.myelitis_mean)
     explained = (lesions + myelitis - z_alps) / np.sqrt(3)
-    score = np.sqrt(m.disability_r2) * explained
-    score = score + np.sqrt(1 - m.disability_r2) * rng.normal(size=len(people))
+    score = np.sqrt(model.disability_r2) * explained
+    score = score + np.sqrt(1 - model.disability_r2) * rng.normal(size=len(people))
     edss = (np.round(2 * (4.0 + 2.0 * score)) / 2).clip(0, 9.5)
     return edss.where(people["group"] == "NMOSD").to_numpy()
 
 
-def observe(rng: Generator, people: pd.DataFrame, model: Model | None = None) -> pd.DataFrame:
+def observe(rng: Generator, people: pd.DataFrame, model: Model = DECLARED) -> pd.DataFrame:
     """Measure people as scans would, at the level of statistics: bias and noise are declared.
 
     Returns
@@ -221,133 +213,51 @@ def observe(rng: Generator, people: pd.DataFrame, model: Model | None = None) ->
     >>> any(name.startswith("true_") for name in table)
     False
     """
-    m = Model() if model is None else model
     n = len(people)
-    within = m.alps_sd * np.sqrt(1 / m.alps_icc - 1)
-    scanner = m.scanner_shift * (people["scanner"] == "B")
-    seen = people["true_alps"] + scanner - m.fluid_loss * people["true_free_water"]
-    tract = seen + rng.normal(0, within, n)
+    within = model.alps_sd * np.sqrt(1 / model.alps_icc - 1)
+    scanner = model.scanner_shift * (people["scanner"] == "B")
+    expected = people["true_alps"] + scanner - model.fluid_loss * people["true_free_water"]
+    tract = expected + rng.normal(0, within, n)
     table = visible(people)
     table["pvs"] = people["true_pvs"]
     table["grade"] = grade(table["pvs"])
-    table["severe"] = table["pvs"] > m.severe_above
+    table["severe"] = table["pvs"] > model.severe_above
     table["free_water"] = people["true_free_water"] + rng.normal(0, 0.005, n)
     table["alps_tract"] = tract
     table["alps_reoriented"] = tract + rng.normal(0, 0.2 * within, n)
-    table["alps_classic"] = table["alps_reoriented"] - m.classic_loss * people["pitch_deg"] ** 2
-    table["alps_manual"] = table["alps_classic"] + rng.normal(0, m.manual_sd, n)
-    table["alps_automated"] = table["alps_classic"] + rng.normal(0, m.automated_sd, n)
-    table["pvs_automated"] = rng.binomial(people["true_pvs"], m.pvs_seen)
-    for name, error in (("deep_grey_z", m.deep_grey_error), ("cortex_z", m.cortex_error)):
+    table["alps_classic"] = (
+        table["alps_reoriented"] - model.classic_loss * people["pitch_deg"] ** 2
+    )
+    table["alps_manual"] = table["alps_classic"] + rng.normal(0, model.manual_sd, n)
+    table["alps_automated"] = table["alps_classic"] + rng.normal(0, model.automated_sd, n)
+    table["pvs_automated"] = rng.binomial(people["true_pvs"], model.pvs_seen)
+    for name, error in (("deep_grey_z", model.deep_grey_error), ("cortex_z", model.cortex_error)):
         table[name] = people[f"true_{name}"] + rng.normal(0, error, n)
     return table
 
 
-def truths(model: Model | None = None) -> dict[str, float]:
+def truths(model: Model = DECLARED) -> dict[str, float]:
     """Return the declared effects, by the names that `primary` gives their estimates."""
-    m = Model() if model is None else model
-    odds = [p / (1 - p) for p in (m.severe_patients, m.severe_controls)]
-    return {"ALPS difference": -m.alps_d * m.alps_sd, "log odds ratio": np.log(odds[0] / odds[1])}
+    odds = [p / (1 - p) for p in (model.severe_patients, model.severe_controls)]
+    return {
+        "ALPS difference": -model.alps_d * model.alps_sd,
+        "log odds ratio": np.log(odds[0] / odds[1]),
+    }
 
 
 def primary(table: pd.DataFrame) -> pd.DataFrame:
     """Estimate the primary effects: adjusted difference of ALPS, log odds ratio of severe PVS."""
-    alps = _ancova(table, "alps_tract").iloc[[0]].assign(term="ALPS difference")
-    odds = severe(table).iloc[[0]].assign(term="log odds ratio")
-    odds[["estimate", "low", "high"]] = np.log(odds[["estimate", "low", "high"]].astype(float))
-    return pd.concat([alps, odds], ignore_index=True)
-
-
-def _ancova(table: pd.DataFrame, value: str, extra: tuple[str, ...] = ()) -> pd.DataFrame:
-    given = [c for c in (*COVARIATES, *extra) if table[c].nunique() > 1]
-    return groups.ancova(table, value=value, group="group", reference="controls", covariates=given)
-
-
-def severe(table: pd.DataFrame) -> pd.DataFrame:
-    """Compare the frequency of severe PVS, by every test."""
+    covariates = [c for c in COVARIATES if table[c].nunique() > 1]
+    difference = groups.ancova(
+        table, value="alps_tract", group="group", reference="controls", covariates=covariates
+    )
     names = ("NMOSD", "controls")
-    parts = [table.loc[table["group"] == name, "severe"] for name in names]
-    events = [int(p.sum()) for p in parts]
-    return groups.compare_counts(events, [len(p) for p in parts], names=names)
-
-
-def alps_by_cohort(table: pd.DataFrame, *, value: str = "alps_tract") -> pd.DataFrame:
-    """Compare ALPS in each cohort and pooled, adjusted for age, sex and scanner."""
-    parts = {"pooled": table} | dict(tuple(table.groupby("cohort")))
-    rows = [_ancova(part, value).iloc[[0]].assign(term=name) for name, part in parts.items()]
-    return adjust(rows)
-
-
-def indices(table: pd.DataFrame) -> pd.DataFrame:
-    """Compare the three indices, and the two ways to place regions, pooled."""
-    names = ("tract", "reoriented", "classic", "automated", "manual")
-    rows = [_ancova(table, f"alps_{name}").iloc[[0]].assign(term=name) for name in names]
+    severe = [table.loc[table["group"] == name, "severe"] for name in names]
+    events = [int(part.sum()) for part in severe]
+    odds = groups.compare_counts(events, [len(part) for part in severe], names=names)
+    rows = [difference.iloc[[0]].assign(term="ALPS difference"),
+            log_ratio(odds.iloc[[0]], "log odds ratio")]  # fmt: skip
     return pd.concat(rows, ignore_index=True)
-
-
-def adjustments(table: pd.DataFrame) -> pd.DataFrame:
-    """Adjust the difference of ALPS for what correlates with it: mode, FA, free water."""
-    extras = {
-        "age, sex, scanner": (),
-        "+ FA": ("fa",),
-        "+ free water": ("free_water",),
-        "+ mode": ("mode",),
-    }
-    rows = [
-        _ancova(table, "alps_tract", extra).iloc[[0]].assign(term=name)
-        for name, extra in extras.items()
-    ]
-    return pd.concat(rows, ignore_index=True)
-
-
-def correlations(table: pd.DataFrame) -> pd.DataFrame:
-    """Correlate the PVS count of patients with atrophy and cognition, given age."""
-    patients = table[table["group"] == "NMOSD"]
-    rows = [
-        association.correlate(patients, "pvs", y, method="spearman", covariates=["age_years"])
-        for y in ("deep_grey_z", "cortex_z", "cognition_z")
-    ]
-    return adjust(rows, method="fdr_bh")
-
-
-def classification(table: pd.DataFrame, *, rng: Generator) -> classify.Classifier:
-    """Tell patients from controls by ALPS, deep grey and cortical volume."""
-    return classify.logistic(
-        table,
-        group="group",
-        positive="NMOSD",
-        predictors=["alps_tract", "deep_grey_z", "cortex_z"],
-        rng=rng,
-    )
-
-
-def disability(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Model EDSS of patients by ALPS, myelitis and lesions: linear and ordinal."""
-    patients = table[table["group"] == "NMOSD"].assign(
-        log_lesions=np.log(table["lesions_ml"] + 0.01)
-    )
-    predictors = ["alps_tract", "myelitis", "log_lesions"]
-    patients = patients.assign(
-        score=(patients["edss"] / 1.5).round()
-    )  # grades with people in each
-    return {
-        "linear": association.linear(patients, value="edss", predictors=predictors),
-        "ordinal": association.ordinal(patients, value="score", predictors=predictors),
-    }
-
-
-def agreement(table: pd.DataFrame) -> pd.DataFrame:
-    """Compare regions drawn by hand with automated ones: ICC for absolute agreement."""
-    long = table[["alps_manual", "alps_automated"]].melt(ignore_index=False)
-    with warnings.catch_warnings():  # pingouin 0.7 calls pandas in ways that pandas 3 deprecates
-        warnings.simplefilter("ignore")
-        found = pingouin.intraclass_corr(
-            long.assign(person=long.index), targets="person", raters="variable", ratings="value"
-        ).set_index("Type").loc["ICC(A,1)"]  # fmt: skip
-    low, high = found["CI95"]
-    return pd.DataFrame(
-        [result("manual, automated", "ICC(A,1)", found["ICC"], low, high, n=len(table))]
-    )
 
 
 @cache
@@ -365,11 +275,11 @@ def _tissue(index: float, free_water: float) -> Tissue:
         base = replace(base, perivascular_along=base.perivascular_across,
                        perivascular_across=base.perivascular_along)  # fmt: skip
 
-    def apart(fraction: float) -> float:
+    def excess(fraction: float) -> float:
         return true_index(replace(base, perivascular=fraction)) - index
 
-    inside = apart(0.0) * apart(most) < 0
-    fraction = optimize.brentq(apart, 0.0, most) if inside else most * (index != 1)
+    inside = excess(0.0) * excess(most) < 0
+    fraction = optimize.brentq(excess, 0.0, most) if inside else most * (index != 1)
     return replace(base, perivascular=float(fraction), free=free_water)
 
 
@@ -435,11 +345,11 @@ def measure(scans: tuple[images.Dwi, nib.Nifti1Image, nib.Nifti1Image]) -> dict[
     dwi, anatomy, whole = scans
     mask = foreground_mask(anatomy)
     place = register_to_mni(anatomy, contrast="t2", mask=mask, start=np.eye(4))
-    of_alps = alps.measure(dwi, registration=place, n_bootstrap=50).to_row()
-    of_pvs = pvs.measure(anatomy, brain_mask=mask, registration=place).to_row()
+    alps_row = alps.measure(dwi, registration=place, n_bootstrap=50).to_row()
+    pvs_row = pvs.measure(anatomy, brain_mask=mask, registration=place).to_row()
     names = ("classic", "reoriented", "tract")
-    row = {f"alps_{name}": float(of_alps[f"alps_{name}_mean"]) for name in names}
-    row["pvs"] = float(max(of_pvs["n_cso_left"], of_pvs["n_cso_right"]))
+    row = {f"alps_{name}": float(alps_row[f"alps_{name}_mean"]) for name in names}
+    row["pvs"] = float(max(pvs_row["n_cso_left"], pvs_row["n_cso_right"]))
     return row | _measure_volumes(whole)
 
 
@@ -447,22 +357,21 @@ def _measure_volumes(whole: nib.Nifti1Image) -> dict[str, float]:
     """Volumes at the size of MNI's head."""
     mask = foreground_mask(whole)
     place = register_to_mni(whole, contrast="t1", mask=mask, start=np.eye(4))
-    found = tissue.grey_volumes(whole, mask=mask, registration=place)
+    grey = tissue.grey_volumes(whole, mask=mask, registration=place)
     return {
-        "deep_grey_ml": found.head_scale * found.deep_grey_ml,
-        "cortex_ml": found.head_scale * found.cortex_ml,
+        "deep_grey_ml": grey.head_scale * grey.deep_grey_ml,
+        "cortex_ml": grey.head_scale * grey.cortex_ml,
     }
 
 
-def from_images(rows: pd.DataFrame, model: Model | None = None) -> pd.DataFrame:
+def from_images(rows: pd.DataFrame, model: Model = DECLARED) -> pd.DataFrame:
     """Turn the rows of an image-level cohort into the table that the analyses take.
 
     People without a measurement are left out.
     """
-    m = Model() if model is None else model
     table = rows.dropna(subset=["alps_tract", "pvs"]).reset_index(drop=True)
     table["grade"] = grade(table["pvs"])
-    table["severe"] = table["pvs"] > m.severe_above
+    table["severe"] = table["pvs"] > model.severe_above
     controls = table[table["group"] == "controls"]
     for name in ("deep_grey", "cortex"):
         volume, usual = table[f"{name}_ml"], controls[f"{name}_ml"]
@@ -470,27 +379,33 @@ def from_images(rows: pd.DataFrame, model: Model | None = None) -> pd.DataFrame:
     return table
 
 
-def measured_and_true(known: pd.DataFrame) -> dict[str, tuple[pd.Series, pd.Series]]:
-    """Pair each measure of a cohort with what is true of it, from `cohorts.latent`.
+def true_values(known: pd.DataFrame) -> pd.DataFrame:
+    """Return what a perfect measurement would have given, from `cohorts.latent`.
 
     The true index is that of the tissue with its free water; true volumes are those of a head of
     MNI's size.
     """
-    true = [
+    index = [
         true_index(_tissue(index, water))
         for index, water in zip(known["true_alps"], known["true_free_water"], strict=True)
     ]
-    alps = pd.Series(true, index=known.index)
-    names = [str(c) for c in known if str(c).startswith("alps_")]
-    pairs = {name: (known[name], alps) for name in names}
-    pairs["pvs"] = (known["pvs"], known["true_pvs"])
+    values: dict[str, Any] = {str(name): index for name in known if str(name).startswith("alps_")}
+    values["pvs"] = known["true_pvs"]
     usual = dict(zip(("deep_grey", "cortex"), grey_ml(make_brain()), strict=True))
     for name, ml in usual.items():
-        pairs[f"{name}_ml"] = (known[f"{name}_ml"], ml * known[f"true_{name}_volume"])
-    return pairs
+        values[f"{name}_ml"] = ml * known[f"true_{name}_volume"]
+    return pd.DataFrame(values, index=known.index)
 
 
-def error_free(known: pd.DataFrame) -> pd.DataFrame:
-    """Put what is true of each person in place of what was measured; see `cohorts.recover`."""
-    pairs = measured_and_true(known)
-    return known.assign(**{name: true for name, (_, true) in pairs.items()})
+STUDY = Study(
+    model=Model,
+    scans=SCANS,
+    draw=draw,
+    observe=observe,
+    scan=scan,
+    measure=measure,
+    true_values=true_values,
+    from_images=from_images,
+    primary=primary,
+    truths=truths,
+)

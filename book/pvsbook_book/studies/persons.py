@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from pvsbook._errors import InputError
 from pvsbook_book.studies.model import visible
-from pvsbook_book.studies.repeat import load, sized
+from pvsbook_book.studies.repeat import find_study, sized
 
-__all__ = ["job", "measure_people", "measure_person"]
+__all__ = ["job", "measure_person"]
 
 
 def measure_person(study: str, *, seed: int, number: int, model: Any = None) -> dict[str, Any]:
@@ -42,15 +41,15 @@ def measure_person(study: str, *, seed: int, number: int, model: Any = None) -> 
     InputError
         An unknown study, or a number outside the cohort.
     """
-    module = load(study)
-    people = module.draw(np.random.default_rng(seed), model)
+    parts = find_study(study)
+    people = parts.draw(np.random.default_rng(seed), sized(study) if model is None else model)
     if not 0 <= number < len(people):
         raise InputError(
             f"number: {number}; the cohort of {study} has people 0 to {len(people) - 1}"
         )
-    scans = module.scan(np.random.default_rng([seed, number]), people.iloc[number])
-    row = visible(people).iloc[number].to_dict() | module.measure(scans)
-    return {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
+    scans = parts.scan(np.random.default_rng([seed, number]), people.iloc[number])
+    row = visible(people).iloc[number].to_dict() | parts.measure(scans)
+    return {str(k): v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
 
 
 def job(
@@ -65,8 +64,3 @@ def job(
     return measure_person(
         study, seed=parameters["seed"], number=parameters["number"], model=sized(study, n)
     )
-
-
-def measure_people(study: str, numbers: Iterable[int], *, seed: int) -> pd.DataFrame:
-    """Measure some people of a cohort one after the other; a table, one row a person."""
-    return pd.DataFrame([measure_person(study, seed=seed, number=k) for k in numbers])

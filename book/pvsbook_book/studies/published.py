@@ -105,22 +105,22 @@ def recompute_yuan() -> pd.DataFrame:
     rows = []
     for region, first, second, *_, printed in YUAN_PRINTED:
         events, n = dict(YUAN[region].events), dict(YUAN[region].n)
-        for of in (events, n):
-            of["migraine"] = of["episodic"] + of["chronic"]
+        for counts in (events, n):
+            counts["migraine"] = counts["episodic"] + counts["chronic"]
         pair = (events[first], events[second]), (n[first], n[second])
-        found = groups.compare_counts(*pair, names=(first, second)).set_index("test")
+        tests = groups.compare_counts(*pair, names=(first, second)).set_index("test")
         rows.append(
             {
                 "region": region,
                 "groups": f"{first} - {second}",
                 "percent_first": 100 * pair[0][0] / pair[1][0],
                 "percent_second": 100 * pair[0][1] / pair[1][1],
-                "odds_ratio": found.loc["chi-squared", "estimate"],
-                "low": found.loc["chi-squared", "low"],
-                "high": found.loc["chi-squared", "high"],
-                "p": found.loc["chi-squared", "p"],
-                "p_yates": found.loc["chi-squared, Yates", "p"],
-                "p_fisher": found.loc["Fisher, exact", "p"],
+                "odds_ratio": tests.loc["chi-squared", "estimate"],
+                "low": tests.loc["chi-squared", "low"],
+                "high": tests.loc["chi-squared", "high"],
+                "p": tests.loc["chi-squared", "p"],
+                "p_yates": tests.loc["chi-squared, Yates", "p"],
+                "p_fisher": tests.loc["Fisher, exact", "p"],
                 "p_printed": printed,
             }
         )

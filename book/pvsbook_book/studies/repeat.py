@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from importlib.resources import files
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,13 +12,15 @@ import pandas as pd
 from scipy import stats
 
 from pvsbook._errors import InputError
+from pvsbook_book.studies import migraine, ms, nmosd
+from pvsbook_book.studies.model import Study
 
 __all__ = [
     "SEED",
     "SETTINGS",
     "STUDIES",
     "declared",
-    "load",
+    "find_study",
     "load_stored",
     "no_estimate",
     "recovery",
@@ -29,7 +29,7 @@ __all__ = [
     "sized",
 ]
 
-STUDIES = ("nmosd", "migraine", "ms")
+STUDIES: dict[str, Study] = {"nmosd": nmosd.STUDY, "migraine": migraine.STUDY, "ms": ms.STUDY}
 SEED = 20_260
 """Of the stored repeats: other people than those of the tests and the pages."""
 SETTINGS: Mapping[str, tuple[str, Mapping[str, float]]] = {
@@ -41,11 +41,11 @@ SETTINGS: Mapping[str, tuple[str, Mapping[str, float]]] = {
 """What the stored repeats are of: a study, and what is declared otherwise."""
 
 
-def load(study: str) -> ModuleType:
-    """Return the module of a study by its name."""
+def find_study(study: str) -> Study:
+    """Return a study by its name."""
     if study not in STUDIES:
         raise InputError(f"study: {study!r}; one of {', '.join(STUDIES)}")
-    return importlib.import_module(f"pvsbook_book.studies.{study}")
+    return STUDIES[study]
 
 
 def sized(study: str, n: int | None = None) -> Any:
@@ -69,7 +69,7 @@ def sized(study: str, n: int | None = None) -> Any:
     >>> model.n_patients, model.n_controls
     (17, 23)
     """
-    model = load(study).Model()
+    model = find_study(study).model()
     if n is None:
         return model
     names = [f.name for f in fields(model) if f.name.startswith("n_")]
@@ -93,9 +93,9 @@ def run_once(study: str, *, seed: int, number: int = 0, model: Any = None) -> pd
     >>> run_once("nmosd", seed=1)["term"].tolist()
     ['ALPS difference', 'log odds ratio']
     """
-    module = load(study)
-    rng = np.random.default_rng([seed, number])
-    return module.primary(module.observe(rng, module.draw(rng, model), model))
+    parts, rng = find_study(study), np.random.default_rng([seed, number])
+    model = sized(study) if model is None else model
+    return parts.primary(parts.observe(rng, parts.draw(rng, model), model))
 
 
 def repeat(study: str, *, n_studies: int, seed: int, model: Any = None) -> pd.DataFrame:
@@ -109,14 +109,15 @@ def repeat(study: str, *, n_studies: int, seed: int, model: Any = None) -> pd.Da
     pandas.DataFrame
         Primary effects of all studies, with ``study`` and ``truth``.
     """
-    truths = load(study).truths(model)
+    model = sized(study) if model is None else model
+    truths = find_study(study).truths(model)
     parts = []
     for number in range(n_studies):
         try:
-            found = run_once(study, seed=seed, number=number, model=model)
+            effects = run_once(study, seed=seed, number=number, model=model)
         except InputError:
-            found = no_estimate(study)
-        parts.append(found.assign(study=number))
+            effects = no_estimate(study)
+        parts.append(effects.assign(study=number))
     every = pd.concat(parts, ignore_index=True)
     return every.assign(truth=every["term"].map(truths))
 
@@ -130,10 +131,10 @@ def declared(setting: str) -> Any:
     0.0
     """
     try:
-        study, otherwise = SETTINGS[setting]
+        study, changes = SETTINGS[setting]
     except KeyError:
         raise InputError(f"setting: {setting!r}; one of {', '.join(SETTINGS)}") from None
-    return replace(load(study).Model(), **otherwise)
+    return replace(find_study(study).model(), **changes)
 
 
 def load_stored(setting: str) -> pd.DataFrame:
@@ -155,7 +156,7 @@ def load_stored(setting: str) -> pd.DataFrame:
 
 def no_estimate(study: str) -> pd.DataFrame:
     """Return the primary effects of a study that could not be fitted: none of them known."""
-    terms = list(load(study).truths())
+    terms = list(find_study(study).truths())
     return pd.DataFrame({"term": terms}).reindex(
         columns=["term", "estimate", "low", "high", "p"], fill_value=np.nan
     )
