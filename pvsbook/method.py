@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -187,8 +188,9 @@ class Method:
         Every setting; `measure` takes them as keywords.
     measure
         ``measure(*inputs, **options)`` returns a `Result`.
-    describe
-        Returns what each column of ``Result.to_row()`` means, as a BIDS dictionary (`columns`).
+    columns_at
+        Where the BIDS dictionary lies that says what each column of ``Result.to_row()`` means
+        (``pvsbook.pvs.pipeline.COLUMNS``); `columns` loads it when it is needed.
     show
         Draws a result and says it in words.
     find
@@ -220,7 +222,7 @@ class Method:
     inputs: tuple[Input, ...]
     options: tuple[Option, ...]
     measure: Callable[..., Any]
-    describe: Callable[[], Columns]
+    columns_at: str
     show: Callable[[Any], Shown]
     find: Callable[[Any], Any] | None
     limits: tuple[str, ...]
@@ -237,7 +239,8 @@ class Method:
     @cached_property
     def columns(self) -> Columns:
         """What each column of a row means."""
-        return self.describe()
+        module, _, name = self.columns_at.rpartition(".")
+        return getattr(import_module(module), name)
 
     @property
     def defaults(self) -> dict[str, Any]:

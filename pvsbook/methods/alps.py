@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvsbook.method import Columns, Input, Method, Option, Shown
+from pvsbook.method import Input, Method, Option, Shown
 from pvsbook.visit import Found, Visit
 
 if TYPE_CHECKING:
@@ -112,13 +112,6 @@ def _count_weighted(bval: Path | None) -> int:
     return sum(b >= B0_BELOW_S_MM2 for b in values)
 
 
-def describe() -> Columns:
-    """Return the dictionary of the columns."""
-    from pvsbook.alps.pipeline import COLUMNS
-
-    return COLUMNS
-
-
 METHOD = Method(
     name="alps",
     title="ALPS index",
@@ -158,7 +151,7 @@ METHOD = Method(
         Option("n_bootstrap", 1000, "Repeats of the wild bootstrap behind the intervals."),
     ),
     measure=measure,
-    describe=describe,
+    columns_at="pvsbook.alps.pipeline.COLUMNS",
     show=show,
     find=find,
     limits=(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pvsbook.method import Columns, Input, Method, Option, Shown
+from pvsbook.method import Input, Method, Option, Shown
 from pvsbook.methods import qsm
 from pvsbook.visit import Found
 
@@ -113,13 +113,6 @@ def _of_both(value: Any) -> Any:
     return value if is_pair else (value, value)
 
 
-def describe() -> Columns:
-    """Return the dictionary of the columns."""
-    from pvsbook.qsm.change import COLUMNS
-
-    return COLUMNS
-
-
 METHOD = Method(
     name="qsmchange",
     title="Change of susceptibility",
@@ -140,7 +133,7 @@ METHOD = Method(
         Option("regularisation", 1e-4, "Of TV: half of that of a single scan."),
     ),
     measure=measure,
-    describe=describe,
+    columns_at="pvsbook.qsm.change.COLUMNS",
     show=show,
     find=None,
     limits=(

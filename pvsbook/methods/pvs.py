@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvsbook.method import Columns, Input, Method, Option, Shown
+from pvsbook.method import Input, Method, Option, Shown
 from pvsbook.visit import BidsFile, Found, Visit
 
 if TYPE_CHECKING:
@@ -84,13 +84,6 @@ def _is_flair(file: BidsFile) -> bool:
     return file.suffix == "FLAIR" or "flair" in file.get("acq").lower()
 
 
-def describe() -> Columns:
-    """Return the dictionary of the columns."""
-    from pvsbook.pvs.pipeline import COLUMNS
-
-    return COLUMNS
-
-
 METHOD = Method(
     name="pvs",
     title="Perivascular spaces",
@@ -125,7 +118,7 @@ METHOD = Method(
         ),
     ),
     measure=measure,
-    describe=describe,
+    columns_at="pvsbook.pvs.pipeline.COLUMNS",
     show=show,
     find=find,
     limits=(

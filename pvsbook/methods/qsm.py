@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvsbook.method import Columns, Input, Method, Option, Shown
+from pvsbook.method import Input, Method, Option, Shown
 from pvsbook.visit import BidsFile, Found, Visit, natural
 
 if TYPE_CHECKING:
@@ -169,13 +169,6 @@ def _read_series(files: Sequence[BidsFile], visit: Visit) -> Found:
     )
 
 
-def describe() -> Columns:
-    """Return the dictionary of the columns."""
-    from pvsbook.qsm.pipeline import COLUMNS
-
-    return COLUMNS
-
-
 ECHO_OPTIONS = (
     Option(
         "echo_times_s",
@@ -230,7 +223,7 @@ METHOD = Method(
         Option("white_matter", None, "White matter, for the table of references.", kind=Path),
     ),
     measure=measure,
-    describe=describe,
+    columns_at="pvsbook.qsm.pipeline.COLUMNS",
     show=show,
     find=find,
     limits=(

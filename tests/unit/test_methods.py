@@ -143,6 +143,9 @@ def find_flair(visit):
     return Found({"image": [str(files[0].path)]}) if files else Found(lacks=("no FLAIR",))
 
 
+TOY_COLUMNS = describe_columns(
+    ("volume_ml", "volume above the threshold", "mL"), ("status", "pass, warn or fail")
+)
 TOY = Method(
     name="toy",
     title="Bright volume",
@@ -150,9 +153,7 @@ TOY = Method(
     inputs=(Input("image", "FLAIR scan.", is_option=False),),
     options=(Option("threshold", 1.0, "Above it, a voxel is bright."),),
     measure=measure_volume,
-    describe=lambda: describe_columns(
-        ("volume_ml", "volume above the threshold", "mL"), ("status", "pass, warn or fail")
-    ),
+    columns_at="test_methods.TOY_COLUMNS",
     show=show_volume,
     find=find_flair,
     limits=("What is bright need not be a lesion.",),
