@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "mask",
         "metrics",
         "pipeline",
+        "quality",
         "r2s",
         "reference",
         "regions",
