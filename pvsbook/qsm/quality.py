@@ -31,9 +31,9 @@ DROPPED_SHARE = 0.02  # next to air the field itself is that steep
 CHI_SD_PPB = (8.0, 80.0)  # of a brain; ten times the echo times, or a tenth, lie far outside
 ECHO_RISE = 1.05  # the signal decays: the median of a later echo may exceed an earlier one by this
 SILENT_SHARE = 0.01  # of the first echo's median: an echo below it holds no signal
-# Of a magnitude that is a wrapped phase.  Of simulated heads, stripped and piecewise-constant brains
-# that no limit was chosen on, none of 108 magnitudes passed both, and 25 of 27 wrapped phases did;
-# the other two have fewer than two jumps in a thousand neighbours.
+# Of a magnitude that is a wrapped phase.  Of simulated heads, stripped and piecewise-constant
+# brains that no limit was chosen on, none of 108 magnitudes passed both, and 25 of 27 wrapped
+# phases did; the other two have fewer than two jumps in a thousand neighbours.
 JUMP = 0.8  # of the range
 JUMPS_SHARE = 0.002  # of neighbours
 WRAPS_SHARE = 0.7  # of jumps
