@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import qsm_metrics
 from scipy import fft
 
 from pvsbook import images, qsm
@@ -29,7 +30,7 @@ from pvsbook._constants import GAMMA_MHZ_T
 from pvsbook.atlas import deep_grey
 from pvsbook.phantoms.brain import pose
 from pvsbook.phantoms.gradient_echo import GrePhantom, make_gre
-from pvsbook.qsm import background, field, inversion, metrics, unwrap
+from pvsbook.qsm import background, field, inversion, unwrap
 from pvsbook.qsm import change as change_settings
 
 MATRIX = (160, 192, 160)
@@ -260,7 +261,7 @@ def accuracy(seeds: Sequence[int] = HELD_OUT, only: Sequence[str] = ()) -> pd.Da
 
 def measured(head: GrePhantom, chi_ppm: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     """Return every metric."""
-    return metrics.compare(chi_ppm, head.chi_ppm, mask, head.labels, head.calcification)
+    return qsm_metrics.compare(chi_ppm, head.chi_ppm, mask, head.labels, head.calcification)
 
 
 def change(
