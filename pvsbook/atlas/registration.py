@@ -26,7 +26,14 @@ from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas.templates import mni
 
-__all__ = ["Registration", "Warp", "refine_nonlinear", "register_to_mni", "rigid_between"]
+__all__ = [
+    "Registration",
+    "Warp",
+    "refine_nonlinear",
+    "register_to_mni",
+    "resample_labels",
+    "rigid_between",
+]
 
 # Lengths are divided by this before the optimiser sees them, so that one unit of a rotation
 # (rad), of a translation and of a shear move the surface of the brain by about as much.
@@ -66,7 +73,7 @@ class Warp:
         shift = [ndimage.map_coordinates(self.shift_mm[..., k], voxel, order=1) for k in range(3)]
         return np.stack(shift, -1).reshape(points.shape)
 
-    def carry(self, mni_image: nib.Nifti1Image, *, order: int = 0) -> nib.Nifti1Image:
+    def apply(self, mni_image: nib.Nifti1Image, *, order: int = 0) -> nib.Nifti1Image:
         """Move an MNI image to where the affine transform of the scan finds it.
 
         Parameters
@@ -155,10 +162,6 @@ class Registration:
         pitch, roll, yaw = Rotation.from_matrix(self.rotation.T).as_euler("xyz", degrees=True)
         return float(pitch), float(roll), float(yaw)
 
-    def to_mni_points(self, points_mm: ArrayLike) -> NDArray[np.float64]:
-        """Take points, shape (..., 3), from scanner mm to MNI mm, by the affine part alone."""
-        return apply_affine(self.native_to_mni, np.asarray(points_mm, float))
-
     def points_to_native(self, points_mm: ArrayLike) -> NDArray[np.float64]:
         """Take points, shape (..., 3), from MNI mm to scanner mm."""
         points = np.asarray(points_mm, float)
@@ -180,9 +183,40 @@ class Registration:
         order : {0, 1}
             0 (nearest) for labels, 1 (linear) for probabilities.
         """
-        affine = np.linalg.inv(self.native_to_mni) @ mni_image.affine
-        moved = nib.Nifti1Image(np.asanyarray(mni_image.dataobj), affine)
-        return resample_from_to(moved, (like.shape[:3], like.affine), order=order)
+        to_scanner = np.linalg.inv(self.native_to_mni)
+        return _resample(mni_image, to_scanner, like.shape[:3], like.affine, order=order)
+
+
+def resample_labels(
+    labels: nib.Nifti1Image, to_world: ArrayLike, shape: tuple[int, ...], affine: ArrayLike
+) -> NDArray[np.int32]:
+    """Resample labels on the grid of a scan by nearest neighbour.
+
+    Parameters
+    ----------
+    labels
+        Label image in its own space, MNI say.
+    to_world
+        mm of the labels' space to scanner mm, 4 x 4.
+    shape, affine
+        Grid of the scan.
+
+    Examples
+    --------
+    >>> labels = images.make(np.arange(27, dtype=np.uint8).reshape(3, 3, 3), np.eye(4))
+    >>> shift = nib.affines.from_matvec(np.eye(3), (1, 0, 0))
+    >>> resample_labels(labels, shift, (3, 3, 3), np.eye(4))[1, 0, 0]
+    np.int32(0)
+    """
+    resampled = _resample(labels, np.asarray(to_world, float), shape, np.asarray(affine), order=0)
+    return np.asarray(resampled.dataobj).astype(np.int32)
+
+
+def _resample(
+    image: nib.Nifti1Image, to_world: NDArray, shape: tuple, affine: NDArray, *, order: int
+) -> nib.Nifti1Image:
+    placed = nib.Nifti1Image(np.asanyarray(image.dataobj), to_world @ image.affine)
+    return resample_from_to(placed, (shape, affine), order=order)
 
 
 def register_to_mni(

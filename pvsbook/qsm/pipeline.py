@@ -20,7 +20,7 @@ from pvsbook.derivatives import Writer
 from pvsbook.qsm.background import LocalField, lbv, pdf, resharp, smv, vsharp
 from pvsbook.qsm.field import TWO_PI, FieldMap, check_readout, fit_field, hz_to_ppm
 from pvsbook.qsm.inversion import Inversion, closed_form_l2, ndi, tikhonov, tkd, tv
-from pvsbook.qsm.mask import brain_mask
+from pvsbook.qsm.mask import mask_from_gre
 from pvsbook.qsm.quality import (
     Flag,
     check_echoes,
@@ -33,9 +33,9 @@ from pvsbook.qsm.quality import (
 from pvsbook.qsm.reference import (
     MIN_VOXELS,
     REFERENCE_COLUMNS,
-    Referenced,
+    Susceptibility,
     list_references,
-    refer,
+    subtract_reference,
 )
 from pvsbook.qsm.unwrap import without_jumps
 
@@ -95,7 +95,7 @@ class QsmResult:
         Echo times, field strength, B0 direction.
     """
 
-    susceptibility: Referenced
+    susceptibility: Susceptibility
     references: pd.DataFrame
     mask: NDArray[np.bool_]
     field: FieldMap
@@ -230,9 +230,9 @@ def reconstruct(
         Scan from `pvsbook.images.load_gre`.  The direction of the static field is taken from its
         affine, so a tilted head or oblique slices need no argument.
     mask
-        Brain, shape (x, y, z).  Where None, `pvsbook.qsm.mask.brain_mask` makes it.
+        Brain, shape (x, y, z).  Where None, `pvsbook.qsm.mask.mask_from_gre` makes it.
     reference
-        As in `pvsbook.qsm.reference.refer`.
+        As in `pvsbook.qsm.reference.subtract_reference`.
     white_matter
         Mask for the table of references, shape (x, y, z); it changes no map.
     background
@@ -289,7 +289,7 @@ def reconstruct(
     flags = check_magnitude(gre)
     try:
         if mask is None:
-            inside = brain_mask(
+            inside = mask_from_gre(
                 gre.magnitude, gre.phase_rad, gre.voxel_size_mm, echo_times_s=gre.echo_times_s
             )
         else:
@@ -298,7 +298,7 @@ def reconstruct(
         field, known, is_bipolar = _measure_field(gre, inside, phase_sign)
         local = _local_field(gre, field.field_hz, known, background, background_options)
         chi = _chi(gre, local, inversion, inversion_options)
-        susceptibility = refer(chi, local.mask, reference)
+        susceptibility = subtract_reference(chi, local.mask, reference)
     except InputError as error:
         if not flags:
             raise
@@ -418,7 +418,7 @@ def invert_field(
     s = result.settings
     local = _local_field(gre, field_hz, result.mask, s["background"], s["background_options"])
     chi = _chi(gre, local, s["inversion"], s["inversion_options"])
-    return refer(chi, local.mask).chi_ppm
+    return subtract_reference(chi, local.mask).chi_ppm
 
 
 BACKGROUNDS: Mapping[str, Callable[..., LocalField]] = {

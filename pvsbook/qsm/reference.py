@@ -20,11 +20,11 @@ from pvsbook.qsm.r2s import fit_r2s
 __all__ = [
     "MIN_VOXELS",
     "REFERENCE_COLUMNS",
-    "Referenced",
+    "Susceptibility",
     "compare_references",
     "find_csf",
     "list_references",
-    "refer",
+    "subtract_reference",
 ]
 
 MIN_VOXELS = 20
@@ -48,7 +48,7 @@ REFERENCE_COLUMNS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Referenced:
+class Susceptibility:
     """Susceptibility relative to a named region.
 
     Attributes
@@ -69,9 +69,9 @@ class Referenced:
     n_voxels: int
 
 
-def refer(
+def subtract_reference(
     chi_ppm: ArrayLike, mask: ArrayLike, reference: str | ArrayLike = "whole brain"
-) -> Referenced:
+) -> Susceptibility:
     """Subtract the mean of a reference region.
 
     Parameters
@@ -88,7 +88,7 @@ def refer(
 
     Returns
     -------
-    Referenced
+    Susceptibility
 
     Raises
     ------
@@ -102,13 +102,13 @@ def refer(
     Examples
     --------
     >>> chi = np.full((3, 3, 3), 0.05, np.float32)
-    >>> refer(chi, np.ones(chi.shape)).chi_ppm.max()
+    >>> subtract_reference(chi, np.ones(chi.shape)).chi_ppm.max()
     np.float32(0.0)
     """
     chi, inside = np.asarray(chi_ppm, np.float32), np.asarray(mask, bool)
     if isinstance(reference, str):
         if reference == "none":
-            return Referenced(np.where(inside, chi, np.float32(0)), "none", 0.0, 0)
+            return Susceptibility(np.where(inside, chi, np.float32(0)), "none", 0.0, 0)
         if reference != "whole brain":
             raise InputError(
                 f"reference: {reference!r}; give 'whole brain', 'none', or a mask of a region"
@@ -129,7 +129,7 @@ def refer(
             "give a larger region, or refer to the whole brain"
         )
     value = float(chi[region].mean(dtype=np.float64))
-    return Referenced(np.where(inside, chi - np.float32(value), np.float32(0)), name, value, n)
+    return Susceptibility(np.where(inside, chi - np.float32(value), np.float32(0)), name, value, n)
 
 
 def compare_references(
@@ -162,7 +162,7 @@ def compare_references(
     Raises
     ------
     InputError
-        As `refer`, or no region is given.
+        As `subtract_reference`, or no region is given.
 
     References
     ----------
@@ -180,7 +180,7 @@ def compare_references(
         raise InputError("regions: none given; name at least one region to measure")
     rows = []
     for name, choice in {"none": "none", "whole brain": "whole brain", **references}.items():
-        zero = refer(chi, inside, choice)
+        zero = subtract_reference(chi, inside, choice)
         if zero.n_voxels == 0:
             error = 0.0
         else:
@@ -303,7 +303,7 @@ def list_references(
     Raises
     ------
     InputError
-        As `refer`.
+        As `subtract_reference`.
 
     Examples
     --------

@@ -103,7 +103,7 @@ DEFAULTS = {
     },
     "qsm.change.measure_change": {"erode": 1, "n_repeats": 2},
     "qsm.regions.measure_regions": {"erode": 1},
-    "qsm.mask.brain_mask": {
+    "qsm.mask.mask_from_gre": {
         "magnitude_fraction": 0.2,
         "quality": 0.5,
         "neck_mm": 3.0,

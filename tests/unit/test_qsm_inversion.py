@@ -157,9 +157,12 @@ def test_vsharp_is_blind_to_what_the_voxels_outside_hold():
         (lambda m: dipole.dipole_kernel((8, 8, 8), (1, 1, 0)), "voxel_size_mm"),
         (lambda m: dipole.dipole_kernel((8, 8, 8), (1, 1, 1), (0, 0, 0)), "b0_direction"),
         (lambda m: background.vsharp(np.zeros((8, 8, 8)), m, (1, 1, 1), radii_mm=(9,)), "no ball"),
-        (lambda m: reference.refer(np.zeros((8, 8, 8)), m, "csf"), "reference: 'csf'"),
-        (lambda m: reference.refer(np.zeros((8, 8, 8)), m, m[:4]), "has shape"),
-        (lambda m: reference.refer(np.zeros((8, 8, 8)), m, 0 * m), "0 voxels"),
+        (
+            lambda m: reference.subtract_reference(np.zeros((8, 8, 8)), m, "csf"),
+            "reference: 'csf'",
+        ),
+        (lambda m: reference.subtract_reference(np.zeros((8, 8, 8)), m, m[:4]), "has shape"),
+        (lambda m: reference.subtract_reference(np.zeros((8, 8, 8)), m, 0 * m), "0 voxels"),
     ],
 )
 def test_bad_input_is_refused(call, message):
@@ -173,7 +176,9 @@ def test_references():
     mask[0] = False
     region = np.zeros(mask.shape, bool)
     region[:5] = True
-    whole, none, custom = (reference.refer(chi, mask, r) for r in ("whole brain", "none", region))
+    whole, none, custom = (
+        reference.subtract_reference(chi, mask, r) for r in ("whole brain", "none", region)
+    )
     assert whole.chi_ppm[mask].mean() == pytest.approx(0, abs=1e-7)
     assert none.chi_ppm[mask] == pytest.approx(chi[mask], abs=1e-7)
     assert custom.chi_ppm[region & mask].mean() == pytest.approx(0, abs=1e-7)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from pvsbook import InputError, images, qsm
-from pvsbook.atlas import deep_grey
+from pvsbook.atlas import deep_grey, registration
 from pvsbook.phantoms.brain import pose
 from pvsbook.phantoms.gradient_echo import make_gre
 from pvsbook.qsm import (
@@ -287,12 +287,14 @@ def test_doubts_are_said():
     assert {r.split(":")[0] for r in reasons} >= {"overlap", "tilt", "control"}
 
 
-def test_labels_are_carried_not_blurred():
+def test_labels_are_resampled_not_blurred():
     rng = np.random.default_rng(5)
     values = rng.integers(0, 5, (8, 8, 8)).astype(np.uint8)
     labels = images.make(values, np.diag([2.0, 2, 2, 1]))
-    carried = regions.carry_labels(labels, pose((10, 0, 0), (1, 0, 0)), (9, 9, 9), np.eye(4) * 2)
-    assert set(np.unique(carried)) <= set(range(5))
+    resampled = registration.resample_labels(
+        labels, pose((10, 0, 0), (1, 0, 0)), (9, 9, 9), np.eye(4) * 2
+    )
+    assert set(np.unique(resampled)) <= set(range(5))
     frame = regions.measure_regions(
         values * 0.01, values, pd.DataFrame({"label": [9], "region": ["x"], "side": ["left"]}),
         values >= 0, (1, 1, 1),
