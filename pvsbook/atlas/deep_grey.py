@@ -24,10 +24,10 @@ from pvsbook.atlas import templates
 __all__ = [
     "NUCLEI",
     "Nucleus",
+    "distance_mm",
+    "distances_on_grid",
     "labels",
     "region",
-    "signed_distance_mm",
-    "signed_distances_on_grid",
     "table",
     "tian",
 ]
@@ -113,7 +113,7 @@ def table() -> pd.DataFrame:
     return frame
 
 
-def signed_distance_mm(points_mm: ArrayLike, region: str, side: str) -> NDArray[np.float32]:
+def distance_mm(points_mm: ArrayLike, region: str, side: str) -> NDArray[np.float32]:
     """Return about how far points lie from the surface of a nucleus: negative inside.
 
     Parameters
@@ -136,7 +136,7 @@ def signed_distance_mm(points_mm: ArrayLike, region: str, side: str) -> NDArray[
     Examples
     --------
     >>> points = [[19.0, -3.5, -1.5], [-19.0, -3.5, -1.5]]
-    >>> print(signed_distance_mm(points, "pallidum", "left") < 0)
+    >>> print(distance_mm(points, "pallidum", "left") < 0)
     [False  True]
     """
     if region not in NUCLEI or side not in SIDES:
@@ -166,10 +166,10 @@ def _distance_from_chain(points: NDArray[np.float32], nucleus: Nucleus) -> NDArr
     return level / np.float32(nucleus.flat**0.5)
 
 
-def signed_distances_on_grid(
+def distances_on_grid(
     shape: tuple[int, ...], grid_to_mni: ArrayLike, *, rim_mm: float = 3.0
 ) -> dict[int, tuple[tuple[slice, ...], NDArray[np.float32]]]:
-    """Return `signed_distance_mm` of every nucleus on a grid, each within a box around it.
+    """Return `distance_mm` of every nucleus on a grid, each within a box around it.
 
     Parameters
     ----------
@@ -188,7 +188,7 @@ def signed_distances_on_grid(
     Examples
     --------
     >>> mni = templates.mni("t1")
-    >>> box, level = signed_distances_on_grid(mni.shape, mni.affine)[1]
+    >>> box, level = distances_on_grid(mni.shape, mni.affine)[1]
     >>> print(round((level < 0).sum() / 1000, 1), "cm3")
     3.3 cm3
     """
@@ -210,7 +210,7 @@ def signed_distances_on_grid(
         box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
         index = np.moveaxis(np.mgrid[box], 0, -1).astype(np.float32)
         points = index @ matrix[:3, :3].T.astype(np.float32) + matrix[:3, 3].astype(np.float32)
-        out[int(label)] = box, signed_distance_mm(points, region, side)
+        out[int(label)] = box, distance_mm(points, region, side)
     return out
 
 
@@ -226,7 +226,7 @@ def labels() -> nib.Nifti1Image:
     like = templates.mni("ventricles")
     fluid = images.array(like) > 0.5
     out = np.zeros(like.shape, np.uint8)
-    for label, (box, level) in signed_distances_on_grid(like.shape, like.affine).items():
+    for label, (box, level) in distances_on_grid(like.shape, like.affine).items():
         out[box][(level < 0) & ~fluid[box]] = label
     return images.make(out, like.affine)
 
@@ -246,7 +246,7 @@ def region() -> nib.Nifti1Image:
     like = templates.mni("ventricles")
     out = np.zeros(like.shape, np.float32)
     names = table().set_index("label")["region"]
-    for label, (box, level) in signed_distances_on_grid(like.shape, like.affine).items():
+    for label, (box, level) in distances_on_grid(like.shape, like.affine).items():
         if names[label] in CEREBRAL:
             out[box][level < REGION_RIM_MM] = 1
     return images.make(out, like.affine)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import edt
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,12 +17,13 @@ from pvsbook.qsm._solve import (
     conjugate_gradients,
     convolve,
     crop,
+    distance_inside,
     sphere,
     transfer_of,
 )
 from pvsbook.qsm.dipole import dipole_kernel, padded_shape
 
-__all__ = ["LocalField", "lbv", "pdf", "resharp", "smv", "sphere", "vsharp"]
+__all__ = ["LocalField", "lbv", "pdf", "resharp", "smv", "vsharp"]
 
 RADII_MM = (8.0, 6.0, 4.0, 2.0, 1.0)
 
@@ -200,14 +200,6 @@ def vsharp(
     local = crop(fft.irfftn(spectrum, s=big, overwrite_x=True), field.shape)
     local[~served] = 0
     return LocalField(local, served)
-
-
-def distance_inside(
-    mask: NDArray[np.bool_], voxel_size_mm: NDArray, *, rim_is_outside: bool = True
-) -> Volume:
-    """Return the distance in mm from each voxel of the mask to the nearest one outside it."""
-    spacing = tuple(map(float, voxel_size_mm))
-    return edt.edt(mask, anisotropy=spacing, black_border=rim_is_outside)
 
 
 def resharp(

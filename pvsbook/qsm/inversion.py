@@ -16,6 +16,7 @@ from pvsbook.qsm._solve import (
     conjugate_gradients,
     convolve,
     gradient_power,
+    relative_weight,
     sphere,
     transfer_of,
 )
@@ -222,7 +223,7 @@ def tikhonov(
     if not regularisation > 0:
         raise InputError(f"regularisation: {regularisation:g}, but it must be positive")
     field, inside, big, kernel = _prepare(field_ppm, mask, voxel_size_mm, b0_direction, pad_mm)
-    weights = _relative(weight, inside) ** 2
+    weights = relative_weight(weight, inside) ** 2
 
     def normal(chi: NDArray[np.float32]) -> NDArray[np.float32]:
         misfit = inside * convolve(weights * convolve(chi, kernel, big), kernel, big)
@@ -284,7 +285,7 @@ def ndi(
     True
     """
     field, inside, big, kernel = _prepare(field_ppm, mask, voxel_size_mm, b0_direction, pad_mm)
-    weights = _relative(weight, inside) ** 2
+    weights = relative_weight(weight, inside) ** 2
     phase = np.float32(radians_per_ppm) * field
     chi: NDArray[np.float32] = np.zeros_like(field)  # in radians
     ahead, momentum = chi, 1.0
@@ -395,7 +396,7 @@ def tv(
     guessed = None  # how far the field in a voxel is a guess, to be made from the map so far
     if weight is not None or ball_mm > 0:
         guessed = np.ones(big, np.float32)
-        guessed[box] -= _relative(weight, inside) ** 2
+        guessed[box] -= relative_weight(weight, inside) ** 2
         data *= 1 - guessed
     spectrum = data_term = fft.rfftn(data)
     scale(data_term, kernel, inverse)
@@ -443,13 +444,3 @@ def edges(
         steep += np.where(both, step * step, 0)
     limit = np.quantile(steep[inside], 1 - share)
     return ((steep > limit) & inside).astype(np.float32)
-
-
-def _relative(weight: ArrayLike | None, inside: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return weights between 0 and 1 in the mask: 1 is the 95th percentile or better."""
-    if weight is None:
-        return inside.astype(np.float32)
-    values = np.where(inside, np.asarray(weight, np.float32), np.float32(0))
-    if values.shape != inside.shape or not np.isfinite(values).all() or values.min() < 0:
-        raise InputError("weight: must be finite, not negative, and of the field's shape")
-    return np.minimum(values / np.quantile(values[inside], 0.95), 1).astype(np.float32)

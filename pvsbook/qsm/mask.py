@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from pvsbook._errors import InputError
-from pvsbook.qsm.background import distance_inside
+from pvsbook.qsm._solve import distance_inside
 from pvsbook.qsm.unwrap import _step
 
 __all__ = ["mask_from_gre", "phase_quality"]

@@ -31,7 +31,6 @@ from pvsbook.qsm.quality import (
     check_steps,
 )
 from pvsbook.qsm.reference import (
-    MIN_VOXELS,
     REFERENCE_COLUMNS,
     Susceptibility,
     list_references,
@@ -39,7 +38,7 @@ from pvsbook.qsm.reference import (
 )
 from pvsbook.qsm.unwrap import without_jumps
 
-__all__ = ["COLUMNS", "Flag", "QsmResult", "invert_field", "phase_sign_agrees", "reconstruct"]
+__all__ = ["COLUMNS", "Flag", "QsmResult", "invert_field", "reconstruct"]
 
 MAX_RESIDUAL_RAD = 0.2  # a voxel beyond it is left out
 MAX_DROPPED_SHARE = 0.2
@@ -213,7 +212,7 @@ def reconstruct(
     inversion_options: Mapping[str, Any] = NO_OPTIONS,
     phase_sign: int = 1,
 ) -> QsmResult:
-    """Map susceptibility: mask, unwrap, fit the field, remove the background, invert, refer.
+    """Map susceptibility: mask, unwrap, fit the field, remove the background, invert.
 
     The order of the steps follows the consensus paper (doi:10.1002/mrm.30006). The default for
     the background does not: the consensus is a technique based on SHARP or PDF; here it is LBV,
@@ -247,7 +246,8 @@ def reconstruct(
     background_options, inversion_options
         Keyword arguments of the two methods, such as ``{"regularisation": 1e-4}``.
     phase_sign
-        -1 where the scanner's phase falls in a stronger field; `phase_sign_agrees` helps to tell.
+        -1 where the scanner's phase falls in a stronger field, see
+        `pvsbook.qsm.regions.phase_sign_agrees`.
 
     Returns
     -------
@@ -436,35 +436,3 @@ INVERSIONS: Mapping[str, Callable[..., Inversion | NDArray[np.float32]]] = {
     "tikhonov": tikhonov,
     "ndi": ndi,
 }
-
-
-def phase_sign_agrees(result: QsmResult, diamagnetic: ArrayLike, paramagnetic: ArrayLike) -> bool:
-    """Tell whether known tissue comes out with the sign that it must have.
-
-    Parameters
-    ----------
-    result
-        From `reconstruct`.
-    diamagnetic, paramagnetic
-        Masks: white matter or a calcification; pallidum, veins or a bleed.
-
-    Returns
-    -------
-    bool
-        False: reconstruct again with ``phase_sign=-1``.
-
-    Examples
-    --------
-    >>> from pvsbook.phantoms.gradient_echo import make_gre
-    >>> head = make_gre(np.random.default_rng(0), voxel_size_mm=4)
-    >>> pallidum, white = np.isin(head.labels, (5, 6)), head.chi_ppm < -0.02
-    >>> phase_sign_agrees(reconstruct(head.gre, mask=head.brain), white & head.brain, pallidum)
-    True
-    """
-    known = result.local_field.mask
-    masks = [np.asarray(m, bool) & known for m in (diamagnetic, paramagnetic)]
-    for name, region in zip(("diamagnetic", "paramagnetic"), masks, strict=True):
-        if region.shape != known.shape or region.sum() < MIN_VOXELS:
-            raise InputError(f"{name}: fewer than {MIN_VOXELS} voxels of it lie in the map")
-    low, high = (float(np.median(result.susceptibility.chi_ppm[m])) for m in masks)
-    return low < high

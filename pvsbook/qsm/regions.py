@@ -10,8 +10,9 @@ from scipy import ndimage
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.qsm.pipeline import QsmResult, invert_field
+from pvsbook.qsm.reference import MIN_VOXELS
 
-__all__ = ["REGION_COLUMNS", "erode_labels", "measure_regions", "noise_ppb"]
+__all__ = ["REGION_COLUMNS", "erode_labels", "measure_regions", "noise_ppb", "phase_sign_agrees"]
 
 MIN_REGION_VOXELS = 8
 
@@ -164,3 +165,36 @@ def noise_ppb(
     n = base["n_voxels"].to_numpy()
     common = np.nanmedian(spread * n)  # noise of a mean falls with the voxels in it
     return np.sqrt(0.5 * spread + 0.5 * common / np.maximum(n, 1))
+
+
+def phase_sign_agrees(result: QsmResult, diamagnetic: ArrayLike, paramagnetic: ArrayLike) -> bool:
+    """Check that known tissue has the sign that it must have.
+
+    Parameters
+    ----------
+    result
+        From `pvsbook.qsm.pipeline.reconstruct`.
+    diamagnetic, paramagnetic
+        Masks: white matter or a calcification; pallidum, veins or a bleed.
+
+    Returns
+    -------
+    bool
+        False: reconstruct again with ``phase_sign=-1``.
+
+    Examples
+    --------
+    >>> from pvsbook.phantoms.gradient_echo import make_gre
+    >>> from pvsbook.qsm.pipeline import reconstruct
+    >>> head = make_gre(np.random.default_rng(0), voxel_size_mm=4)
+    >>> pallidum, white = np.isin(head.labels, (5, 6)), head.chi_ppm < -0.02
+    >>> phase_sign_agrees(reconstruct(head.gre, mask=head.brain), white & head.brain, pallidum)
+    True
+    """
+    known = result.local_field.mask
+    masks = [np.asarray(m, bool) & known for m in (diamagnetic, paramagnetic)]
+    for name, region in zip(("diamagnetic", "paramagnetic"), masks, strict=True):
+        if region.shape != known.shape or region.sum() < MIN_VOXELS:
+            raise InputError(f"{name}: fewer than {MIN_VOXELS} voxels of it lie in the map")
+    low, high = (float(np.median(result.susceptibility.chi_ppm[m])) for m in masks)
+    return low < high

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from pvsbook import InputError
-from pvsbook.qsm import background, dipole, inversion, reference
+from pvsbook import InputError, images
+from pvsbook.qsm import _solve, background, dipole, inversion, reference
 
 DIRECTION = st.tuples(*[st.floats(-1, 1)] * 3).filter(lambda b: np.linalg.norm(b) > 0.1)
 SHAPE = st.tuples(*[st.integers(4, 11)] * 3)
@@ -117,7 +117,7 @@ def test_vsharp_mask_is_the_erosion_by_the_smallest_ball(size):
     rng = np.random.default_rng(2)
     mask = ndimage.gaussian_filter(rng.standard_normal((41, 36, 27)), 4) > -0.02
     local = background.vsharp(rng.standard_normal(mask.shape), mask, size, radii_mm=(6, 2.2))
-    ball = background.sphere(2.2, size) > 0
+    ball = _solve.sphere(2.2, size) > 0
     assert (local.mask == ndimage.binary_erosion(mask, ball)).all()
 
 
@@ -191,13 +191,17 @@ def test_references_side_by_side_differ_by_one_number():
     chi, mask = rng.normal(0.02, 0.01, (9, 9, 9)), np.ones((9, 9, 9), bool)
     fluid, one, two = (np.zeros(mask.shape, bool) for _ in range(3))
     fluid[:2], one[3:5], two[6:] = True, True, True
-    table = reference.compare_references(chi, mask, {"CSF": fluid}, {"one": one, "two": two})
-    wide = table.pivot(index="reference", columns="region", values="mean_ppb")
-    assert set(wide.index) == {"none", "whole brain", "CSF"}
-    assert (wide["two"] - wide["one"]).std() == pytest.approx(0, abs=1e-4)
-    assert wide.loc["CSF", "one"] == pytest.approx(1e3 * (chi[one].mean() - chi[fluid].mean()))
-    csf = table[table["reference"] == "CSF"].iloc[0]
-    assert csf["standard_error_ppb"] == pytest.approx(1e3 * chi[fluid].std(ddof=1) / 162**0.5)
-    assert set(table.columns) | {"note"} == set(reference.REFERENCE_COLUMNS)
-    with pytest.raises(InputError, match="regions: none"):
-        reference.compare_references(chi, mask, {}, {})
+    echo = np.ones((*mask.shape, 1), np.float32)
+    gre = images.Gre(echo, echo, np.array([0.01]), 3.0, np.eye(4), "radians")
+    given = {"CSF": fluid, "one": one, "two": two}
+    table = reference.list_references(chi, mask, gre, given=given)
+    assert list(table.columns) == list(reference.REFERENCE_COLUMNS)
+    table = table.set_index("reference")
+    zero_ppb = table["reference_value_ppb"]
+    on_one_scale = (table["mean_ppb"] + zero_ppb).drop("white matter")
+    assert on_one_scale.to_numpy() == pytest.approx(1e3 * chi.mean(), abs=1e-4)
+    assert zero_ppb["two"] - zero_ppb["one"] == pytest.approx(
+        1e3 * (chi[two].mean() - chi[one].mean()), abs=1e-4
+    )
+    error_ppb = table.loc["CSF", "standard_error_ppb"]
+    assert error_ppb == pytest.approx(1e3 * chi[fluid].std(ddof=1) / 162**0.5)

@@ -317,14 +317,14 @@ def test_sign_check_and_every_method_runs_from_the_pipeline():
     white = (head.chi_ppm < -0.02) & head.brain
     for name in ("lbv", "vsharp", "resharp", "pdf"):
         result = qsm.reconstruct(head.gre, mask=head.brain, background=name, inversion="tkd")
-        assert qsm.pipeline.phase_sign_agrees(result, white, pallidum)
+        assert regions.phase_sign_agrees(result, white, pallidum)
     for name in ("edge tv", "l2", "tikhonov", "ndi"):
         result = qsm.reconstruct(head.gre, mask=head.brain, inversion=name)
-        assert qsm.pipeline.phase_sign_agrees(result, white, pallidum)
+        assert regions.phase_sign_agrees(result, white, pallidum)
     wrong = qsm.reconstruct(head.gre, mask=head.brain, phase_sign=-1)
-    assert not qsm.pipeline.phase_sign_agrees(wrong, white, pallidum)
+    assert not regions.phase_sign_agrees(wrong, white, pallidum)
     with pytest.raises(InputError, match="diamagnetic"):
-        qsm.pipeline.phase_sign_agrees(wrong, white & False, pallidum)
+        regions.phase_sign_agrees(wrong, white & False, pallidum)
 
 
 def test_a_bipolar_scan_is_told_and_mended():
