@@ -94,7 +94,7 @@ NUCLEI = {
 }
 SIDES = ("left", "right")
 CEREBRAL = ("caudate", "putamen", "pallidum", "thalamus", "pulvinar")
-REGION_RIM_MM = 2.5
+REGION_RIM_MM, BOX_RIM_MM = 2.5, 3.0
 
 
 def table() -> pd.DataFrame:
@@ -167,9 +167,9 @@ def _distance_from_chain(points: NDArray[np.float32], nucleus: Nucleus) -> NDArr
 
 
 def distances_on_grid(
-    shape: tuple[int, ...], grid_to_mni: ArrayLike, *, rim_mm: float = 3.0
+    shape: tuple[int, ...], grid_to_mni: ArrayLike
 ) -> dict[int, tuple[tuple[slice, ...], NDArray[np.float32]]]:
-    """Return `distance_mm` of every nucleus on a grid, each within a box around it.
+    """Return `distance_mm` of every nucleus on a grid, each in a box that reaches 3 mm around it.
 
     Parameters
     ----------
@@ -177,8 +177,6 @@ def distances_on_grid(
         Grid size in voxels.
     grid_to_mni
         Voxel index to MNI mm, 4 x 4.
-    rim_mm
-        How far around the nucleus the box reaches.
 
     Returns
     -------
@@ -199,8 +197,8 @@ def distances_on_grid(
         chain = np.array(NUCLEI[region].chain)
         if side == "left":
             chain = chain * [-1, 1, 1, 1]
-        low = (chain[:, :3] - chain[:, 3:]).min(axis=0) - rim_mm
-        high = (chain[:, :3] + chain[:, 3:]).max(axis=0) + rim_mm
+        low = (chain[:, :3] - chain[:, 3:]).min(axis=0) - BOX_RIM_MM
+        high = (chain[:, :3] + chain[:, 3:]).max(axis=0) + BOX_RIM_MM
         corners = np.array(np.meshgrid(*zip(low, high, strict=True))).reshape(3, -1).T
         voxels = nib.affines.apply_affine(back, corners)
         start = np.clip(np.floor(voxels.min(axis=0)), 0, shape).astype(int)
