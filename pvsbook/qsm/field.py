@@ -189,8 +189,14 @@ def fit_field(
         error = np.divide(
             math.sqrt(variance) / TWO_PI, np.sqrt(sxx), out=np.zeros_like(sxx), where=sxx > 0
         )
-    maps = [values.reshape(inside.shape) for values in (field, offset, residual, error)]
-    return FieldMap(*maps, n_regions=template.n_regions)
+    grid = inside.shape
+    return FieldMap(
+        field.reshape(grid),
+        offset.reshape(grid),
+        residual.reshape(grid),
+        error.reshape(grid),
+        template.n_regions,
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from pvsbook.atlas import deep_grey, registration
 from pvsbook.phantoms.brain import pose
 from pvsbook.phantoms.gradient_echo import make_gre
 from pvsbook.qsm import (
+    _visits,
     background,
     change,
     dipole,
@@ -283,7 +284,7 @@ def test_doubts_are_said():
     rows = pd.DataFrame(
         {"region": ["putamen"], "change_ppb": [30.0], "error_ppb": [1.0], "is_control": [True]}
     )
-    reasons = change._doubts((result, result), shifted, 20.0, rows)
+    reasons = _visits.doubts((result, result), shifted, 20.0, rows)
     assert {r.split(":")[0] for r in reasons} >= {"overlap", "tilt", "control"}
 
 
