@@ -22,13 +22,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import qsm_metrics
 from scipy import fft
 
 from pvsbook import images, qsm
+from pvsbook._constants import GAMMA_MHZ_T
 from pvsbook.atlas import deep_grey
 from pvsbook.phantoms.brain import pose
 from pvsbook.phantoms.gradient_echo import GrePhantom, make_gre
-from pvsbook.qsm import background, field, inversion, metrics, unwrap
+from pvsbook.qsm import background, field, inversion, unwrap
 from pvsbook.qsm import change as change_settings
 
 MATRIX = (160, 192, 160)
@@ -119,7 +121,7 @@ def speed(only: Sequence[str] = ()) -> pd.DataFrame:
     local = background.lbv(total, brain, size)
     f, m = local.field_ppm, local.mask
     mag, last = gre.magnitude, gre.magnitude[..., -1]
-    radians = 2 * np.pi * field.GAMMA_MHZ_T * gre.field_strength_t * float(times.mean())
+    radians = 2 * np.pi * GAMMA_MHZ_T * gre.field_strength_t * float(times.mean())
     stages: dict[str, Callable[[], Any]] = {
         "ROMEO, one echo": lambda: unwrap.romeo(
             gre.phase_rad[..., 0], brain, magnitude=mag[..., 0]
@@ -222,7 +224,7 @@ def accuracy(seeds: Sequence[int] = HELD_OUT, only: Sequence[str] = ()) -> pd.Da
         noise = np.random.default_rng(seed).normal(0, 0.0015, brain.shape)
         local = np.where(brain, head.local_field_ppm + noise, 0).astype(np.float32)
         known = (local, brain, g.voxel_size_mm, g.b0_direction)
-        radians = 2 * np.pi * field.GAMMA_MHZ_T * g.field_strength_t * float(g.echo_times_s.mean())
+        radians = 2 * np.pi * GAMMA_MHZ_T * g.field_strength_t * float(g.echo_times_s.mean())
         alone = {
             "TKD": lambda k: inversion.tkd(*k),
             "closed-form L2": lambda k: inversion.closed_form_l2(*k),
@@ -259,7 +261,7 @@ def accuracy(seeds: Sequence[int] = HELD_OUT, only: Sequence[str] = ()) -> pd.Da
 
 def measured(head: GrePhantom, chi_ppm: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     """Return every metric."""
-    return metrics.compare(chi_ppm, head.chi_ppm, mask, head.labels, head.calcification)
+    return qsm_metrics.compare(chi_ppm, head.chi_ppm, mask, head.labels, head.calcification)
 
 
 def change(

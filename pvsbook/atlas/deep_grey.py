@@ -21,7 +21,16 @@ from pvsbook import images, manifest
 from pvsbook._errors import InputError
 from pvsbook.atlas import templates
 
-__all__ = ["NUCLEI", "Nucleus", "labels", "level_mm", "levels_on_grid", "region", "table", "tian"]
+__all__ = [
+    "NUCLEI",
+    "Nucleus",
+    "distance_mm",
+    "distances_on_grid",
+    "labels",
+    "region",
+    "table",
+    "tian",
+]
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,7 @@ NUCLEI = {
 }
 SIDES = ("left", "right")
 CEREBRAL = ("caudate", "putamen", "pallidum", "thalamus", "pulvinar")
-REGION_RIM_MM = 2.5
+REGION_RIM_MM, BOX_RIM_MM = 2.5, 3.0
 
 
 def table() -> pd.DataFrame:
@@ -104,7 +113,7 @@ def table() -> pd.DataFrame:
     return frame
 
 
-def level_mm(points_mm: ArrayLike, region: str, side: str) -> NDArray[np.float32]:
+def distance_mm(points_mm: ArrayLike, region: str, side: str) -> NDArray[np.float32]:
     """Return about how far points lie from the surface of a nucleus: negative inside.
 
     Parameters
@@ -126,7 +135,8 @@ def level_mm(points_mm: ArrayLike, region: str, side: str) -> NDArray[np.float32
 
     Examples
     --------
-    >>> print(level_mm([[19.0, -3.5, -1.5], [-19.0, -3.5, -1.5]], "pallidum", "left") < 0)
+    >>> points = [[19.0, -3.5, -1.5], [-19.0, -3.5, -1.5]]
+    >>> print(distance_mm(points, "pallidum", "left") < 0)
     [False  True]
     """
     if region not in NUCLEI or side not in SIDES:
@@ -137,13 +147,13 @@ def level_mm(points_mm: ArrayLike, region: str, side: str) -> NDArray[np.float32
     points = np.array(points_mm, dtype=np.float32)
     if side == "left":
         points[..., 0] *= -1
-    level = _chain_level(points, nucleus)
+    level = _distance_from_chain(points, nucleus)
     for other in nucleus.without:
-        np.maximum(level, -_chain_level(points, NUCLEI[other]), out=level)
+        np.maximum(level, -_distance_from_chain(points, NUCLEI[other]), out=level)
     return level
 
 
-def _chain_level(points: NDArray[np.float32], nucleus: Nucleus) -> NDArray[np.float32]:
+def _distance_from_chain(points: NDArray[np.float32], nucleus: Nucleus) -> NDArray[np.float32]:
     scale = np.array([nucleus.flat, 1, 1], np.float32)
     chain = np.array(nucleus.chain, np.float32)
     level = np.full(points.shape[:-1], np.inf, np.float32)
@@ -156,10 +166,10 @@ def _chain_level(points: NDArray[np.float32], nucleus: Nucleus) -> NDArray[np.fl
     return level / np.float32(nucleus.flat**0.5)
 
 
-def levels_on_grid(
-    shape: tuple[int, ...], grid_to_mni: ArrayLike, *, rim_mm: float = 3.0
+def distances_on_grid(
+    shape: tuple[int, ...], grid_to_mni: ArrayLike
 ) -> dict[int, tuple[tuple[slice, ...], NDArray[np.float32]]]:
-    """Return `level_mm` of every nucleus on a grid, each within a box around it.
+    """Return `distance_mm` of every nucleus on a grid, each in a box that reaches 3 mm around it.
 
     Parameters
     ----------
@@ -167,8 +177,6 @@ def levels_on_grid(
         Grid size in voxels.
     grid_to_mni
         Voxel index to MNI mm, 4 x 4.
-    rim_mm
-        How far around the nucleus the box reaches.
 
     Returns
     -------
@@ -178,7 +186,7 @@ def levels_on_grid(
     Examples
     --------
     >>> mni = templates.mni("t1")
-    >>> box, level = levels_on_grid(mni.shape, mni.affine)[1]
+    >>> box, level = distances_on_grid(mni.shape, mni.affine)[1]
     >>> print(round((level < 0).sum() / 1000, 1), "cm3")
     3.3 cm3
     """
@@ -189,8 +197,8 @@ def levels_on_grid(
         chain = np.array(NUCLEI[region].chain)
         if side == "left":
             chain = chain * [-1, 1, 1, 1]
-        low = (chain[:, :3] - chain[:, 3:]).min(axis=0) - rim_mm
-        high = (chain[:, :3] + chain[:, 3:]).max(axis=0) + rim_mm
+        low = (chain[:, :3] - chain[:, 3:]).min(axis=0) - BOX_RIM_MM
+        high = (chain[:, :3] + chain[:, 3:]).max(axis=0) + BOX_RIM_MM
         corners = np.array(np.meshgrid(*zip(low, high, strict=True))).reshape(3, -1).T
         voxels = nib.affines.apply_affine(back, corners)
         start = np.clip(np.floor(voxels.min(axis=0)), 0, shape).astype(int)
@@ -200,7 +208,7 @@ def levels_on_grid(
         box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
         index = np.moveaxis(np.mgrid[box], 0, -1).astype(np.float32)
         points = index @ matrix[:3, :3].T.astype(np.float32) + matrix[:3, 3].astype(np.float32)
-        out[int(label)] = box, level_mm(points, region, side)
+        out[int(label)] = box, distance_mm(points, region, side)
     return out
 
 
@@ -216,7 +224,7 @@ def labels() -> nib.Nifti1Image:
     like = templates.mni("ventricles")
     fluid = images.array(like) > 0.5
     out = np.zeros(like.shape, np.uint8)
-    for label, (box, level) in levels_on_grid(like.shape, like.affine).items():
+    for label, (box, level) in distances_on_grid(like.shape, like.affine).items():
         out[box][(level < 0) & ~fluid[box]] = label
     return images.make(out, like.affine)
 
@@ -236,7 +244,7 @@ def region() -> nib.Nifti1Image:
     like = templates.mni("ventricles")
     out = np.zeros(like.shape, np.float32)
     names = table().set_index("label")["region"]
-    for label, (box, level) in levels_on_grid(like.shape, like.affine).items():
+    for label, (box, level) in distances_on_grid(like.shape, like.affine).items():
         if names[label] in CEREBRAL:
             out[box][level < REGION_RIM_MM] = 1
     return images.make(out, like.affine)

@@ -1,4 +1,4 @@
-"""Tissue of a T1-weighted scan, and how much grey matter is deep and how much cortex."""
+"""TissueFractions of a T1-weighted scan, and how much grey matter is deep and how much cortex."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pvsbook._errors import InputError
 from pvsbook.atlas import deep_grey
 from pvsbook.atlas.registration import Registration
 
-__all__ = ["GreyVolumes", "Tissue", "classify", "grey_volumes"]
+__all__ = ["GreyVolumes", "TissueFractions", "classify", "grey_volumes"]
 
 CLASSES = 4  # outside, CSF, grey, white
 SMOOTHNESS = 0.1  # weight of the neighbours in the Markov random field
@@ -24,7 +24,7 @@ MOST_STEPS = 50
 
 
 @dataclass(frozen=True, eq=False)
-class Tissue:
+class TissueFractions:
     """What each voxel of a T1-weighted scan holds.
 
     Attributes
@@ -61,7 +61,7 @@ class GreyVolumes:
     head_scale: float
 
 
-def classify(image: nib.Nifti1Image, *, mask: nib.Nifti1Image) -> Tissue:
+def classify(image: nib.Nifti1Image, *, mask: nib.Nifti1Image) -> TissueFractions:
     """Tell CSF, grey and white matter apart on a T1-weighted scan.
 
     The means of the three classes come from a hidden Markov random field (DIPY's, by expectation
@@ -107,7 +107,7 @@ def classify(image: nib.Nifti1Image, *, mask: nib.Nifti1Image) -> Tissue:
     csf, gm, wm = (
         (np.interp(values, means, one) * inside).astype(np.float32) for one in np.eye(3)
     )
-    return Tissue(csf, gm, wm, tuple(means.tolist()))
+    return TissueFractions(csf, gm, wm, tuple(means.tolist()))
 
 
 def _class_means(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -357,13 +357,13 @@ def _draw(
     moved = to_mni.copy()
     moved[:3, 3] += shift_mm  # magnitude edges lie elsewhere than susceptibility edges
     region = deep_grey.table().set_index("label")["region"]
-    for number, (box, level) in deep_grey.levels_on_grid(shape, to_mni).items():
+    for number, (box, level) in deep_grey.distances_on_grid(shape, to_mni).items():
         part = np.clip(0.5 - level / half, 0, 1) * (ventricles[box] < 0.5)
         inside = values[region[number]] * 1e-3 * (1 + texture * grain[box])
         chi[box] += part * (inside - chi[box])
         myelin[box] += part * (np.float32(myelin_ppb[region[number]] * 1e-3) - myelin[box])
         label[box][part > 0.5] = number
-    for number, (box, level) in deep_grey.levels_on_grid(shape, moved).items():
+    for number, (box, level) in deep_grey.distances_on_grid(shape, moved).items():
         part = np.clip(0.5 - (level + 0.3) / (2 * half), 0, 1)
         r2s[box] += part * (R2S_HZ[region[number]] * (1 + 0.1 * grain_r2s[box]) - r2s[box])
     iron = np.maximum(chi + myelin, 0)

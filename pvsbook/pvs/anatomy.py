@@ -257,7 +257,7 @@ def _warped(
 ) -> nib.Nifti1Image:
     """Apply the nonlinear part of a registration, if it has one."""
     warp = registration.warp
-    return mni_image if warp is None else warp.carry(mni_image, order=order)
+    return mni_image if warp is None else warp.apply(mni_image, order=order)
 
 
 def _volume_ml(mask: nib.Nifti1Image) -> float:

@@ -1,14 +1,39 @@
-"""Convolutions and conjugate gradients on volumes."""
+"""What the methods of QSM share: their input, convolutions and conjugate gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import edt
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 
+from pvsbook._errors import InputError
+
 Volume = NDArray[np.float32]
+
+
+def check_field(
+    field_ppm: ArrayLike, mask: ArrayLike
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return a field, zero outside its mask, and the mask; refuse those that do not fit."""
+    field, inside = np.asarray(field_ppm, np.float32), np.asarray(mask, bool)
+    if field.ndim != 3 or field.shape != inside.shape:
+        raise InputError(f"mask: has shape {inside.shape}, but the field has {field.shape}")
+    if not inside.any():
+        raise InputError("mask: is empty; give a mask that holds the tissue to map")
+    if not np.isfinite(field[inside]).all():
+        raise InputError("field_ppm: holds NaN inside the mask; leave those voxels out of it")
+    return np.where(inside, field, np.float32(0)), inside
+
+
+def distance_inside(
+    mask: NDArray[np.bool_], voxel_size_mm: NDArray, *, rim_is_outside: bool = True
+) -> Volume:
+    """Return the distance in mm from each voxel of the mask to the nearest one outside it."""
+    spacing = tuple(map(float, voxel_size_mm))
+    return edt.edt(mask, anisotropy=spacing, black_border=rim_is_outside)
 
 
 def crop(volume: NDArray, shape: Sequence[int]) -> Volume:
@@ -79,3 +104,22 @@ def conjugate_gradients(
 
 def _dot(a: Volume, b: Volume) -> float:
     return float(np.dot(a.ravel(), b.ravel()))
+
+
+def gradient_power(shape: Sequence[int], voxel_size_mm: ArrayLike) -> NDArray[np.float32]:
+    """Return the squared transfer of forward differences in mm, in the layout of rfftn."""
+    size = np.asarray(voxel_size_mm, np.float64)
+    x = (2 - 2 * np.cos(2 * np.pi * fft.fftfreq(shape[0]))) / size[0] ** 2
+    y = (2 - 2 * np.cos(2 * np.pi * fft.fftfreq(shape[1]))) / size[1] ** 2
+    z = (2 - 2 * np.cos(2 * np.pi * fft.rfftfreq(shape[2]))) / size[2] ** 2
+    return (x[:, None, None] + y[None, :, None] + z).astype(np.float32)
+
+
+def relative_weight(weight: ArrayLike | None, inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return weights between 0 and 1 in the mask: 1 is the 95th percentile or better."""
+    if weight is None:
+        return inside.astype(np.float32)
+    values = np.where(inside, np.asarray(weight, np.float32), np.float32(0))
+    if values.shape != inside.shape or not np.isfinite(values).all() or values.min() < 0:
+        raise InputError("weight: must be finite, not negative, and of the field's shape")
+    return np.minimum(values / np.quantile(values[inside], 0.95), 1).astype(np.float32)

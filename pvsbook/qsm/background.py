@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import edt
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import fft
+from scipy import fft, ndimage
 
 from pvsbook._errors import InputError
-from pvsbook.qsm._solve import conjugate_gradients, convolve, crop, sphere, transfer_of
-from pvsbook.qsm.inversion import _field_and_mask, dipole_kernel, padded_shape
+from pvsbook.qsm._solve import (
+    Volume,
+    check_field,
+    conjugate_gradients,
+    convolve,
+    crop,
+    distance_inside,
+    sphere,
+    transfer_of,
+)
+from pvsbook.qsm.dipole import dipole_kernel, padded_shape
 
-__all__ = ["LocalField", "lbv", "pdf", "resharp", "smv", "sphere", "vsharp"]
+__all__ = ["LocalField", "lbv", "pdf", "resharp", "smv", "vsharp"]
 
 RADII_MM = (8.0, 6.0, 4.0, 2.0, 1.0)
 
@@ -35,7 +43,7 @@ class LocalField:
         An inversion must take it into account (`pvsbook.qsm.inversion.tv` can).
     """
 
-    field_ppm: NDArray[np.float32]
+    field_ppm: Volume
     mask: NDArray[np.bool_]
     ball_mm: float = 0.0
 
@@ -85,19 +93,17 @@ def smv(
     >>> bool(np.abs(local.field_ppm).max() < 1e-4), local.ball_mm
     (True, 5.0)
     """
-    field, inside, served, size = _served(field_ppm, mask, voxel_size_mm, radius_mm)
-    big = padded_shape(field.shape, size, pad_mm=radius_mm)
-    contrast = 1 - transfer_of(sphere(radius_mm, size), big)
-    local = convolve(np.where(inside, field, np.float32(0)), contrast, big)
+    field, served, contrast, big = _less_ball_mean(field_ppm, mask, voxel_size_mm, radius_mm)
+    local = convolve(field, contrast, big)
     local[~served] = 0
     return LocalField(local, served, float(radius_mm))
 
 
-def _served(
+def _less_ball_mean(
     field_ppm: ArrayLike, mask: ArrayLike, voxel_size_mm: ArrayLike, radius_mm: float
-) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.float64]]:
-    """Return the field, the mask, the mask eroded by a ball, and the voxel size."""
-    field, inside = _field_and_mask(field_ppm, mask)
+) -> tuple[Volume, NDArray[np.bool_], Volume, tuple[int, int, int]]:
+    """Return the field, where a ball fits, the filter that takes its mean off, and its shape."""
+    field, inside = check_field(field_ppm, mask)
     size = np.asarray(voxel_size_mm, np.float64)
     served = distance_inside(inside, size) > radius_mm * (1 + 1e-6)
     if not served.any():
@@ -105,7 +111,8 @@ def _served(
             f"mask: no ball of {radius_mm:g} mm fits into it ({inside.sum()} voxels); "
             "check the mask, or give a smaller radius_mm"
         )
-    return field, inside, served, size
+    big = padded_shape(field.shape, size, pad_mm=radius_mm)
+    return field, served, 1 - transfer_of(sphere(radius_mm, size), big), big
 
 
 def vsharp(
@@ -163,7 +170,7 @@ def vsharp(
     >>> bool(np.abs(local.field_ppm).max() < 1e-4)                         # is background
     True
     """
-    field, inside = _field_and_mask(field_ppm, mask)
+    field, inside = check_field(field_ppm, mask)
     size = np.asarray(voxel_size_mm, np.float64)
     distance = distance_inside(inside, size)
     kernels = [(r, k) for r in sorted(radii_mm, reverse=True) if (k := sphere(r, size)).size > 1]
@@ -174,7 +181,7 @@ def vsharp(
             "check the mask, or give smaller radii_mm"
         )
     big = padded_shape(field.shape, size, pad_mm=max(r for r, _ in kernels))
-    spectrum = fft.rfftn(np.where(inside, field, np.float32(0)), s=big)
+    spectrum = fft.rfftn(field, s=big)
     local = np.zeros_like(field)
     served = np.zeros_like(inside)
     largest = None
@@ -193,14 +200,6 @@ def vsharp(
     local = crop(fft.irfftn(spectrum, s=big, overwrite_x=True), field.shape)
     local[~served] = 0
     return LocalField(local, served)
-
-
-def distance_inside(
-    mask: NDArray[np.bool_], voxel_size_mm: NDArray, *, rim_is_outside: bool = True
-) -> NDArray[np.float32]:
-    """Return the distance in mm from each voxel of the mask to the nearest one outside it."""
-    spacing = tuple(map(float, voxel_size_mm))
-    return edt.edt(mask, anisotropy=spacing, black_border=rim_is_outside)
 
 
 def resharp(
@@ -253,18 +252,16 @@ def resharp(
     >>> bool(np.abs(local.field_ppm).max() < 1e-4)
     True
     """
-    field, inside, served, size = _served(field_ppm, mask, voxel_size_mm, radius_mm)
-    big = padded_shape(field.shape, size, pad_mm=radius_mm)
-    contrast = 1 - transfer_of(sphere(radius_mm, size), big)
+    field, served, contrast, big = _less_ball_mean(field_ppm, mask, voxel_size_mm, radius_mm)
     weight = served.astype(np.float32)
 
-    def twice(volume: NDArray[np.float32]) -> NDArray[np.float32]:
+    def twice(volume: Volume) -> Volume:
         return convolve(weight * convolve(volume, contrast, big), contrast, big)
 
-    def normal(volume: NDArray[np.float32]) -> NDArray[np.float32]:
+    def normal(volume: Volume) -> Volume:
         return twice(volume) + np.float32(regularisation) * volume
 
-    right = twice(np.where(inside, field, np.float32(0)))
+    right = twice(field)
     local, _, _ = conjugate_gradients(normal, right, tolerance, max_iterations)
     local[~served] = 0
     return LocalField(local, served)
@@ -317,13 +314,13 @@ def pdf(
     >>> bool(np.abs(local.field_ppm).max() < 0.2 * 0.01 * 10)
     True
     """
-    field, inside = _field_and_mask(field_ppm, mask)
+    field, inside = check_field(field_ppm, mask)
     size = np.asarray(voxel_size_mm, np.float64)
     big = padded_shape(field.shape, size, pad_mm)
     box = tuple(slice(n) for n in field.shape)
     kernel = dipole_kernel(big, size, b0_direction)
     data = np.zeros(big, np.float32)
-    data[box] = np.where(inside, field, np.float32(0))
+    data[box] = field
     trust = np.zeros(big, np.float32)
     trust[box] = inside if weight is None else np.where(inside, np.asarray(weight), 0)
     trust /= trust.max()
@@ -331,7 +328,7 @@ def pdf(
     outside = np.ones(big, np.float32)
     outside[box] = ~inside
 
-    def normal(sources: NDArray[np.float32]) -> NDArray[np.float32]:
+    def normal(sources: Volume) -> Volume:
         return outside * convolve(trust * convolve(sources, kernel, big), kernel, big)
 
     right = outside * convolve(trust * data, kernel, big)
@@ -383,42 +380,34 @@ def lbv(
     >>> bool(np.abs(local.field_ppm).max() < 1e-4)
     True
     """
-    field, inside = _field_and_mask(field_ppm, mask)
+    field, inside = check_field(field_ppm, mask)
     size = np.asarray(voxel_size_mm, np.float64)
-    padded = np.pad(np.where(inside, field, np.float32(0)), 1)
-    interior = np.pad(inside, 1)
-    for axis in range(3):
-        for step in (-1, 1):
-            interior &= np.roll(np.pad(inside, 1), step, axis)
+    padded, whole = np.pad(field, 1), np.pad(inside, 1)
+    interior = ndimage.binary_erosion(whole)  # voxels with all six neighbours in the mask
     scale = float(np.std(field[inside]))
-    background = _harmonic(
-        padded, np.pad(inside, 1), interior, size, tolerance * scale, max_sweeps
-    )
-    local = (padded - background)[1:-1, 1:-1, 1:-1].copy()
-    known = interior[1:-1, 1:-1, 1:-1].copy()
+    background = _harmonic(padded, whole, interior, size, tolerance * scale, max_sweeps)
+    centre = (slice(1, -1),) * 3
+    local, known = (padded - background)[centre].copy(), interior[centre].copy()
     local[~known] = 0
     return LocalField(local, known)
 
 
 def _harmonic(
-    values: NDArray[np.float32],
+    values: Volume,
     inside: NDArray[np.bool_],
     interior: NDArray[np.bool_],
     size_mm: NDArray,
     tolerance: float,
     max_sweeps: int,
-) -> NDArray[np.float32]:
+) -> Volume:
     """Replace the interior by the harmonic field of the rim, from coarse grids to fine."""
     start = values.copy()
     if min(values.shape) >= 24:
-        pad = [(0, n % 2) for n in values.shape]
-        count = _blocks(np.pad(inside, pad).astype(np.float32))
-        mean = _blocks(np.pad(np.where(inside, values, np.float32(0)), pad))
+        count = _blocks(inside)
+        mean = _blocks(np.where(inside, values, np.float32(0)))
         mean = np.divide(mean, count, out=np.zeros_like(mean), where=count > 0)
-        coarse_interior = _blocks(np.pad(interior, pad).astype(np.float32)) == 8
-        for axis in range(3):
-            for step in (-1, 1):
-                coarse_interior &= np.roll(count > 0, step, axis)
+        coarse_interior = _blocks(interior) == 8
+        coarse_interior &= ndimage.binary_erosion(count > 0)
         coarse = _harmonic(mean, count > 0, coarse_interior, 2 * size_mm, tolerance, max_sweeps)
         fine = coarse.repeat(2, 0).repeat(2, 1).repeat(2, 2)
         fine = fine[tuple(slice(n) for n in values.shape)]
@@ -427,10 +416,11 @@ def _harmonic(
     return start
 
 
-def _blocks(volume: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Add up each 2 x 2 x 2 block."""
-    x, y, z = (n // 2 for n in volume.shape)
-    return volume.reshape(x, 2, y, 2, z, 2).sum(axis=(1, 3, 5))
+def _blocks(volume: NDArray) -> Volume:
+    """Add up each 2 x 2 x 2 block; zeros fill the last ones."""
+    even = np.pad(volume.astype(np.float32), [(0, n % 2) for n in volume.shape])
+    x, y, z = (n // 2 for n in even.shape)
+    return even.reshape(x, 2, y, 2, z, 2).sum(axis=(1, 3, 5))
 
 
 @numba.njit(cache=True, fastmath=True)

@@ -1,4 +1,4 @@
-"""Change between two visits: align the heads halfway, carry the labels, leave the maps alone."""
+"""Change between two visits: align the heads halfway, resample the labels, never the maps."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from dipy.align.imaffine import AffineRegistration, MutualInformationMetric
-from dipy.align.transforms import RigidTransform3D
+from nibabel.affines import apply_affine, from_matvec
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg, ndimage
 
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas import deep_grey
-from pvsbook.atlas.registration import register_to_mni
+from pvsbook.atlas.registration import register_to_mni, resample_labels, rigid_between
 from pvsbook.derivatives import Writer
+from pvsbook.qsm._visits import (
+    compare_protocols,
+    compare_signs,
+    doubts,
+    tilt_difference_deg,
+)
 from pvsbook.qsm.pipeline import QsmResult, reconstruct
-from pvsbook.qsm.regions import carry_labels, measure_regions, noise_ppb
+from pvsbook.qsm.regions import measure_regions, noise_ppb
 
 __all__ = [
     "COLUMNS",
@@ -33,10 +38,6 @@ __all__ = [
     "measure_change",
     "measure_visits",
 ]
-
-ALIGN_MM = 3.0
-MIN_OVERLAP = 0.9
-MAX_TILT_DEG = 12.0
 
 # How to reconstruct visits that are to be compared: ``qsm.reconstruct(gre, **SETTINGS)``.  The
 # slow field of tissue cannot be told from background.  LBV sets its part of it to zero and V-SHARP
@@ -176,7 +177,7 @@ def align_visits(
     first_mask: ArrayLike,
     second_mask: ArrayLike,
 ) -> Alignment:
-    """Align two visits of one person rigidly, by mutual information of masked images.
+    """Align two visits of one participant rigidly, by mutual information of masked images.
 
     Parameters
     ----------
@@ -202,54 +203,17 @@ def align_visits(
     >>> bool(same.rotation_deg < 0.5 and same.overlap > 0.98)
     True
     """
-    small = [_reduce(i, m) for i, m in ((first, first_mask), (second, second_mask))]
-    centres = [_centre_mm(*pair) for pair in small]
-    start = nib.affines.from_matvec(np.eye(3), centres[1] - centres[0])
-    registration = AffineRegistration(
-        metric=MutualInformationMetric(nbins=32),
-        level_iters=[200, 100],
-        sigmas=[2.0, 0.0],
-        factors=[2, 1],
-        verbosity=0,
-    )
-    (static, static_affine), (moving, moving_affine) = small
-    found = registration.optimize(
-        static,
-        moving,
-        RigidTransform3D(),
-        None,
-        static_grid2world=static_affine,
-        moving_grid2world=moving_affine,
-        starting_affine=start,
-    ).affine
-    angle = np.degrees(np.arccos(np.clip((np.trace(found[:3, :3]) - 1) / 2, -1, 1)))
-    there = np.linalg.inv(second.affine) @ found @ first.affine
-    carried = ndimage.affine_transform(
-        np.asarray(second_mask, np.uint8), there[:3, :3], there[:3, 3],
-        output_shape=first.shape, order=0,
-    ).astype(bool)  # fmt: skip
-    mine = np.asarray(first_mask, bool)
-    overlap = 2 * (mine & carried).sum() / (mine.sum() + carried.sum())
-    return Alignment(np.asarray(found, np.float64), float(overlap), float(angle))
-
-
-def _reduce(
-    image: nib.Nifti1Image, mask: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Smooth a masked image and keep every second or third voxel; return it and its affine."""
-    size = images.voxel_size_mm(image)
-    step = np.maximum(np.round(ALIGN_MM / size), 1).astype(int)
-    inside = np.asarray(mask, bool)
-    values = images.array(image) * inside
-    values /= np.quantile(values[inside], 0.98)
-    smooth = ndimage.gaussian_filter(values, 0.4 * (step - 1))
-    affine = image.affine @ np.diag([*step, 1.0])
-    kept = smooth[:: step[0], :: step[1], :: step[2]]
-    return np.clip(kept, 0, 1.5).astype(np.float64), affine
-
-
-def _centre_mm(values: NDArray, affine: NDArray) -> NDArray[np.float64]:
-    return nib.affines.apply_affine(affine, ndimage.center_of_mass(values))
+    visits = [(first, np.asarray(first_mask, bool)), (second, np.asarray(second_mask, bool))]
+    masked = [images.make(images.array(i) * m, i.affine) for i, m in visits]
+    centres = [apply_affine(i.affine, ndimage.center_of_mass(m)) for i, m in visits]
+    start = from_matvec(np.eye(3), centres[1] - centres[0])
+    matrix = rigid_between(masked[0], masked[1], start=start)
+    cosine = (np.trace(matrix[:3, :3]) - 1) / 2
+    grid = first.shape, first.affine
+    mask = resample_labels(images.make(second_mask, second.affine), np.linalg.inv(matrix), *grid)
+    overlap = 2 * (visits[0][1] & (mask > 0)).sum() / (visits[0][1].sum() + (mask > 0).sum())
+    angle_deg = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+    return Alignment(matrix, float(overlap), angle_deg)
 
 
 def measure_visits(
@@ -303,8 +267,7 @@ def measure_visits(
     """
     results = [reconstruct(gre, **settings) for gre in (first, second)]
     last = [images.make(gre.magnitude[..., -1], gre.affine) for gre in (first, second)]
-    halved = [_halve(i, r.mask) for i, r in zip(last, results, strict=True)]
-    alignment = align_visits(halved[0][0], halved[1][0], halved[0][1], halved[1][1])
+    alignment = align_visits(last[0], last[1], results[0].mask, results[1].mask)
     brain = images.make(np.asarray(results[0].mask, np.uint8), first.affine)
     to_mni = register_to_mni(last[0], contrast="t2", mask=brain, start=start)
     change = measure_change(
@@ -322,20 +285,6 @@ def measure_visits(
     return replace(
         change, registration_correlation=to_mni.correlation, first_session=first_session
     )
-
-
-def _halve(
-    image: nib.Nifti1Image, mask: NDArray[np.bool_]
-) -> tuple[nib.Nifti1Image, NDArray[np.bool_]]:
-    """Average blocks of eight voxels of a scan, and their mask: enough to align two visits by."""
-    even = tuple(slice(n - n % 2) for n in image.shape)
-
-    def blocks(values: NDArray) -> NDArray[np.float32]:
-        x, y, z = (n // 2 for n in image.shape)
-        return values[even].reshape(x, 2, y, 2, z, 2).mean(axis=(1, 3, 5), dtype=np.float32)
-
-    affine = image.affine @ nib.affines.from_matvec(2 * np.eye(3), np.full(3, 0.5))
-    return images.make(blocks(images.array(image)), affine), blocks(mask) >= 0.5
 
 
 def measure_change(
@@ -404,7 +353,7 @@ def measure_change(
     )
     measured, errors = [], []
     for (gre, result), matrix in zip((first, second), to_world, strict=True):
-        native = carry_labels(labels, matrix, result.mask.shape, result.affine)
+        native = resample_labels(labels, matrix, result.mask.shape, result.affine)
         measured.append(
             measure_regions(
                 result.susceptibility.chi_ppm, native, table, result.local_field.mask,
@@ -431,100 +380,22 @@ def measure_change(
             "is_control": one["region"] == control,
         }
     )
-    tilt = _tilt_difference_deg(alignment)
+    tilt = tilt_difference_deg(alignment)
     unsupported = tuple(
         f"{name} visit: {step} is not supported, so its change is not a measurement"
         for name, result in zip(("first", "second"), results, strict=True)
         for step in result.unsupported_steps
-    ) or _sign(results, alignment)
+    ) or compare_signs(results, alignment)
     reasons = (
         unsupported
-        + _protocols((first[0], second[0]))
-        + _doubts(results, alignment, tilt, rows)
+        + compare_protocols((first[0], second[0]))
+        + doubts(results, alignment, tilt, rows)
         + (() if rows["change_ppb"].notna().any() else ("regions: no nucleus could be measured",))
     )
     if unsupported:
         numbers = [c for c in rows.columns if c.endswith("_ppb")]
         rows = rows.assign(**dict.fromkeys(numbers, np.nan))
     return Change(rows, alignment, tilt, reasons, is_supported=not unsupported)
-
-
-def _protocols(visits: tuple[images.Gre, images.Gre]) -> tuple[str, ...]:
-    """Compare how two visits were scanned, before their values are compared."""
-    one, two = visits
-    reasons = []
-    if abs(one.field_strength_t - two.field_strength_t) > 0.05 * one.field_strength_t:
-        reasons.append(
-            f"protocol: {one.field_strength_t:g} T at the first visit and "
-            f"{two.field_strength_t:g} T at the second; check the sidecars"
-        )
-    times = one.echo_times_s, two.echo_times_s
-    if times[0].shape != times[1].shape or not np.allclose(*times, rtol=0.02):
-        texts = [", ".join(f"{1e3 * t:.3g}" for t in visit) for visit in times]
-        reasons.append(f"protocol: echo times of {texts[0]} and {texts[1]} ms")
-    sizes = one.voxel_size_mm, two.voxel_size_mm
-    if not np.allclose(np.sort(sizes[0]), np.sort(sizes[1]), rtol=0.05):
-        texts = [" x ".join(f"{v:.3g}" for v in size) for size in sizes]
-        reasons.append(f"protocol: voxels of {texts[0]} and {texts[1]} mm")
-    if one.phase_rad.shape == two.phase_rad.shape and np.array_equal(one.phase_rad, two.phase_rad):
-        reasons.append("visits: both hold the same phase, so this is one scan given twice")
-    return tuple(reasons)
-
-
-def _tilt_difference_deg(alignment: Alignment) -> float:
-    """Return the angle between the fields, scanner z in both visits, as the head saw them."""
-    back = alignment.first_to_second[:3, :3].T @ np.array([0.0, 0.0, 1.0])
-    return float(np.degrees(np.arccos(np.clip(back[2], -1, 1))))
-
-
-def _sign(results: tuple[QsmResult, QsmResult], alignment: Alignment) -> tuple[str, ...]:
-    """Compare the maps of two visits: one brain has one contrast, whatever changed in it."""
-    one, two = results
-    there = np.linalg.inv(two.affine) @ alignment.first_to_second @ one.affine
-    chi, inside = (
-        ndimage.affine_transform(
-            np.asarray(values, np.float32), there[:3, :3], there[:3, 3],
-            output_shape=one.mask.shape, order=1,
-        )
-        for values in (two.susceptibility.chi_ppm, two.local_field.mask)
-    )  # fmt: skip
-    both = one.local_field.mask & (inside > 0.99)
-    if both.sum() < 100:  # a share that small is told by the overlap
-        return ()
-    r = float(np.corrcoef(one.susceptibility.chi_ppm[both], chi[both])[0, 1])
-    if r >= 0:
-        return ()
-    return (
-        f"sign: where one visit is bright the other is dark (correlation of the maps {r:.2f}); "
-        "the phase of one has the other sign: negate it, and measure again",
-    )
-
-
-def _doubts(
-    results: tuple[QsmResult, QsmResult], alignment: Alignment, tilt: float, rows: pd.DataFrame
-) -> tuple[str, ...]:
-    reasons = [f"{w} visit: {r}" for w, q in zip(("first", "second"), results, strict=True)
-               for r in q.reasons]  # fmt: skip
-    if alignment.overlap < MIN_OVERLAP:
-        reasons.append(f"overlap: the aligned brains share {100 * alignment.overlap:.0f} %")
-    if tilt > MAX_TILT_DEG:
-        reasons.append(
-            f"tilt: the head lay {tilt:.0f} degrees differently in the field; change by less than "
-            "about 3 ppb may be tilt"
-        )
-    misfit = [float(np.percentile(r.field.residual_rad[r.mask], 95)) for r in results]
-    if max(misfit) > 1.5 * min(misfit):
-        reasons.append(
-            f"misfit: {misfit[0]:.3f} and {misfit[1]:.3f} rad; one visit is noisier, or moved"
-        )
-    control = rows[rows["is_control"]]
-    moved = control["change_ppb"].abs() > 3 * np.hypot(control["error_ppb"], 1.0)
-    if moved.any():
-        reasons.append(
-            f"control: {control['region'].iloc[0]} changed by "
-            f"{control['change_ppb'].abs().max():.1f} ppb"
-        )
-    return tuple(reasons)
 
 
 def _describe_columns() -> dict[str, dict[str, str]]:

@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.stats import chi2
 
+from pvsbook._constants import GAMMA_MHZ_T
 from pvsbook._errors import InputError
 from pvsbook.qsm.unwrap import romeo, wrap
 
 __all__ = [
-    "GAMMA_MHZ_T",
     "FieldMap",
     "Readout",
     "check_readout",
@@ -24,7 +24,6 @@ __all__ = [
     "hz_to_ppm",
 ]
 
-GAMMA_MHZ_T = 42.577478518  # proton, CODATA 2018
 TWO_PI = 2 * math.pi
 
 

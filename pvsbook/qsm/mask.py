@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from pvsbook._errors import InputError
-from pvsbook.qsm.background import distance_inside
+from pvsbook.qsm._solve import distance_inside
 from pvsbook.qsm.unwrap import _step
 
-__all__ = ["brain_mask", "phase_quality"]
+__all__ = ["mask_from_gre", "phase_quality"]
 
 
 def phase_quality(phase_rad: ArrayLike, *, echo_times_s: ArrayLike | None = None) -> NDArray:
@@ -86,7 +86,7 @@ def _quality(phase, ratio, out):  # type: ignore[no-untyped-def]
                     out[i, j, k] /= count[i, j, k]
 
 
-def brain_mask(
+def mask_from_gre(
     magnitude: ArrayLike,
     phase_rad: ArrayLike,
     voxel_size_mm: ArrayLike,
@@ -138,7 +138,7 @@ def brain_mask(
     >>> x, y, z = np.indices((40, 40, 40)) - 19.5
     >>> r = np.sqrt(x**2 + y**2 + z**2)
     >>> magnitude = np.where((r < 10) | ((r > 13) & (r < 16)), 1.0, 0.0)[..., None]
-    >>> mask = brain_mask(magnitude, 0 * magnitude, (1, 1, 1), rim_mm=0)
+    >>> mask = mask_from_gre(magnitude, 0 * magnitude, (1, 1, 1), rim_mm=0)
     >>> bool((mask == (r < 10)).all())
     True
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import cc3d
 import numpy as np
@@ -14,17 +15,16 @@ from scipy import ndimage
 
 from pvsbook import images
 from pvsbook._errors import InputError
-from pvsbook.qsm.background import distance_inside
+from pvsbook.qsm._solve import distance_inside
 from pvsbook.qsm.r2s import fit_r2s
 
 __all__ = [
     "MIN_VOXELS",
     "REFERENCE_COLUMNS",
-    "Referenced",
-    "compare_references",
+    "Susceptibility",
     "find_csf",
     "list_references",
-    "refer",
+    "subtract_reference",
 ]
 
 MIN_VOXELS = 20
@@ -41,14 +41,13 @@ REFERENCE_COLUMNS = {
         "Units": "ppb",
     },
     "n_voxels": {"Description": "voxels of the region in the mask"},
-    "region": {"Description": "region measured"},
-    "mean_ppb": {"Description": "its mean susceptibility, by this reference", "Units": "ppb"},
-    "note": {"Description": "how the region was come by, or why it is missing"},
+    "mean_ppb": {"Description": "mean of the whole map, by this reference", "Units": "ppb"},
+    "note": {"Description": "how the region was found, or why it is missing"},
 }
 
 
 @dataclass(frozen=True, eq=False)
-class Referenced:
+class Susceptibility:
     """Susceptibility relative to a named region.
 
     Attributes
@@ -69,9 +68,9 @@ class Referenced:
     n_voxels: int
 
 
-def refer(
+def subtract_reference(
     chi_ppm: ArrayLike, mask: ArrayLike, reference: str | ArrayLike = "whole brain"
-) -> Referenced:
+) -> Susceptibility:
     """Subtract the mean of a reference region.
 
     Parameters
@@ -88,7 +87,7 @@ def refer(
 
     Returns
     -------
-    Referenced
+    Susceptibility
 
     Raises
     ------
@@ -102,13 +101,13 @@ def refer(
     Examples
     --------
     >>> chi = np.full((3, 3, 3), 0.05, np.float32)
-    >>> refer(chi, np.ones(chi.shape)).chi_ppm.max()
+    >>> subtract_reference(chi, np.ones(chi.shape)).chi_ppm.max()
     np.float32(0.0)
     """
     chi, inside = np.asarray(chi_ppm, np.float32), np.asarray(mask, bool)
     if isinstance(reference, str):
         if reference == "none":
-            return Referenced(np.where(inside, chi, np.float32(0)), "none", 0.0, 0)
+            return Susceptibility(np.where(inside, chi, np.float32(0)), "none", 0.0, 0)
         if reference != "whole brain":
             raise InputError(
                 f"reference: {reference!r}; give 'whole brain', 'none', or a mask of a region"
@@ -129,76 +128,7 @@ def refer(
             "give a larger region, or refer to the whole brain"
         )
     value = float(chi[region].mean(dtype=np.float64))
-    return Referenced(np.where(inside, chi - np.float32(value), np.float32(0)), name, value, n)
-
-
-def compare_references(
-    chi_ppm: ArrayLike,
-    mask: ArrayLike,
-    references: Mapping[str, ArrayLike],
-    regions: Mapping[str, ArrayLike],
-) -> pd.DataFrame:
-    """Tabulate regions by several references side by side, for one map.
-
-    ``none`` (the map's own zero) and ``whole brain`` are always among them.
-
-    Parameters
-    ----------
-    chi_ppm
-        Shape (x, y, z).
-    mask
-        Where susceptibility is known.
-    references
-        Name to mask: ``"CSF"``, ``"white matter"``, any region of your own.
-    regions
-        Name to mask: what is measured.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row for each reference and region, columns as `REFERENCE_COLUMNS` without the note.
-        Differences between regions are the same by every reference; only their common zero moves.
-
-    Raises
-    ------
-    InputError
-        As `refer`, or no region is given.
-
-    References
-    ----------
-    QSM Consensus Organization Committee 2024, doi:10.1002/mrm.30006.
-
-    Examples
-    --------
-    >>> chi = np.zeros((4, 4, 4)); chi[2:] = 0.05
-    >>> table = compare_references(chi, chi < 9, {"low": chi == 0}, {"high": chi > 0})
-    >>> table[["reference", "mean_ppb"]].round(1).to_records(index=False).tolist()
-    [('none', 50.0), ('whole brain', 25.0), ('low', 50.0)]
-    """
-    chi, inside = np.asarray(chi_ppm, np.float64), np.asarray(mask, bool)
-    if not regions:
-        raise InputError("regions: none given; name at least one region to measure")
-    rows = []
-    for name, choice in {"none": "none", "whole brain": "whole brain", **references}.items():
-        zero = refer(chi, inside, choice)
-        if zero.n_voxels == 0:
-            error = 0.0
-        else:
-            where = inside if isinstance(choice, str) else np.asarray(choice, bool) & inside
-            error = 1e3 * float(chi[where].std(ddof=1)) / zero.n_voxels**0.5
-        for region, at in regions.items():
-            values = chi[np.asarray(at, bool) & inside]
-            rows.append(
-                {
-                    "reference": name,
-                    "reference_value_ppb": 1e3 * zero.value_ppm,
-                    "standard_error_ppb": error,
-                    "n_voxels": zero.n_voxels,
-                    "region": region,
-                    "mean_ppb": 1e3 * (values.mean() - zero.value_ppm) if values.size else np.nan,
-                }
-            )
-    return pd.DataFrame(rows)
+    return Susceptibility(np.where(inside, chi - np.float32(value), np.float32(0)), name, value, n)
 
 
 def find_csf(
@@ -237,8 +167,8 @@ def find_csf(
     Returns
     -------
     numpy.ndarray
-        Shape (x, y, z), bool; empty where nothing of that kind is found.  It knows neither
-        anatomy nor the ventricles' names: look at it before referring a study to it.
+        Shape (x, y, z), bool; empty where nothing of that kind is found.  It is found without
+        anatomy: look at it before a study takes it as its reference.
 
     References
     ----------
@@ -254,23 +184,16 @@ def find_csf(
     >>> bool((found == (r2s < 5)).all())
     True
     """
-    mag, inside = np.asarray(magnitude), np.asarray(mask, bool)
-    size, found = np.asarray(voxel_size_mm, np.float64), np.zeros(inside.shape, bool)
+    inside, size = np.asarray(mask, bool), np.asarray(voxel_size_mm, np.float64)
     if not inside.any():
         raise InputError("mask: is empty; give a mask that holds the brain")
-    centre = np.array(ndimage.center_of_mass(inside))
-    reach = (within_mm + depth_mm) / size
-    low = np.maximum(np.floor(centre - reach), 0).astype(int)
-    high = np.ceil(centre + reach).astype(int) + 1
-    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    offset = [(a - c) * s for a, c, s in zip(np.ogrid[box], centre, size, strict=True)]
-    near = sum(np.square(o) for o in offset) <= within_mm**2
-    deep = distance_inside(inside[box], size, rim_is_outside=False) > depth_mm
-    central = near[tuple(map(slice, deep.shape))] & deep
-    slow = central & (fit_r2s(mag[box], echo_times_s, central) < r2s_below_hz)
+    axes = zip(np.ogrid[tuple(map(slice, inside.shape))], ndimage.center_of_mass(inside), size,
+               strict=True)  # fmt: skip
+    near = sum(np.square((i - centre) * step) for i, centre, step in axes) <= within_mm**2
+    central = near & (distance_inside(inside, size, rim_is_outside=False) > depth_mm)
+    slow = central & (fit_r2s(magnitude, echo_times_s, central) < r2s_below_hz)
     pieces = cc3d.dust(slow, threshold=MIN_VOXELS, connectivity=6)
-    found[box] = cc3d.largest_k(pieces, k=n_pieces, connectivity=6) > 0
-    return found
+    return cc3d.largest_k(pieces, k=n_pieces, connectivity=6) > 0
 
 
 def list_references(
@@ -280,7 +203,7 @@ def list_references(
     *,
     given: Mapping[str, ArrayLike] = MappingProxyType({}),
 ) -> pd.DataFrame:
-    """Tabulate what every reference would subtract from one map, and how it was come by.
+    """Tabulate what every reference would subtract from one map, and how its region was found.
 
     Parameters
     ----------
@@ -303,7 +226,7 @@ def list_references(
     Raises
     ------
     InputError
-        As `refer`.
+        As `subtract_reference`.
 
     Examples
     --------
@@ -332,7 +255,28 @@ def list_references(
                 regions["CSF"] = fluid
                 notes["CSF"] = f"found by R2* below {CSF_R2S_HZ:g} Hz; check where it lies"
     notes.setdefault("white matter", "no mask of it was given")
-    table = compare_references(chi_ppm, inside, regions, {"whole brain": inside})
-    table = table.set_index("reference").reindex(list(notes)).reset_index()
-    table["n_voxels"] = table["n_voxels"].astype("Int64")
-    return table.drop(columns="region").assign(note=list(notes.values()))
+    choices: dict[str, Any] = {"none": "none", "whole brain": "whole brain", **regions}
+    chi = np.asarray(chi_ppm, np.float64)
+    rows = [
+        {"reference": name, **_zero(chi, inside, choices.get(name)), "note": note}
+        for name, note in notes.items()
+    ]
+    table = pd.DataFrame(rows, columns=list(REFERENCE_COLUMNS))
+    return table.astype({"n_voxels": "Int64"})
+
+
+def _zero(chi: NDArray[np.float64], inside: NDArray[np.bool_], choice: Any) -> dict[str, Any]:
+    """Measure what a reference subtracts; an empty row where there is none."""
+    if choice is None:
+        return {}
+    zero = subtract_reference(chi, inside, choice)
+    error = 0.0
+    if zero.n_voxels:
+        voxels = inside if isinstance(choice, str) else choice & inside
+        error = 1e3 * float(chi[voxels].std(ddof=1)) / zero.n_voxels**0.5
+    return {
+        "reference_value_ppb": 1e3 * zero.value_ppm,
+        "standard_error_ppb": error,
+        "n_voxels": zero.n_voxels,
+        "mean_ppb": 1e3 * (chi[inside].mean() - zero.value_ppm),
+    }

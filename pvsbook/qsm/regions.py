@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
@@ -11,8 +10,9 @@ from scipy import ndimage
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.qsm.pipeline import QsmResult, invert_field
+from pvsbook.qsm.reference import MIN_VOXELS
 
-__all__ = ["REGION_COLUMNS", "carry_labels", "erode_labels", "measure_regions", "noise_ppb"]
+__all__ = ["REGION_COLUMNS", "erode_labels", "measure_regions", "noise_ppb", "phase_sign_agrees"]
 
 MIN_REGION_VOXELS = 8
 
@@ -28,34 +28,6 @@ REGION_COLUMNS = {
 }
 
 
-def carry_labels(
-    labels: nib.Nifti1Image, to_world: ArrayLike, shape: tuple[int, ...], affine: ArrayLike
-) -> NDArray[np.int32]:
-    """Bring labels to the grid of a scan by nearest neighbour: labels move, susceptibility stays.
-
-    Parameters
-    ----------
-    labels
-        Label image in its own space, MNI say.
-    to_world
-        mm of the labels' space to scanner mm, 4 x 4.
-    shape, affine
-        Grid of the scan.
-
-    Examples
-    --------
-    >>> labels = images.make(np.arange(27, dtype=np.uint8).reshape(3, 3, 3), np.eye(4))
-    >>> shift = nib.affines.from_matvec(np.eye(3), (1, 0, 0))
-    >>> carry_labels(labels, shift, (3, 3, 3), np.eye(4))[1, 0, 0]
-    np.int32(0)
-    """
-    matrix = np.linalg.inv(np.asarray(to_world, float) @ labels.affine) @ np.asarray(affine)
-    values = np.asarray(labels.dataobj).astype(np.int32)
-    return ndimage.affine_transform(
-        values, matrix[:3, :3], matrix[:3, 3], output_shape=shape, order=0
-    )
-
-
 def erode_labels(labels: ArrayLike, *, n_voxels: int = 1) -> NDArray[np.int32]:
     """Take the rim off every label, so that a shift of the labels costs little.
 
@@ -66,13 +38,13 @@ def erode_labels(labels: ArrayLike, *, n_voxels: int = 1) -> NDArray[np.int32]:
     np.int64(7)
     """
     values = np.asarray(labels).astype(np.int32)
+    faces = ndimage.generate_binary_structure(3, 1)  # a voxel and its six neighbours
     for _ in range(n_voxels):
-        padded = np.pad(values, 1)
-        kept = values > 0
-        for axis in range(3):
-            for step in (-1, 1):
-                kept &= np.roll(padded, step, axis)[1:-1, 1:-1, 1:-1] == values
-        values = np.where(kept, values, 0)
+        low, high = (
+            extreme(values, footprint=faces, mode="constant", cval=0)
+            for extreme in (ndimage.minimum_filter, ndimage.maximum_filter)
+        )
+        values = np.where(low == high, values, 0)
     return values
 
 
@@ -119,7 +91,7 @@ def measure_regions(
     if not (chi.shape == numbers.shape == known.shape):
         raise InputError(
             f"labels: have shape {numbers.shape}, but susceptibility has {chi.shape}; bring them "
-            "to the scan with carry_labels"
+            "to the scan with pvsbook.atlas.registration.resample_labels"
         )
     core = erode_labels(numbers, n_voxels=erode)
     voxel_mm3 = float(np.prod(np.asarray(voxel_size_mm, np.float64)))
@@ -193,3 +165,36 @@ def noise_ppb(
     n = base["n_voxels"].to_numpy()
     common = np.nanmedian(spread * n)  # noise of a mean falls with the voxels in it
     return np.sqrt(0.5 * spread + 0.5 * common / np.maximum(n, 1))
+
+
+def phase_sign_agrees(result: QsmResult, diamagnetic: ArrayLike, paramagnetic: ArrayLike) -> bool:
+    """Check that known tissue has the sign that it must have.
+
+    Parameters
+    ----------
+    result
+        From `pvsbook.qsm.pipeline.reconstruct`.
+    diamagnetic, paramagnetic
+        Masks: white matter or a calcification; pallidum, veins or a bleed.
+
+    Returns
+    -------
+    bool
+        False: reconstruct again with ``phase_sign=-1``.
+
+    Examples
+    --------
+    >>> from pvsbook.phantoms.gradient_echo import make_gre
+    >>> from pvsbook.qsm.pipeline import reconstruct
+    >>> head = make_gre(np.random.default_rng(0), voxel_size_mm=4)
+    >>> pallidum, white = np.isin(head.labels, (5, 6)), head.chi_ppm < -0.02
+    >>> phase_sign_agrees(reconstruct(head.gre, mask=head.brain), white & head.brain, pallidum)
+    True
+    """
+    known = result.local_field.mask
+    masks = [np.asarray(m, bool) & known for m in (diamagnetic, paramagnetic)]
+    for name, region in zip(("diamagnetic", "paramagnetic"), masks, strict=True):
+        if region.shape != known.shape or region.sum() < MIN_VOXELS:
+            raise InputError(f"{name}: fewer than {MIN_VOXELS} voxels of it lie in the map")
+    low, high = (float(np.median(result.susceptibility.chi_ppm[m])) for m in masks)
+    return low < high

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pvsbook._constants import RELAXIVITY_HZ_PPM
 from pvsbook._errors import InputError
 
-__all__ = ["RELAXIVITY_HZ_PPM", "Sources", "separate"]
-
-RELAXIVITY_HZ_PPM = 137.0  # at 3 T, for both sources (Shin et al. 2021)
+__all__ = ["Sources", "separate"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -159,39 +159,34 @@ def find_round_sources(
     peaks = np.abs(strength) == ndimage.maximum_filter(np.abs(strength), size=5)
     peaks &= searched & (np.abs(strength) > 0.25e-3 * min_peak_ppb)
     rows = []
-    for i, j, k in np.argwhere(peaks):
-        sigma_mm = float(scale[i, j, k])
+    for centre in np.argwhere(peaks):
+        at = tuple(centre)
+        sigma_mm = float(scale[at])
+        sign = -1 if strength[at] > 0 else 1  # a bright ball has a negative Laplacian
         reach = np.ceil(3 * sigma_mm / size).astype(int) + 3
-        box = tuple(slice(max(c - r, 0), c + r + 1) for c, r in zip((i, j, k), reach, strict=True))
-        here = tuple(c - b.start for c, b in zip((i, j, k), box, strict=True))
-        curvature = np.sort(np.abs(_curvatures(chi[box], here, sigma_mm, size)))
-        sign = -1 if strength[i, j, k] > 0 else 1  # a bright ball has a negative Laplacian
-        near = _distance_from(chi[box].shape, here, size) <= max(1.5 * sigma_mm, size.max())
-        peak = float((sign * chi[box][near]).max() - sign * np.median(chi[box][inside[box]]))
-        row = {
-            "kind": "bleed" if sign > 0 else "calcification",
-            "x_voxel": int(i),
-            "y_voxel": int(j),
-            "z_voxel": int(k),
-            "diameter_mm": 2 * 3**0.5 * sigma_mm,
-            "chi_peak_ppb": 1e3 * sign * peak,
-            "roundness": float(curvature[0] / curvature[2]),
-            "edge_distance_mm": float(edge_mm[i, j, k]),
-        }
-        if 1e3 * peak >= min_peak_ppb and curvature[0] >= min_roundness * curvature[2]:
-            rows.append(row)
+        start = np.maximum(centre - reach, 0)
+        box = tuple(slice(a, b) for a, b in zip(start, centre + reach + 1, strict=True))
+        curvature = np.sort(np.abs(_curvatures(chi[box], tuple(centre - start), sigma_mm, size)))
+        offset_mm = (np.moveaxis(np.indices(chi[box].shape), 0, -1) - (centre - start)) * size
+        near = np.linalg.norm(offset_mm, axis=-1) <= max(1.5 * sigma_mm, size.max())
+        peak_ppb = 1e3 * float(
+            (sign * chi[box][near]).max() - sign * np.median(chi[box][inside[box]])
+        )
+        if peak_ppb < min_peak_ppb or curvature[0] < min_roundness * curvature[2]:
+            continue
+        rows.append(
+            {
+                "kind": "bleed" if sign > 0 else "calcification",
+                **dict(zip(("x_voxel", "y_voxel", "z_voxel"), map(int, centre), strict=True)),
+                "diameter_mm": 2 * 3**0.5 * sigma_mm,
+                "chi_peak_ppb": sign * peak_ppb,
+                "roundness": float(curvature[0] / curvature[2]),
+                "edge_distance_mm": float(edge_mm[at]),
+            }
+        )
     frame = pd.DataFrame(rows, columns=list(CANDIDATE_COLUMNS))
     order = frame["chi_peak_ppb"].abs().sort_values(ascending=False).index
     return _one_each(frame.loc[order], size).reset_index(drop=True)
-
-
-def _distance_from(
-    shape: tuple[int, ...], centre: tuple[int, ...], size_mm: NDArray
-) -> NDArray[np.float64]:
-    """Return the distance in mm of every voxel of a box from one of them."""
-    grid = np.ogrid[tuple(slice(n) for n in shape)]
-    squares = [((g - c) * s) ** 2 for g, c, s in zip(grid, centre, size_mm, strict=True)]
-    return np.sqrt(sum(squares))
 
 
 def _one_each(frame: pd.DataFrame, size_mm: NDArray) -> pd.DataFrame:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft, ndimage
+from scipy.sparse.linalg import LinearOperator, cg
 
 from pvsbook._errors import InputError
 
@@ -63,15 +64,13 @@ def romeo(
     mask: ArrayLike,
     *,
     magnitude: ArrayLike | None = None,
-    second_phase_rad: ArrayLike | None = None,
-    time_ratio: float = 1.0,
 ) -> Unwrapped:
     r"""Unwrap a phase volume along its most reliable edges first.
 
     Every pair of face-neighbours is an edge with a quality between 0 and 1: the product of phase
-    coherence (:math:`1 - |\Delta\varphi| / \pi`), and, where given, of magnitude coherence, of
-    magnitude weight, and of the agreement of the phase step with that of a second echo.  The
-    region grows over the best edge seen so far, held in a queue of 256 buckets.
+    coherence (:math:`1 - |\Delta\varphi| / \pi`), and, where given, of magnitude coherence and
+    magnitude weight.  The region grows over the best edge seen so far, held in a queue of 256
+    buckets.
 
     Parameters
     ----------
@@ -82,10 +81,6 @@ def romeo(
     magnitude
         Same shape.  Leave it out only where none was saved: it is what keeps the path away from
         veins and air.
-    second_phase_rad
-        Phase of another echo; a wrap that is there in one echo and not in the other is caught.
-    time_ratio
-        Echo time of `phase_rad` over that of `second_phase_rad`.
 
     Returns
     -------
@@ -119,14 +114,11 @@ def romeo(
         )
     none = np.zeros((1, 1, 1), np.float32)
     mag = none if magnitude is None else _same_shape(magnitude, phase, "magnitude")
-    second = none if second_phase_rad is None else _same_shape(second_phase_rad, phase, "second")
     half_max = float(0.5 * np.quantile(mag[inside], 0.95)) if magnitude is not None else 0.0
     box = ndimage.find_objects(inside.view(np.uint8))[0]
     waiting = np.pad(inside[box], 1)
-    grown, mag, second = (
-        np.pad(a[box], 1) if a.shape == phase.shape else a for a in (phase, mag, second)
-    )
-    bins = _weigh(grown, mag, second, half_max, float(time_ratio))
+    grown, mag = (np.pad(a[box], 1) if a.shape == phase.shape else a for a in (phase, mag))
+    bins = _weigh(grown, mag, half_max)
     n_regions = _grow(grown, waiting.view(np.uint8), bins, int(inside.sum()))
     out = np.zeros_like(phase)
     np.copyto(out[box], grown[1:-1, 1:-1, 1:-1], where=inside[box])
@@ -209,35 +201,32 @@ def laplacian(
     def poisson(source: NDArray) -> NDArray:
         return fft.idctn(fft.dctn(source, norm="ortho") / power, norm="ortho")
 
-    def gather(steps: list[NDArray]) -> NDArray:
+    def divergence(volume: NDArray, of_step: Callable[[NDArray], NDArray]) -> NDArray:
         source = np.zeros(phase.shape)
-        for axis, (step, count) in enumerate(zip(steps, counts, strict=True)):
+        for axis, count in enumerate(counts):
             low, high = _ends(axis)
-            source[low] -= count * step
-            source[high] += count * step
+            step = count * of_step(np.diff(volume, axis=axis))
+            source[low] -= step
+            source[high] += step
         return source
 
-    def steps_of(volume: NDArray) -> list[NDArray]:
-        return [np.diff(volume, axis=axis) for axis in range(3)]
-
-    source = gather([wrap(step) for step in steps_of(phase.astype(np.float64))])
+    source = divergence(phase.astype(np.float64), wrap)
     if inside is None:
         return poisson(source).astype(np.float32)
-    found = np.zeros(phase.shape)
-    enough = tolerance * float(np.linalg.norm(source))
-    direction, before = np.zeros(phase.shape), np.inf
-    for _ in range(max_iterations):
-        if float(np.linalg.norm(source)) <= enough:
-            break
-        better = poisson(source)
-        now = float(np.vdot(source, better))
-        direction = better + (now / before) * direction
-        before = now
-        pulled = gather(steps_of(direction))
-        length = now / float(np.vdot(direction, pulled))
-        found += length * direction
-        source -= length * pulled
-    return np.where(inside, found, 0).astype(np.float32)
+
+    def on_vectors(operator: Callable[[NDArray], NDArray]) -> LinearOperator:
+        return LinearOperator(
+            (phase.size, phase.size), lambda v: operator(v.reshape(phase.shape)).ravel()
+        )
+
+    solution, _ = cg(
+        on_vectors(lambda volume: divergence(volume, lambda step: step)),
+        source.ravel(),
+        M=on_vectors(poisson),
+        rtol=tolerance,
+        maxiter=max_iterations,
+    )
+    return np.where(inside, solution.reshape(phase.shape), 0).astype(np.float32)
 
 
 def _ends(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
@@ -264,13 +253,13 @@ def _step(a: float, b: float) -> float:
 
 
 @numba.njit(cache=True, fastmath=True)
-def _weigh(phase3, mag3, second3, half_max, ratio):  # type: ignore[no-untyped-def]
+def _weigh(phase3, mag3, half_max):  # type: ignore[no-untyped-def]
     """Return the buckets of each voxel's six edges, side by side: 0 is the best edge.
 
-    All arrays have a rim; `mag3` and `second3` may be of one voxel, and are then left out.
+    Both arrays have a rim; `mag3` may be of one voxel, and is then left out.
     """
     _, ny, nz = phase3.shape
-    phase, mag, second = phase3.ravel(), mag3.ravel(), second3.ravel()
+    phase, mag = phase3.ravel(), mag3.ravel()
     bins = np.empty((phase.size, 8), np.uint8)  # two unused: eight bytes share a cache line
     quality = np.empty(ROW)
     for axis, offset in enumerate((1, nz, ny * nz)):
@@ -282,11 +271,6 @@ def _weigh(phase3, mag3, second3, half_max, ratio):  # type: ignore[no-untyped-d
             a, b = phase[here], phase[there]
             for i in range(q.size):
                 q[i] = 1.0 - abs(_step(a[i], b[i])) / math.pi
-            if second.size > 1:
-                a2, b2 = second[here], second[there]
-                for i in range(q.size):
-                    miss = abs(_step(a[i], b[i]) - ratio * _step(a2[i], b2[i]))
-                    q[i] *= 0.1 + 0.9 * max(0.0, 1.0 - miss)
             if mag.size > 1:
                 a, b = mag[here], mag[there]
                 for i in range(q.size):

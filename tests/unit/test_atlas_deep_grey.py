@@ -58,7 +58,7 @@ def test_nuclei_lie_in_tissue_not_in_fluid_and_where_they_belong(atlas):
 def test_nuclei_do_not_overlap():
     mni = templates.mni("t1")
     count = np.zeros(mni.shape, np.uint8)
-    for box, level in deep_grey.levels_on_grid(mni.shape, mni.affine).values():
+    for box, level in deep_grey.distances_on_grid(mni.shape, mni.affine).values():
         count[box] += level < 0
     assert count.max() == 1
 
@@ -67,28 +67,30 @@ def test_level_is_the_same_on_any_grid_and_measures_distance():
     affine = np.eye(4)
     affine[:3, :3] = Rotation.from_euler("xyz", (20, -10, 5), degrees=True).as_matrix() * 1.5
     affine[:3, 3] = -50, -60, -30
-    grid = deep_grey.levels_on_grid((70, 70, 50), affine)
+    grid = deep_grey.distances_on_grid((70, 70, 50), affine)
     box, level = grid[6]  # right pallidum
     index = np.moveaxis(np.mgrid[box], 0, -1)
     points = index @ affine[:3, :3].T + affine[:3, 3]
-    assert np.allclose(level, deep_grey.level_mm(points, "pallidum", "right"), atol=1e-3)
+    assert np.allclose(level, deep_grey.distance_mm(points, "pallidum", "right"), atol=1e-3)
     inside = points[level < 0]
     assert np.allclose(
-        deep_grey.level_mm(inside * [-1, 1, 1], "pallidum", "left"), level[level < 0], atol=1e-3
+        deep_grey.distance_mm(inside * [-1, 1, 1], "pallidum", "left"),
+        level[level < 0],
+        atol=1e-3,
     )
     # the red nucleus is a plain chain of balls: its level is the distance to the surface
     tip = np.array([4.8, -19.0, -10.0])
-    assert deep_grey.level_mm(tip, "red nucleus", "right") == pytest.approx(-3.3, abs=0.15)
+    assert deep_grey.distance_mm(tip, "red nucleus", "right") == pytest.approx(-3.3, abs=0.15)
 
 
 def test_grids_that_miss_the_nuclei_give_nothing_and_bad_names_are_refused():
     far = np.eye(4)
     far[0, 3] = 500
-    assert deep_grey.levels_on_grid((5, 5, 5), far) == {}
+    assert deep_grey.distances_on_grid((5, 5, 5), far) == {}
     with pytest.raises(InputError, match="region 'claustrum'"):
-        deep_grey.level_mm((0, 0, 0), "claustrum", "left")
+        deep_grey.distance_mm((0, 0, 0), "claustrum", "left")
     with pytest.raises(InputError, match="side 'middle'"):
-        deep_grey.level_mm((0, 0, 0), "caudate", "middle")
+        deep_grey.distance_mm((0, 0, 0), "caudate", "middle")
 
 
 def test_tian_lies_over_our_nuclei_and_left_mirrors_right(public_file, atlas):

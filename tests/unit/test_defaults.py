@@ -103,7 +103,7 @@ DEFAULTS = {
     },
     "qsm.change.measure_change": {"erode": 1, "n_repeats": 2},
     "qsm.regions.measure_regions": {"erode": 1},
-    "qsm.mask.brain_mask": {
+    "qsm.mask.mask_from_gre": {
         "magnitude_fraction": 0.2,
         "quality": 0.5,
         "neck_mm": 3.0,
@@ -162,15 +162,15 @@ LIMITS = {
         "mirrored_per_pvs": (0.25, float("inf")),
     },
     "bids.group.OUTLYING": 3.5,  # Iglewicz and Hoaglin 1993
-    "qsm.change.MIN_OVERLAP": 0.9,
-    "qsm.change.MAX_TILT_DEG": 12.0,
-    "qsm.pipeline.MIN_MASK_CM3": 1.0,
-    "qsm.pipeline.BRAIN_CM3": 400.0,
-    "qsm.pipeline.BORDER_SHARE": 0.2,
-    "qsm.pipeline.RESIDUAL_RAD": 0.1,
+    "qsm._visits.MIN_OVERLAP": 0.9,
+    "qsm._visits.MAX_TILT_DEG": 12.0,
+    "qsm.quality.MIN_MASK_CM3": 1.0,
+    "qsm.quality.BRAIN_CM3": 400.0,
+    "qsm.quality.BORDER_SHARE": 0.2,
+    "qsm.quality.RESIDUAL_RAD": 0.1,
     "qsm.pipeline.MAX_RESIDUAL_RAD": 0.2,
     "qsm.pipeline.MAX_DROPPED_SHARE": 0.2,
-    "qsm.pipeline.DROPPED_SHARE": 0.02,
+    "qsm.quality.DROPPED_SHARE": 0.02,
     "qsm.regions.MIN_REGION_VOXELS": 8,
     "jobs.MEMORY_PER_WORKER_GB": 4.0,
 }

@@ -8,7 +8,7 @@ from pvsbook import InputError
 from pvsbook.atlas import deep_grey
 from pvsbook.phantoms import gradient_echo
 from pvsbook.phantoms.brain import pose
-from pvsbook.qsm import inversion, unwrap
+from pvsbook.qsm import dipole, unwrap
 
 GAMMA = 42.577478518e6
 
@@ -34,7 +34,7 @@ def test_phase_grows_with_the_field_and_magnitude_falls_with_r2s(head):
 def test_local_field_is_the_dipole_of_the_true_map_and_outside_is_background(head):
     size, b0 = head.gre.voxel_size_mm, head.gre.b0_direction
     inside = np.where(head.brain, head.chi_ppm, 0)
-    field = inversion.dipole_field(inside, size, b0, pad_mm=100)
+    field = dipole.dipole_field(inside, size, b0, pad_mm=100)
     deep = ndimage.binary_erosion(head.brain, iterations=2)
     assert np.corrcoef(field[deep], head.local_field_ppm[deep])[0, 1] > 0.97
     background = (head.field_ppm - head.local_field_ppm).astype(float)

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from pvsbook import InputError
-from pvsbook.qsm import background, inversion, reference
+from pvsbook import InputError, images
+from pvsbook.qsm import _solve, background, dipole, inversion, reference
 
 DIRECTION = st.tuples(*[st.floats(-1, 1)] * 3).filter(lambda b: np.linalg.norm(b) > 0.1)
 SHAPE = st.tuples(*[st.integers(4, 11)] * 3)
@@ -45,7 +45,7 @@ def kernel_float64(shape, size_mm, b0):
 @given(shape=SHAPE, size=SIZE, b0=DIRECTION)
 def test_kernel_equals_an_independent_one_for_any_matrix_voxel_and_direction(shape, size, b0):
     expected = kernel_float64(shape, size, b0)[..., : shape[2] // 2 + 1]
-    assert np.abs(inversion.dipole_kernel(shape, size, b0) - expected).max() < 2e-6
+    assert np.abs(dipole.dipole_kernel(shape, size, b0) - expected).max() < 2e-6
 
 
 @pytest.mark.parametrize("b0", [(0, 0, 1), (0, 1, 0), (0.3, -0.4, 0.866)])
@@ -58,7 +58,7 @@ def test_field_of_a_ball_is_the_analytic_dipole(b0):
     )
     r = np.maximum(np.linalg.norm(grid, axis=0), 1e-9)
     fraction = np.clip((8 - r) / 4 + 0.5, 0, 1)  # a soft edge: little at the highest frequencies
-    field = inversion.dipole_field(fraction, size, b0, pad_mm=80)
+    field = dipole.dipole_field(fraction, size, b0, pad_mm=80)
     cosine = np.einsum("i,i...->...", b0, grid) / r
     volume = fraction.sum() * size.prod()
     expected = volume / (4 * np.pi * r**3) * (3 * cosine**2 - 1)
@@ -83,7 +83,7 @@ def test_tkd_equals_an_independent_float64_inversion(shape, size, b0, seed):
     near = (np.abs(kernel) < 1e-5) | (np.abs(np.abs(kernel) - 0.15) < 1e-5)
     near[0, 0, 0] = False
     found = inversion.tkd(field, mask, size, b0, threshold=0.15, pad_mm=0)
-    if inversion.padded_shape(shape, size, 0) == tuple(shape) and not near.any():
+    if dipole.padded_shape(shape, size, 0) == tuple(shape) and not near.any():
         assert np.abs(found - expected).max() < 1e-5
 
 
@@ -91,7 +91,7 @@ def test_tkd_underestimates_by_the_known_factor():
     # White chi: the recovered share is the mean over k-space of D / held(D).
     rng = np.random.default_rng(1)
     chi = rng.standard_normal((40, 36, 32)).astype(np.float32)
-    field = inversion.dipole_field(chi, (1, 1, 1), pad_mm=0)
+    field = dipole.dipole_field(chi, (1, 1, 1), pad_mm=0)
     kernel = kernel_float64(chi.shape, (1, 1, 1), (0, 0, 1))
     for threshold in (0.1, 0.2, 0.3):
         held = np.where(np.abs(kernel) < threshold, np.copysign(threshold, kernel), kernel)
@@ -104,7 +104,7 @@ def test_tilted_field_must_be_told():
     grid = np.indices((48, 48, 48)) - 24
     ball = (np.linalg.norm(grid, axis=0) < 6).astype(np.float32) * 0.1
     b0 = (0, np.sin(0.26), np.cos(0.26))  # 15 degrees
-    field = inversion.dipole_field(ball, (1, 1, 1), b0, pad_mm=48)
+    field = dipole.dipole_field(ball, (1, 1, 1), b0, pad_mm=48)
     mask = np.linalg.norm(grid, axis=0) < 20
     told = inversion.tkd(field, mask, (1, 1, 1), b0)
     ignored = inversion.tkd(field, mask, (1, 1, 1))
@@ -117,7 +117,7 @@ def test_vsharp_mask_is_the_erosion_by_the_smallest_ball(size):
     rng = np.random.default_rng(2)
     mask = ndimage.gaussian_filter(rng.standard_normal((41, 36, 27)), 4) > -0.02
     local = background.vsharp(rng.standard_normal(mask.shape), mask, size, radii_mm=(6, 2.2))
-    ball = background.sphere(2.2, size) > 0
+    ball = _solve.sphere(2.2, size) > 0
     assert (local.mask == ndimage.binary_erosion(mask, ball)).all()
 
 
@@ -126,7 +126,7 @@ def test_vsharp_removes_the_field_of_a_source_outside_and_keeps_one_inside():
     brain = np.linalg.norm(grid, axis=0) < 26
     inside = (np.linalg.norm(grid - np.array([4, 0, 0]).reshape(3, 1, 1, 1), axis=0) < 4) * 0.1
     outside = (np.linalg.norm(grid - np.array([0, 0, 36]).reshape(3, 1, 1, 1), axis=0) < 6) * 9.0
-    near, far = (inversion.dipole_field(chi, (1, 1, 1), pad_mm=64) for chi in (inside, outside))
+    near, far = (dipole.dipole_field(chi, (1, 1, 1), pad_mm=64) for chi in (inside, outside))
     local = background.vsharp(near + far, brain, (1, 1, 1))
     alone = background.vsharp(near, brain, (1, 1, 1))
     deep = ndimage.binary_erosion(brain, iterations=10)
@@ -154,12 +154,15 @@ def test_vsharp_is_blind_to_what_the_voxels_outside_hold():
         (lambda m: inversion.tkd(np.zeros((8, 8, 9)), m, (1, 1, 1)), "mask: has shape"),
         (lambda m: inversion.tkd(np.zeros((8, 8, 8)), 0 * m, (1, 1, 1)), "mask: is empty"),
         (lambda m: inversion.tkd(np.full((8, 8, 8), np.nan), m, (1, 1, 1)), "NaN"),
-        (lambda m: inversion.dipole_kernel((8, 8, 8), (1, 1, 0)), "voxel_size_mm"),
-        (lambda m: inversion.dipole_kernel((8, 8, 8), (1, 1, 1), (0, 0, 0)), "b0_direction"),
+        (lambda m: dipole.dipole_kernel((8, 8, 8), (1, 1, 0)), "voxel_size_mm"),
+        (lambda m: dipole.dipole_kernel((8, 8, 8), (1, 1, 1), (0, 0, 0)), "b0_direction"),
         (lambda m: background.vsharp(np.zeros((8, 8, 8)), m, (1, 1, 1), radii_mm=(9,)), "no ball"),
-        (lambda m: reference.refer(np.zeros((8, 8, 8)), m, "csf"), "reference: 'csf'"),
-        (lambda m: reference.refer(np.zeros((8, 8, 8)), m, m[:4]), "has shape"),
-        (lambda m: reference.refer(np.zeros((8, 8, 8)), m, 0 * m), "0 voxels"),
+        (
+            lambda m: reference.subtract_reference(np.zeros((8, 8, 8)), m, "csf"),
+            "reference: 'csf'",
+        ),
+        (lambda m: reference.subtract_reference(np.zeros((8, 8, 8)), m, m[:4]), "has shape"),
+        (lambda m: reference.subtract_reference(np.zeros((8, 8, 8)), m, 0 * m), "0 voxels"),
     ],
 )
 def test_bad_input_is_refused(call, message):
@@ -173,7 +176,9 @@ def test_references():
     mask[0] = False
     region = np.zeros(mask.shape, bool)
     region[:5] = True
-    whole, none, custom = (reference.refer(chi, mask, r) for r in ("whole brain", "none", region))
+    whole, none, custom = (
+        reference.subtract_reference(chi, mask, r) for r in ("whole brain", "none", region)
+    )
     assert whole.chi_ppm[mask].mean() == pytest.approx(0, abs=1e-7)
     assert none.chi_ppm[mask] == pytest.approx(chi[mask], abs=1e-7)
     assert custom.chi_ppm[region & mask].mean() == pytest.approx(0, abs=1e-7)
@@ -186,13 +191,17 @@ def test_references_side_by_side_differ_by_one_number():
     chi, mask = rng.normal(0.02, 0.01, (9, 9, 9)), np.ones((9, 9, 9), bool)
     fluid, one, two = (np.zeros(mask.shape, bool) for _ in range(3))
     fluid[:2], one[3:5], two[6:] = True, True, True
-    table = reference.compare_references(chi, mask, {"CSF": fluid}, {"one": one, "two": two})
-    wide = table.pivot(index="reference", columns="region", values="mean_ppb")
-    assert set(wide.index) == {"none", "whole brain", "CSF"}
-    assert (wide["two"] - wide["one"]).std() == pytest.approx(0, abs=1e-4)
-    assert wide.loc["CSF", "one"] == pytest.approx(1e3 * (chi[one].mean() - chi[fluid].mean()))
-    csf = table[table["reference"] == "CSF"].iloc[0]
-    assert csf["standard_error_ppb"] == pytest.approx(1e3 * chi[fluid].std(ddof=1) / 162**0.5)
-    assert set(table.columns) | {"note"} == set(reference.REFERENCE_COLUMNS)
-    with pytest.raises(InputError, match="regions: none"):
-        reference.compare_references(chi, mask, {}, {})
+    echo = np.ones((*mask.shape, 1), np.float32)
+    gre = images.Gre(echo, echo, np.array([0.01]), 3.0, np.eye(4), "radians")
+    given = {"CSF": fluid, "one": one, "two": two}
+    table = reference.list_references(chi, mask, gre, given=given)
+    assert list(table.columns) == list(reference.REFERENCE_COLUMNS)
+    table = table.set_index("reference")
+    zero_ppb = table["reference_value_ppb"]
+    on_one_scale = (table["mean_ppb"] + zero_ppb).drop("white matter")
+    assert on_one_scale.to_numpy() == pytest.approx(1e3 * chi.mean(), abs=1e-4)
+    assert zero_ppb["two"] - zero_ppb["one"] == pytest.approx(
+        1e3 * (chi[two].mean() - chi[one].mean()), abs=1e-4
+    )
+    error_ppb = table.loc["CSF", "standard_error_ppb"]
+    assert error_ppb == pytest.approx(1e3 * chi[fluid].std(ddof=1) / 162**0.5)

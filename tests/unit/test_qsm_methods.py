@@ -8,17 +8,18 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from pvsbook import InputError, images, qsm
-from pvsbook.atlas import deep_grey
+from pvsbook.atlas import deep_grey, registration
 from pvsbook.phantoms.brain import pose
 from pvsbook.phantoms.gradient_echo import make_gre
 from pvsbook.qsm import (
+    _visits,
     background,
     change,
+    dipole,
     field,
     inversion,
     r2s,
     regions,
-    regularisation,
     separation,
     swi,
     unwrap,
@@ -34,7 +35,7 @@ MASK = RADIUS < 15
 CHI = np.where(np.linalg.norm(GRID - 3, axis=0) < 4, 0.1, 0.0) - np.where(
     np.linalg.norm(GRID + 5, axis=0) < 3, 0.06, 0.0
 )
-FIELD = inversion.dipole_field(CHI, SIZE, B0, pad_mm=40)
+FIELD = dipole.dipole_field(CHI, SIZE, B0, pad_mm=40)
 
 
 def inverted_after_smv(field_ppm):
@@ -64,7 +65,7 @@ def test_closed_form_l2_equals_an_independent_float64_inversion():
     below[0, 0, 0] = 1
     expected = np.fft.ifftn(np.fft.fftn(np.where(mask, data, 0)) * kernel / below).real
     found = inversion.closed_form_l2(data, mask, SIZE, regularisation=lam, pad_mm=0)
-    assert inversion.padded_shape(shape, SIZE, 0) == shape
+    assert dipole.padded_shape(shape, SIZE, 0) == shape
     assert np.abs(found - np.where(mask, expected, 0)).max() < 1e-5
 
 
@@ -101,7 +102,7 @@ def test_tv_reaches_the_minimum_of_its_objective():
     assert np.allclose(whole[MASK], found.chi_ppm[MASK], atol=1e-6)
 
     def objective(chi):
-        misfit = inversion.dipole_field(chi, SIZE, B0, pad_mm=0) - field_
+        misfit = dipole.dipole_field(chi, SIZE, B0, pad_mm=0) - field_
         steps = [(np.roll(chi, -1, a) - chi) / s for a, s in enumerate(SIZE)]
         return 0.5 * (misfit**2).sum() + lam * np.sqrt(sum(s**2 for s in steps)).sum()
 
@@ -139,7 +140,6 @@ def test_ndi_does_not_mind_a_missed_wrap():
         lambda: separation.separate(CHI, CHI, MASK, relaxivity_hz_ppm=0),
         lambda: swi.weight_by_phase(CHI, CHI[1:], SIZE),
         lambda: swi.find_round_sources(CHI, MASK[1:], SIZE),
-        lambda: regularisation.l_curve(lambda s: CHI, [2, 1, 3], FIELD, MASK, SIZE),
         lambda: unwrap.laplacian(np.full((4, 4, 4), np.nan), SIZE),
         lambda: field.check_readout(np.zeros((3, 3, 3, 2)), 0, [0.01, 0.02], MASK, SIZE),
         lambda: regions.measure_regions(CHI, CHI[1:], deep_grey.table(), MASK, SIZE),
@@ -165,7 +165,7 @@ def test_background_methods_remove_an_outer_source_on_anisotropic_voxels(remove,
     big = big * SIZE.reshape(3, 1, 1, 1)
     away = np.linalg.norm(big - np.array([0, 0, 25]).reshape(3, 1, 1, 1), axis=0)
     outer = 6.0 * np.clip((5 - away) / 4 + 0.5, 0, 1)  # a soft edge, which does not ring
-    far = inversion.dipole_field(outer, SIZE, B0, pad_mm=40)[:, :, :38]
+    far = dipole.dipole_field(outer, SIZE, B0, pad_mm=40)[:, :, :38]
     deep = RADIUS < 8
     assert far[deep].std() > 0.01
     found = remove(FIELD + far, MASK)
@@ -233,18 +233,6 @@ def test_swi_darkens_what_is_paramagnetic():
     assert swi.minimum_projection(image, (1, 1, 2), thickness_mm=8).min() == image.min()
 
 
-def test_l_curve_finds_the_noise():
-    rng = np.random.default_rng(3)
-    noisy = np.where(MASK, FIELD + rng.normal(0, 2e-3, FIELD.shape), 0)
-    curve = regularisation.l_curve(
-        lambda s: inversion.tv(noisy, MASK, SIZE, B0, regularisation=s).chi_ppm,
-        np.geomspace(2e-5, 5e-3, 6), noisy, MASK, SIZE, B0, noise_ppm=2e-3,
-    )  # fmt: skip
-    assert (np.diff(curve.roughness_ppm_mm) < 0).all()
-    assert curve.misfit_ppm[0] < curve.misfit_ppm[-1]
-    assert 2e-5 <= curve.discrepancy <= 5e-3
-
-
 def test_two_visits_give_the_known_change_and_an_alignment():
     # Same anatomy, new noise and shim, head turned: only the caudate changes.
     turned = pose((6, 3, 0), (4, -3, 2))
@@ -296,16 +284,18 @@ def test_doubts_are_said():
     rows = pd.DataFrame(
         {"region": ["putamen"], "change_ppb": [30.0], "error_ppb": [1.0], "is_control": [True]}
     )
-    reasons = change._doubts((result, result), shifted, 20.0, rows)
+    reasons = _visits.doubts((result, result), shifted, 20.0, rows)
     assert {r.split(":")[0] for r in reasons} >= {"overlap", "tilt", "control"}
 
 
-def test_labels_are_carried_not_blurred():
+def test_labels_are_resampled_not_blurred():
     rng = np.random.default_rng(5)
     values = rng.integers(0, 5, (8, 8, 8)).astype(np.uint8)
     labels = images.make(values, np.diag([2.0, 2, 2, 1]))
-    carried = regions.carry_labels(labels, pose((10, 0, 0), (1, 0, 0)), (9, 9, 9), np.eye(4) * 2)
-    assert set(np.unique(carried)) <= set(range(5))
+    resampled = registration.resample_labels(
+        labels, pose((10, 0, 0), (1, 0, 0)), (9, 9, 9), np.eye(4) * 2
+    )
+    assert set(np.unique(resampled)) <= set(range(5))
     frame = regions.measure_regions(
         values * 0.01, values, pd.DataFrame({"label": [9], "region": ["x"], "side": ["left"]}),
         values >= 0, (1, 1, 1),
@@ -328,14 +318,14 @@ def test_sign_check_and_every_method_runs_from_the_pipeline():
     white = (head.chi_ppm < -0.02) & head.brain
     for name in ("lbv", "vsharp", "resharp", "pdf"):
         result = qsm.reconstruct(head.gre, mask=head.brain, background=name, inversion="tkd")
-        assert qsm.pipeline.phase_sign_agrees(result, white, pallidum)
+        assert regions.phase_sign_agrees(result, white, pallidum)
     for name in ("edge tv", "l2", "tikhonov", "ndi"):
         result = qsm.reconstruct(head.gre, mask=head.brain, inversion=name)
-        assert qsm.pipeline.phase_sign_agrees(result, white, pallidum)
+        assert regions.phase_sign_agrees(result, white, pallidum)
     wrong = qsm.reconstruct(head.gre, mask=head.brain, phase_sign=-1)
-    assert not qsm.pipeline.phase_sign_agrees(wrong, white, pallidum)
+    assert not regions.phase_sign_agrees(wrong, white, pallidum)
     with pytest.raises(InputError, match="diamagnetic"):
-        qsm.pipeline.phase_sign_agrees(wrong, white & False, pallidum)
+        regions.phase_sign_agrees(wrong, white & False, pallidum)
 
 
 def test_a_bipolar_scan_is_told_and_mended():

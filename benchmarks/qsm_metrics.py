@@ -11,13 +11,13 @@ from scipy import ndimage
 from pvsbook._errors import InputError
 
 __all__ = [
+    "CalcificationError",
     "Linearity",
-    "Stone",
+    "calcification_error",
     "compare",
     "hfen_percent",
     "linearity",
     "nrmse_percent",
-    "stone",
     "xsim",
 ]
 
@@ -50,14 +50,14 @@ class Linearity:
 
 
 @dataclass(frozen=True)
-class Stone:
+class CalcificationError:
     """What became of a calcification.
 
     Attributes
     ----------
     moment_ratio
         Its susceptibility summed over its volume, found over true, both above the tissue around
-        it: a blurred stone keeps its moment.
+        it: a blurred calcification keeps its moment.
     streaking_ppb
         Standard deviation of the error in the shell around it, where its streaks are brightest.
     """
@@ -215,7 +215,7 @@ def linearity(
     )
 
 
-def stone(
+def calcification_error(
     chi_ppm: ArrayLike,
     truth_ppm: ArrayLike,
     calcification: ArrayLike,
@@ -223,7 +223,7 @@ def stone(
     *,
     inner: int = 2,
     outer: int = 8,
-) -> Stone:
+) -> CalcificationError:
     """Measure a calcification's moment and the streaks around it.
 
     Parameters
@@ -235,7 +235,7 @@ def stone(
     mask
         Where susceptibility is known; a calcification without signal is part of it.
     inner, outer
-        The stone is grown by `inner` voxels, to hold its blur, and the shell reaches from there
+        It is grown by `inner` voxels, to hold its blur, and the shell reaches from there
         to `outer` voxels.
 
     References
@@ -247,7 +247,7 @@ def stone(
     --------
     >>> grid = np.indices((25, 25, 25)) - 12
     >>> core = (grid**2).sum(0) <= 4
-    >>> found = stone(-1.2 * core, -1.0 * core, core, core < 2)
+    >>> found = calcification_error(-1.2 * core, -1.0 * core, core, core < 2)
     >>> round(found.moment_ratio, 2), found.streaking_ppb
     (1.2, 0.0)
     """
@@ -260,7 +260,7 @@ def stone(
     found, true = (np.asarray(v, np.float64) for v in (chi_ppm, truth_ppm))
     moments = [(v[near] - v[shell].mean()).sum() for v in (found, true)]
     error = (found - true)[shell]
-    return Stone(float(moments[0] / moments[1]), float(1e3 * error.std()))
+    return CalcificationError(float(moments[0] / moments[1]), float(1e3 * error.std()))
 
 
 def compare(
@@ -292,7 +292,7 @@ def compare(
         "hfen_percent": hfen_percent(chi, truth, inside),
         "xsim": xsim(chi, truth, inside),
         **asdict(linearity(chi, truth, labels, inside)),
-        **asdict(stone(chi, truth, calcification, inside)),
+        **asdict(calcification_error(chi, truth, calcification, inside)),
     }
 
 
