@@ -10,14 +10,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from nibabel.affines import apply_affine, from_matvec
-from numpy.typing import ArrayLike, NDArray
-from scipy import linalg, ndimage
+from numpy.typing import ArrayLike
 
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas import deep_grey
-from pvsbook.atlas.registration import register_to_mni, resample_labels, rigid_between
+from pvsbook.atlas.registration import register_to_mni, resample_labels
 from pvsbook.derivatives import Writer
 from pvsbook.qsm._visits import (
     compare_protocols,
@@ -25,6 +23,7 @@ from pvsbook.qsm._visits import (
     doubts,
     tilt_difference_deg,
 )
+from pvsbook.qsm.alignment import Alignment, align_visits, halve
 from pvsbook.qsm.pipeline import QsmResult, reconstruct
 from pvsbook.qsm.regions import measure_regions, noise_ppb
 
@@ -68,35 +67,6 @@ REGION_COLUMNS = {
     "second_volume_mm3": {"Description": "volume of the label, second visit", "Units": "mm3"},
     "is_control": {"Description": "region that is not expected to change"},
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Alignment:
-    """How two visits lie to each other.
-
-    Attributes
-    ----------
-    first_to_second
-        Rigid, scanner mm of the first visit to scanner mm of the second, 4 x 4.
-    overlap
-        Dice overlap of the brain masks once aligned.
-    rotation_deg
-        Angle of the rotation.
-    """
-
-    first_to_second: NDArray[np.float64]
-    overlap: float
-    rotation_deg: float
-
-    @property
-    def first_to_halfway(self) -> NDArray[np.float64]:
-        """Half of the way: neither visit is favoured."""
-        return np.real(linalg.expm(0.5 * linalg.logm(self.first_to_second)))
-
-    @property
-    def second_to_halfway(self) -> NDArray[np.float64]:
-        """The other half."""
-        return self.first_to_halfway @ np.linalg.inv(self.first_to_second)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,51 +141,6 @@ class Change:
         writer.table(self.table, REGION_COLUMNS, "qsm", desc="changeregions")
 
 
-def align_visits(
-    first: nib.Nifti1Image,
-    second: nib.Nifti1Image,
-    first_mask: ArrayLike,
-    second_mask: ArrayLike,
-) -> Alignment:
-    """Align two visits of one participant rigidly, by mutual information of masked images.
-
-    Parameters
-    ----------
-    first, second
-        Magnitude of one echo, or T1w, of each visit.
-    first_mask, second_mask
-        Brain masks on their grids.
-
-    Returns
-    -------
-    Alignment
-
-    References
-    ----------
-    Reuter et al. 2012 (halfway space), doi:10.1016/j.neuroimage.2012.02.084.
-
-    Examples
-    --------
-    >>> x, y, z = np.indices((40, 44, 36)) - 18
-    >>> brain = (x / 15) ** 2 + (y / 17) ** 2 + (z / 13) ** 2 < 1
-    >>> image = images.make(brain * (2.0 + np.sin(x / 3) + np.cos(y / 4) + z / 15), np.eye(4) * 3)
-    >>> same = align_visits(image, image, brain, brain)
-    >>> bool(same.rotation_deg < 0.5 and same.overlap > 0.98)
-    True
-    """
-    visits = [(first, np.asarray(first_mask, bool)), (second, np.asarray(second_mask, bool))]
-    masked = [images.make(images.array(i) * m, i.affine) for i, m in visits]
-    centres = [apply_affine(i.affine, ndimage.center_of_mass(m)) for i, m in visits]
-    start = from_matvec(np.eye(3), centres[1] - centres[0])
-    matrix = rigid_between(masked[0], masked[1], start=start)
-    cosine = (np.trace(matrix[:3, :3]) - 1) / 2
-    grid = first.shape, first.affine
-    mask = resample_labels(images.make(second_mask, second.affine), np.linalg.inv(matrix), *grid)
-    overlap = 2 * (visits[0][1] & (mask > 0)).sum() / (visits[0][1].sum() + (mask > 0).sum())
-    angle_deg = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
-    return Alignment(matrix, float(overlap), angle_deg)
-
-
 def measure_visits(
     first: images.Gre,
     second: images.Gre,
@@ -267,7 +192,10 @@ def measure_visits(
     """
     results = [reconstruct(gre, **settings) for gre in (first, second)]
     last = [images.make(gre.magnitude[..., -1], gre.affine) for gre in (first, second)]
-    alignment = align_visits(last[0], last[1], results[0].mask, results[1].mask)
+    (one, one_mask), (two, two_mask) = (
+        halve(image, result.mask) for image, result in zip(last, results, strict=True)
+    )
+    alignment = align_visits(one, two, one_mask, two_mask)
     brain = images.make(np.asarray(results[0].mask, np.uint8), first.affine)
     to_mni = register_to_mni(last[0], contrast="t2", mask=brain, start=start)
     change = measure_change(
