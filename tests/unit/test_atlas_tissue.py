@@ -12,8 +12,13 @@ from pvsbook import InputError, images
 from pvsbook.atlas import deep_grey, register_to_mni, templates, tissue
 from pvsbook.atlas.registration import Registration
 from pvsbook.phantoms.brain import grey_ml, make_brain, pose, resize_grey
+<<<<<<< HEAD
 from pvsbook.phantoms.perivascular import LESIONS, Look, draw_scan
 from pvsbook.pvs.anatomy import foreground_mask
+=======
+from pvsbook.phantoms.perivascular import LESIONS, draw_scan
+from pvsbook.pvs.anatomy import brain_mask
+>>>>>>> 66237ec (Phantom of perivascular spaces: shapes, places and scanner in modules of their own)
 
 AT_HOME = Registration(np.eye(4), "t1", "affine", "header", 1.0, 1.0, 1.0, 1.0)
 
@@ -26,9 +31,7 @@ def brain():
 def t1w(brain, *, seed=0, snr=30.0):
     none = np.zeros(brain.shape, np.float32)
     rng = np.random.default_rng(seed)
-    return draw_scan(
-        rng, brain, none, dict.fromkeys(LESIONS, none), contrast="T1w", look=Look(snr=snr)
-    )
+    return draw_scan(rng, brain, none, dict.fromkeys(LESIONS, none), contrast="T1w", snr=snr)
 
 
 def at(brain):

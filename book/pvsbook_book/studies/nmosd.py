@@ -21,7 +21,7 @@ from pvsbook import alps, images, pvs
 from pvsbook.atlas import register_to_mni, tissue
 from pvsbook.phantoms.brain import grey_ml, make_brain, pose, resize_grey
 from pvsbook.phantoms.diffusion import Tissue, gradient_scheme, make_diffusion, true_index
-from pvsbook.phantoms.perivascular import LESIONS, Look, draw_scan, make_phantom
+from pvsbook.phantoms.perivascular import LESIONS, draw_scan, make_phantom
 from pvsbook.pvs.anatomy import foreground_mask
 from pvsbook.pvs.rating import grade
 from pvsbook.stats import association, classify, groups
@@ -420,9 +420,7 @@ def _whole_brain(rng: Generator, head: np.ndarray, person: pd.Series) -> nib.Nif
         cortex=float(person["true_cortex_volume"]),
     )
     none = np.zeros(brain.shape, np.float32)
-    return draw_scan(
-        rng, brain, none, dict.fromkeys(LESIONS, none), contrast="T1w", look=Look(snr=T1_SNR)
-    )
+    return draw_scan(rng, brain, none, dict.fromkeys(LESIONS, none), contrast="T1w", snr=T1_SNR)
 
 
 def measure(scans: tuple[images.Dwi, nib.Nifti1Image, nib.Nifti1Image]) -> dict[str, float]:
