@@ -18,10 +18,11 @@ import pandas as pd
 from numpy.random import Generator
 
 from pvsbook import images
+from pvsbook._constants import RELAXIVITY_HZ_PPM
 from pvsbook._errors import InputError
 from pvsbook.atlas import deep_grey
 from pvsbook.phantoms.brain import pose
-from pvsbook.phantoms.gradient_echo import CHI_PPB, MYELIN_PPB, RELAXIVITY_HZ_PPM, make_gre
+from pvsbook.phantoms.gradient_echo import CHI_PPB, MYELIN_PPB, make_gre
 from pvsbook.qsm import change
 from pvsbook.stats import groups, longitudinal
 from pvsbook.stats.tables import adjust
