@@ -16,7 +16,7 @@ from scipy import ndimage
 from pvsbook import images
 from pvsbook._constants import RELAXIVITY_HZ_PPM
 from pvsbook.atlas import deep_grey, templates
-from pvsbook.phantoms.brain import trilinear
+from pvsbook.phantoms.brain import interpolate
 
 # Of each tissue: susceptibility relative to water in ppb, that of its myelin alone in ppb (iron is
 # what is missing to the first), and R2* at 3 T in 1/s.  Tissue: the values of the challenge-style
@@ -297,23 +297,8 @@ def _sample(
     """Sample a volume in MNI space on the fine grid; beyond its edge the nearest value holds."""
     matrix = (np.linalg.inv(affine) @ to_mni).astype(np.float32)
     out = np.empty(shape, np.float32)
-    _clamped(np.ascontiguousarray(values), matrix, out)
+    interpolate(np.ascontiguousarray(values), matrix, out, True)
     return out
-
-
-@numba.njit(cache=True)
-def _clamped(values, m, out):  # type: ignore[no-untyped-def]
-    nx, ny, nz = values.shape
-    for i in range(out.shape[0]):
-        for j in range(out.shape[1]):
-            for k in range(out.shape[2]):
-                x = m[0, 0] * i + m[0, 1] * j + m[0, 2] * k + m[0, 3]
-                y = m[1, 0] * i + m[1, 1] * j + m[1, 2] * k + m[1, 3]
-                z = m[2, 0] * i + m[2, 1] * j + m[2, 2] * k + m[2, 3]
-                x = min(max(x, np.float32(0)), np.float32(nx - 1.001))
-                y = min(max(y, np.float32(0)), np.float32(ny - 1.001))
-                z = min(max(z, np.float32(0)), np.float32(nz - 1.001))
-                out[i, j, k] = trilinear(values, x, y, z)
 
 
 def _noise(

@@ -302,13 +302,16 @@ def sample_mni(
     """
     to_voxel = np.linalg.inv(image.affine) @ np.asarray(grid_to_mni, dtype=np.float64)
     out = np.empty(shape, np.float32)
-    _linear(images.array(image), to_voxel, out)
+    interpolate(images.array(image), to_voxel, out, False)
     return out
 
 
 @numba.njit(cache=True)
-def _linear(values, m, out):  # type: ignore[no-untyped-def]
-    """Do `scipy.ndimage.affine_transform` of order 1, in a tenth of its time."""
+def interpolate(values, m, out, clamp):  # type: ignore[no-untyped-def]
+    """Do `scipy.ndimage.affine_transform` of order 1, in a tenth of its time.
+
+    Beyond the edge of `values`, `out` is zero or, where `clamp`, has the nearest value.
+    """
     nx, ny, nz = values.shape
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
@@ -316,14 +319,18 @@ def _linear(values, m, out):  # type: ignore[no-untyped-def]
                 x = m[0, 0] * i + m[0, 1] * j + m[0, 2] * k + m[0, 3]
                 y = m[1, 0] * i + m[1, 1] * j + m[1, 2] * k + m[1, 3]
                 z = m[2, 0] * i + m[2, 1] * j + m[2, 2] * k + m[2, 3]
-                if x < 0 or y < 0 or z < 0 or x > nx - 1 or y > ny - 1 or z > nz - 1:
+                if clamp:
+                    x = min(max(x, np.float32(0)), np.float32(nx - 1.001))
+                    y = min(max(y, np.float32(0)), np.float32(ny - 1.001))
+                    z = min(max(z, np.float32(0)), np.float32(nz - 1.001))
+                elif x < 0 or y < 0 or z < 0 or x > nx - 1 or y > ny - 1 or z > nz - 1:
                     out[i, j, k] = 0
                     continue
-                out[i, j, k] = trilinear(values, x, y, z)
+                out[i, j, k] = _trilinear(values, x, y, z)
 
 
 @numba.njit(inline="always")
-def trilinear(values, x, y, z):  # type: ignore[no-untyped-def]
+def _trilinear(values, x, y, z):  # type: ignore[no-untyped-def]
     """Interpolate at a point that lies inside the volume."""
     nx, ny, nz = values.shape
     a, b, c = min(int(x), nx - 2), min(int(y), ny - 2), min(int(z), nz - 2)
