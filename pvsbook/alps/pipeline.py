@@ -13,7 +13,6 @@ from dipy.reconst.dti import (
     fractional_anisotropy,
     from_lower_triangular,
     mean_diffusivity,
-    mode,
 )
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -25,69 +24,25 @@ from pvsbook.alps.coherence import BvecCheck, check_bvecs
 from pvsbook.alps.estimators import Estimate
 from pvsbook.alps.quality import LIMITS, check_coverage, is_registered, judge, suspect_volumes
 from pvsbook.alps.regions import (
-    EXPECTED_AXIS,
     FLUID_MD_MM2_S,
     NAMES,
     SPHERES_2_5_MM,
     Placement,
+    RoiMeasure,
     RoiSet,
     Voxels,
+    measure_roi,
 )
 from pvsbook.atlas.registration import Registration, refine_nonlinear, register_to_mni
 from pvsbook.derivatives import Writer
 
-__all__ = ["COLUMNS", "LIMITS", "AlpsResult", "RoiMeasure", "measure"]
+__all__ = ["COLUMNS", "LIMITS", "AlpsResult", "measure"]
 
 SIDES = ("left", "right", "mean")
 ESTIMATORS = ("classic", "reoriented", "tract")
 MAX_VOXEL_MM = 3.0
 FREE_MD_MM2_S = 2e-3
 WHITE_FA = 0.25
-
-
-@dataclass(frozen=True, eq=False)
-class RoiMeasure:
-    """Tensor and quality of one region, in the axes of the head (MNI); diffusivities in mm2/s.
-
-    Attributes
-    ----------
-    name : str
-        One of `pvsbook.alps.regions.NAMES`.
-    voxels : Voxels
-        Grid indices (canonical storage order) and weights.
-    d_mm2_s : ndarray, shape (3, 3)
-        Mean tensor.
-    n_voxels : float
-        Sum of the weights.
-    fa, md_mm2_s, mode : float
-        Of the mean tensor.
-    eigenvalues_mm2_s : ndarray, shape (3,)
-        Descending.
-    angle_deg : float
-        Of the principal direction to the axis along which the tract should run.
-    dispersion_deg : float
-        Root mean square angle of the voxels' principal directions to that of the mean tensor.
-    fluid_fraction : float
-        Fraction of the region with a mean diffusivity above 1.1e-3, as near ventricles.
-    fluid_distance_mm : float
-        From the middle of the region to the nearest voxel above 2e-3.
-    displacement_mm : float
-        How far the search moved the region; 0 without one.
-    """
-
-    name: str
-    voxels: Voxels
-    d_mm2_s: NDArray[np.float64]
-    n_voxels: float
-    fa: float
-    md_mm2_s: float
-    mode: float
-    eigenvalues_mm2_s: NDArray[np.float64]
-    angle_deg: float
-    dispersion_deg: float
-    fluid_fraction: float
-    fluid_distance_mm: float
-    displacement_mm: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,7 +284,7 @@ def measure(
     }
     to_fluid = ndimage.distance_transform_edt(~(inside & (md > FREE_MD_MM2_S)), sampling=size)
     measures = tuple(
-        _measure_roi(name, voxels[name], fits[name], to_head, to_fluid, displacements[name])
+        measure_roi(name, voxels[name], fits[name], to_head, to_fluid, displacements[name])
         for name in NAMES
     )
     if is_registered(registration):
@@ -374,38 +329,6 @@ def _as_stored(values: NDArray, affine: NDArray, stored: nib.Nifti1Image) -> nib
         nib.io_orientation(affine), nib.io_orientation(stored.affine)
     )
     return image.as_reoriented(back)
-
-
-def _measure_roi(
-    name: str,
-    voxels: Voxels,
-    fit: tensor.Wls,
-    to_head: NDArray[np.float64],
-    to_fluid: NDArray[np.float64],
-    displacement_mm: float,
-) -> RoiMeasure:
-    d = to_head @ from_lower_triangular(fit.beta[:, :6]) @ to_head.T
-    mean = voxels.mean(d)
-    eigenvalues, eigenvectors = tensor.eigen(mean)
-    each_eigenvalues, each_eigenvectors = tensor.eigen(d)
-    cosines = np.abs(each_eigenvectors[..., 0] @ eigenvectors[:, 0])
-    dispersion = np.rad2deg(np.arccos(np.clip(cosines, 0, 1)))
-    along = abs(eigenvectors[EXPECTED_AXIS[name.split("_")[1]], 0])
-    return RoiMeasure(
-        name=name,
-        voxels=voxels,
-        d_mm2_s=mean,
-        n_voxels=float(voxels.weight.sum()),
-        fa=min(float(fractional_anisotropy(eigenvalues)), 1.0),
-        md_mm2_s=float(mean_diffusivity(eigenvalues)),
-        mode=float(mode(mean)),
-        eigenvalues_mm2_s=eigenvalues,
-        angle_deg=float(np.rad2deg(np.arccos(min(along, 1)))),
-        dispersion_deg=float(np.sqrt(voxels.mean(dispersion**2))),
-        fluid_fraction=float(voxels.mean(mean_diffusivity(each_eigenvalues) > FLUID_MD_MM2_S)),
-        fluid_distance_mm=float(voxels.mean(to_fluid[voxels.at])),
-        displacement_mm=displacement_mm,
-    )
 
 
 def _indices(

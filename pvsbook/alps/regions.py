@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
-from dipy.reconst.dti import fractional_anisotropy, mean_diffusivity
+from dipy.reconst.dti import (
+    fractional_anisotropy,
+    from_lower_triangular,
+    mean_diffusivity,
+    mode,
+)
 from nibabel.affines import apply_affine
 from numpy.typing import ArrayLike, NDArray
 
@@ -22,6 +27,7 @@ __all__ = [
     "SPHERES_2_5_MM",
     "SPHERES_5_MM",
     "Placement",
+    "RoiMeasure",
     "RoiSet",
     "Voxels",
     "label_voxels",
@@ -260,3 +266,96 @@ class Placement:
         along = eigenvectors[EXPECTED_AXIS[name.split("_")[1]], 0] ** 2
         fluid = voxels.mean(mean_diffusivity(tensor.eigen(tensors)[0]) > FLUID_MD_MM2_S)
         return float(min(fractional_anisotropy(eigenvalues), 1) * along - fluid)
+
+
+@dataclass(frozen=True, eq=False)
+class RoiMeasure:
+    """Tensor and quality of one region, in the axes of the head (MNI); diffusivities in mm2/s.
+
+    Attributes
+    ----------
+    name : str
+        One of `pvsbook.alps.regions.NAMES`.
+    voxels : Voxels
+        Grid indices (canonical storage order) and weights.
+    d_mm2_s : ndarray, shape (3, 3)
+        Mean tensor.
+    n_voxels : float
+        Sum of the weights.
+    fa, md_mm2_s, mode : float
+        Of the mean tensor.
+    eigenvalues_mm2_s : ndarray, shape (3,)
+        Descending.
+    angle_deg : float
+        Of the principal direction to the axis along which the tract should run.
+    dispersion_deg : float
+        Root mean square angle of the voxels' principal directions to that of the mean tensor.
+    fluid_fraction : float
+        Fraction of the region with a mean diffusivity above 1.1e-3, as near ventricles.
+    fluid_distance_mm : float
+        From the middle of the region to the nearest voxel above 2e-3.
+    displacement_mm : float
+        How far the search moved the region; 0 without one.
+    """
+
+    name: str
+    voxels: Voxels
+    d_mm2_s: NDArray[np.float64]
+    n_voxels: float
+    fa: float
+    md_mm2_s: float
+    mode: float
+    eigenvalues_mm2_s: NDArray[np.float64]
+    angle_deg: float
+    dispersion_deg: float
+    fluid_fraction: float
+    fluid_distance_mm: float
+    displacement_mm: float
+
+
+def measure_roi(
+    name: str,
+    voxels: Voxels,
+    fit: tensor.Wls,
+    to_head: NDArray[np.float64],
+    to_fluid: NDArray[np.float64],
+    displacement_mm: float,
+) -> RoiMeasure:
+    """Measure a region: its mean tensor in the axes of the head, and the quality of its place.
+
+    Parameters
+    ----------
+    name : str
+        One of `NAMES`.
+    voxels : Voxels
+    fit : Wls
+        Tensors of the voxels.
+    to_head : ndarray, shape (3, 3)
+        Rotation from the axes of the fit to those of the head.
+    to_fluid : ndarray, shape (x, y, z)
+        Distance in mm of every voxel to fluid.
+    displacement_mm : float
+        How far the search moved the region.
+    """
+    d = to_head @ from_lower_triangular(fit.beta[:, :6]) @ to_head.T
+    mean = voxels.mean(d)
+    eigenvalues, eigenvectors = tensor.eigen(mean)
+    each_eigenvalues, each_eigenvectors = tensor.eigen(d)
+    cosines = np.abs(each_eigenvectors[..., 0] @ eigenvectors[:, 0])
+    dispersion = np.rad2deg(np.arccos(np.clip(cosines, 0, 1)))
+    along = abs(eigenvectors[EXPECTED_AXIS[name.split("_")[1]], 0])
+    return RoiMeasure(
+        name=name,
+        voxels=voxels,
+        d_mm2_s=mean,
+        n_voxels=float(voxels.weight.sum()),
+        fa=min(float(fractional_anisotropy(eigenvalues)), 1.0),
+        md_mm2_s=float(mean_diffusivity(eigenvalues)),
+        mode=float(mode(mean)),
+        eigenvalues_mm2_s=eigenvalues,
+        angle_deg=float(np.rad2deg(np.arccos(min(along, 1)))),
+        dispersion_deg=float(np.sqrt(voxels.mean(dispersion**2))),
+        fluid_fraction=float(voxels.mean(mean_diffusivity(each_eigenvalues) > FLUID_MD_MM2_S)),
+        fluid_distance_mm=float(voxels.mean(to_fluid[voxels.at])),
+        displacement_mm=displacement_mm,
+    )
