@@ -12,13 +12,8 @@ from pvsbook import InputError, images
 from pvsbook.atlas import deep_grey, register_to_mni, templates, tissue
 from pvsbook.atlas.registration import Registration
 from pvsbook.phantoms.brain import grey_ml, make_brain, pose, resize_grey
-<<<<<<< HEAD
-from pvsbook.phantoms.perivascular import LESIONS, Look, draw_scan
-from pvsbook.pvs.anatomy import foreground_mask
-=======
 from pvsbook.phantoms.perivascular import LESIONS, draw_scan
-from pvsbook.pvs.anatomy import brain_mask
->>>>>>> 66237ec (Phantom of perivascular spaces: shapes, places and scanner in modules of their own)
+from pvsbook.pvs.anatomy import foreground_mask
 
 AT_HOME = Registration(np.eye(4), "t1", "affine", "header", 1.0, 1.0, 1.0, 1.0)
 
