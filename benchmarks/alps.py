@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 from dipy.core.gradients import gradient_table
-from dipy.reconst.dti import TensorModel
+from dipy.reconst.dti import TensorModel, fractional_anisotropy
 from scipy import ndimage
 
 from pvsbook import alps, images
 from pvsbook.alps import tensor
 from pvsbook.alps.coherence import check_bvecs
-from pvsbook.alps.pipeline import brain_mask
 from pvsbook.alps.regions import NAMES, SPHERES_2_5_MM
+from pvsbook.alps.series import brain_mask
 from pvsbook.atlas.registration import Registration, refine_nonlinear, register_to_mni
 from pvsbook.atlas.templates import mni
 from pvsbook.phantoms.brain import make_brain, pose
@@ -86,8 +86,9 @@ def stages(phantom: DiffusionPhantom) -> None:
     positive = np.linalg.eigvalsh(fit.d_mm2_s)[:, 0] > 1e-7
     apart = np.abs(fit.d_mm2_s - peer.quadratic_form[mask])[positive].max()
     print(f"largest difference {apart:.1e} mm2/s where DIPY clips no eigenvalue")
-    fa = fit.fill(tensor.fractional_anisotropy(fit.d_mm2_s))
-    directions = fit.fill(tensor.principal_direction(fit.d_mm2_s))
+    eigenvalues, eigenvectors = tensor.eigen(fit.d_mm2_s)
+    fa = fit.fill(np.minimum(fractional_anisotropy(eigenvalues), 1))
+    directions = fit.fill(eigenvectors[..., 0])
     size = images.voxel_size_mm(dwi.image)
     timed("b-vector check, 24 changes", lambda: check_bvecs(directions, fa, fa > 0.25, size))
     image = phantom.brain.image(fa)

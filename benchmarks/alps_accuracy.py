@@ -12,24 +12,24 @@ import argparse
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from pvsbook import alps, images
+from pvsbook import InputError, alps, images
 from pvsbook.alps.pipeline import ESTIMATORS
 from pvsbook.atlas.registration import Registration, register_to_mni
 from pvsbook.atlas.templates import mni
 from pvsbook.phantoms.brain import make_brain, pose
 from pvsbook.phantoms.diffusion import (
     DiffusionPhantom,
-    Tissue,
-    add_distortion,
-    add_motion,
+    WhiteMatter,
     add_noise,
     fsl_bvecs,
     gradient_scheme,
@@ -46,7 +46,7 @@ def clean_phantom(
     *,
     n: int = 32,
     n_b0: int = 3,
-    tissue: Tissue | None = None,
+    tissue: WhiteMatter | None = None,
     voxel_mm: float = VOXEL_MM,
     b_s_mm2: Any = 1000.0,
     **brain: Any,
@@ -64,7 +64,7 @@ def draws(
 ) -> dict[str, Any]:
     """Bias and SD over noise; the first draw's registration serves all."""
     truth = clean.index if truth is None else truth
-    values, status, registration = [], [], None
+    values, status, registration = [], [], "affine"
     inside, total = 0, 0
     for seed in range(SEED, SEED + n):
         scan = add_noise(clean, snr=snr, rng=np.random.default_rng(seed))
@@ -90,7 +90,7 @@ def tilt() -> Iterator[dict[str, Any]]:
             turn = pose(np.multiply(unit, angle))
             yield {"setting": f"{name} {angle:+d} deg"} | draws(clean_phantom(mni_to_world=turn))
     yield {"setting": "no tilt"} | draws(clean_phantom())
-    tissue = Tissue(tilt_deg=15)
+    tissue = WhiteMatter(tilt_deg=15)
     yield {"setting": "projection tract 15 deg off"} | draws(clean_phantom(tissue=tissue))
 
 
@@ -137,18 +137,103 @@ def noise() -> Iterator[dict[str, Any]]:
 
 
 def control() -> Iterator[dict[str, Any]]:
-    null = clean_phantom(tissue=Tissue(perivascular=0))
+    null = clean_phantom(tissue=WhiteMatter(perivascular=0))
     for snr in (10, 20, 30, 50):
         yield {"setting": f"no vessels, SNR {snr}"} | draws(null, snr=snr)
     for name, tissue in (
-        ("no vessels, compartments", Tissue(perivascular=0, gaussian=False)),
-        ("vessels, compartments", Tissue(gaussian=False)),
-        ("no vessels, 10 % crossing fibres (bias from 1)", Tissue(perivascular=0, crossing=0.1)),
-        ("10 % free water", Tissue(free=0.1)),
-        ("dispersion 20 deg", Tissue(dispersion_deg=20)),
+        ("no vessels, compartments", WhiteMatter(perivascular=0, gaussian=False)),
+        ("vessels, compartments", WhiteMatter(gaussian=False)),
+        (
+            "no vessels, 10 % crossing fibres (bias from 1)",
+            WhiteMatter(perivascular=0, crossing=0.1),
+        ),
+        ("10 % free water", WhiteMatter(free=0.1)),
+        ("dispersion 20 deg", WhiteMatter(dispersion_deg=20)),
     ):
         truth = 1.0 if "from 1" in name else None
         yield {"setting": name} | draws(clean_phantom(tissue=tissue), truth=truth)
+
+
+def add_motion(
+    phantom: DiffusionPhantom,
+    *,
+    rotation_deg: float,
+    translation_mm: float,
+    rng: np.random.Generator,
+) -> DiffusionPhantom:
+    """Let the head lie differently in each volume; add noise afterwards.
+
+    Parameters
+    ----------
+    phantom : DiffusionPhantom
+        Without noise.
+    rotation_deg, translation_mm : float
+        Standard deviation of each angle and of each shift.  The first volume stays.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    DiffusionPhantom
+        Its b-vectors are the scanner's, as in a scan before motion correction.
+
+    """
+    if phantom.noise_sigma > 0:
+        raise InputError("phantom: has noise already; make it with snr=inf, move it, add noise")
+    brain, dwi = phantom.brain, phantom.dwi
+    n = len(dwi.bvals_s_mm2)
+    angles = rng.normal(0, rotation_deg, (n, 3)) * (np.arange(n) > 0)[:, None]
+    shifts = rng.normal(0, translation_mm, (n, 3)) * (np.arange(n) > 0)[:, None]
+    turns = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
+    turned = make_diffusion(
+        brain,
+        rng=rng,
+        tissue=phantom.tissue,
+        bvals_s_mm2=dwi.bvals_s_mm2,
+        bvecs_ras=np.einsum("ki,kij->kj", dwi.bvecs_ras, turns),
+        snr=np.inf,
+        vessels=phantom.vessels,
+    )
+    series = images.array(turned.dwi.image).copy()
+    centre = nib.affines.apply_affine(brain.affine, (np.array(brain.shape) - 1) / 2)
+    for k in range(1, n):
+        moved = nib.affines.from_matvec(turns[k], centre + shifts[k] - turns[k] @ centre)
+        back = np.linalg.inv(brain.affine) @ np.linalg.inv(moved) @ brain.affine
+        series[..., k] = ndimage.affine_transform(
+            series[..., k], back[:3, :3], back[:3, 3], order=1
+        )
+    return replace(phantom, dwi=replace(dwi, image=brain.image(series)))
+
+
+def add_distortion(phantom: DiffusionPhantom, *, shift_mm: float) -> DiffusionPhantom:
+    """Shift the frontal lobe along the phase-encoding axis, as the field above the sinuses does.
+
+    Parameters
+    ----------
+    phantom : DiffusionPhantom
+        Without noise.
+    shift_mm : float
+        Largest shift, at MNI (0, 40, -10); it fades over 35 mm.
+
+    Returns
+    -------
+    DiffusionPhantom
+        Signals are stretched and piled up as in echo-planar images.
+
+    """
+    if phantom.noise_sigma > 0:
+        raise InputError("phantom: has noise already; make it with snr=inf, distort it, add noise")
+    brain = phantom.brain
+    offset = brain.mni_coordinates() - np.array([0, 40, -10], np.float32)
+    shift = shift_mm * np.exp(-(offset**2).sum(axis=-1) / (2 * 35.0**2))
+    axis = int(np.argmax(np.abs(images.rotation(brain.affine)[1])))
+    steps = shift / brain.voxel_size_mm[axis]
+    squeeze = 1 - np.gradient(steps, axis=axis)
+    where = np.indices(brain.shape, dtype=np.float32)
+    where[axis] -= steps
+    series = images.array(phantom.dwi.image).copy()
+    for k in range(series.shape[-1]):
+        series[..., k] = squeeze * ndimage.map_coordinates(series[..., k], where, order=1)
+    return replace(phantom, dwi=replace(phantom.dwi, image=brain.image(series)))
 
 
 def motion() -> Iterator[dict[str, Any]]:

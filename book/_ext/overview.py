@@ -25,7 +25,7 @@ from pvsbook.atlas import deep_grey
 from pvsbook.figures import COLORS, show_slices
 from pvsbook.figures.pvs import CLASS_COLORS
 from pvsbook.phantoms.brain import make_brain
-from pvsbook.phantoms.diffusion import Tissue, make_diffusion
+from pvsbook.phantoms.diffusion import WhiteMatter, make_diffusion
 from pvsbook.phantoms.gradient_echo import make_gre
 from pvsbook.phantoms.perivascular import make_phantom
 from pvsbook.pvs.objects import CLASSES
@@ -95,7 +95,7 @@ def perivascular(folder: Path, rng: np.random.Generator) -> tuple[list[Step], li
 def alps_index(folder: Path, rng: np.random.Generator) -> tuple[list[Step], list[Row]]:
     """Measure the ALPS index of a diffusion series."""
     brain = make_brain(2.2, z_range_mni_mm=(-4, 60))
-    phantom = make_diffusion(brain, rng=rng, tissue=Tissue(perivascular=0.08), snr=30)
+    phantom = make_diffusion(brain, rng=rng, tissue=WhiteMatter(perivascular=0.08), snr=30)
     result = alps.measure(phantom.dwi, mask=phantom.mask)
     labels = np.asarray(result.labels.dataobj)
     centres_mm = nib.affines.apply_affine(result.labels.affine, np.argwhere(labels > 0))

@@ -102,7 +102,7 @@ def write_dataset(
                 )
             if slab is not None:
                 # chosen so that the index falls with age; nothing about people is claimed
-                tissue = diffusion.Tissue()
+                tissue = diffusion.WhiteMatter()
                 fraction = tissue.perivascular * (1.6 - age / 80 + rng.normal(0, 0.1))
                 scan = diffusion.make_diffusion(
                     slab,

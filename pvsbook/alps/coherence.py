@@ -1,4 +1,4 @@
-"""Are the b-vectors right?  Fibres that line up with their neighbours tell."""
+"""Check the b-vectors: with right ones, fibres line up with those of neighbouring voxels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ __all__ = ["BvecCheck", "check_bvecs"]
 
 Change = tuple[tuple[int, ...], tuple[int, ...]]
 
-_AS_GIVEN: Change = ((0, 1, 2), (1, 1, 1))
 _CHANGES: list[Change] = [
     (order, signs)
     for order in permutations(range(3))
@@ -25,7 +24,7 @@ _BLOCK_MM = 16.0
 
 @dataclass(frozen=True)
 class BvecCheck:
-    """What the coherence of fibres says about the b-vectors.
+    """The change of the b-vectors under which fibres are most coherent, and how sure that is.
 
     Attributes
     ----------
@@ -94,18 +93,18 @@ def check_bvecs(
     """
     where, size = np.asarray(where, bool), np.asarray(voxel_size_mm, float)
     index = np.argwhere(where)
-    number = np.full(where.shape, -1)
-    number[where] = np.arange(len(index))
+    number = np.pad(np.full(where.shape, -1), 1, constant_values=-1)
+    number[tuple(index.T + 1)] = np.arange(len(index))
     vectors, weight = np.asarray(directions)[where], np.asarray(fa)[where]
     blocks = np.unique((index * size // _BLOCK_MM).astype(int), axis=0, return_inverse=True)[1]
     pairs = [(*_pairs(number, index, np.array(n)), np.array(n) * size) for n in _NEIGHBOURS]
     sums = {_label(c): _coherence(c, vectors, weight, pairs, blocks.ravel()) for c in _CHANGES}
     ranked = sorted(sums, key=lambda name: -sums[name].sum())
-    given = _label(_AS_GIVEN)
-    best = given if sums[given].sum() >= sums[ranked[0]].sum() * (1 - 1e-12) else ranked[0]
-    rival = next(name for name in ranked if name != best) if best == given else given
-    apart = sums[best] - sums[rival]
-    z = float(apart.sum() / max(np.sqrt((apart**2).sum()), 1e-12))
+    as_given = "as given"
+    best = as_given if sums[as_given].sum() >= sums[ranked[0]].sum() * (1 - 1e-12) else ranked[0]
+    rival = next(name for name in ranked if name != best) if best == as_given else as_given
+    differences = sums[best] - sums[rival]
+    z = float(differences.sum() / max(np.sqrt((differences**2).sum()), 1e-12))
     top = max(float(sums[best].sum()), 1e-12)
     relative = {name: float(sums[name].sum()) / top for name in ranked}
     return BvecCheck(best, float(norm.cdf(z)), z, relative)
@@ -115,12 +114,9 @@ def _pairs(
     number: NDArray, index: NDArray, step: NDArray
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Numbers of voxels and of their neighbours one step on, where both are white matter."""
-    there = index + step
-    ok = ((there >= 0) & (there < number.shape)).all(axis=1)
-    other = np.full(len(index), -1)
-    other[ok] = number[tuple(there[ok].T)]
-    first = np.flatnonzero(other >= 0)
-    return first, other[first]
+    neighbour = number[tuple((index + step + 1).T)]  # numbers are padded by a voxel
+    first = np.flatnonzero(neighbour >= 0)
+    return first, neighbour[first]
 
 
 def _coherence(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from dipy.reconst.dti import from_lower_triangular
 from numpy.typing import ArrayLike, NDArray
 
 from pvsbook.alps import tensor
@@ -103,7 +104,7 @@ def tract_frame(
     >>> np.abs(vessel)
     array([1., 0., 0.])
     """
-    first, second = tensor.principal_direction(projection), tensor.principal_direction(association)
+    first, second = (tensor.eigen(d)[1][..., 0] for d in (projection, association))
     vessel = np.cross(first, second)
     length = np.linalg.norm(vessel, axis=-1, keepdims=True)
     return np.where(length > 1e-3, vessel / np.maximum(length, 1e-3), np.nan), first, second
@@ -151,8 +152,8 @@ def wild_bootstrap(
     effect = fit.solver[:, :6] * fit.residuals[:, None] * share[:, None, None]
     voxels, _, volumes = effect.shape
     signs = rng.integers(0, 2, (n, voxels * volumes), dtype=np.int8) * 2.0 - 1.0
-    moved = signs @ effect.transpose(0, 2, 1).reshape(voxels * volumes, 6)
-    return tensor.from_six(share @ fit.beta[:, :6] + moved)
+    shifts = signs @ effect.transpose(0, 2, 1).reshape(voxels * volumes, 6)
+    return from_lower_triangular(share @ fit.beta[:, :6] + shifts)
 
 
 def interval(value: float, draws: ArrayLike) -> Estimate:

@@ -96,7 +96,7 @@ def denoise(
     return replace(dwi, image=images.make(clean, dwi.image.affine))
 
 
-def remove_ringing(dwi: images.Dwi, *, slice_axis: int = 2) -> images.Dwi:
+def remove_ringing(dwi: images.Dwi) -> images.Dwi:
     """Remove Gibbs ringing by sub-voxel shifts; after denoising, before any resampling.
 
     Costs some two minutes of one core for a whole brain at 2 mm.  Leave it off for images with
@@ -105,8 +105,7 @@ def remove_ringing(dwi: images.Dwi, *, slice_axis: int = 2) -> images.Dwi:
     Parameters
     ----------
     dwi : pvsbook.images.Dwi
-    slice_axis : {0, 1, 2}
-        Voxel axis across the slices.
+        The third voxel axis runs across the slices.
 
     Returns
     -------
@@ -124,7 +123,7 @@ def remove_ringing(dwi: images.Dwi, *, slice_axis: int = 2) -> images.Dwi:
     >>> remove_ringing(dwi).image.shape
     (16, 16, 2, 2)
     """
-    clean = gibbs_removal(images.array(dwi.image), slice_axis=slice_axis, inplace=False)
+    clean = gibbs_removal(images.array(dwi.image), slice_axis=2, inplace=False)
     return replace(dwi, image=images.make(clean, dwi.image.affine))
 
 
@@ -170,23 +169,23 @@ def correct_motion(dwi: images.Dwi, *, mask: nib.Nifti1Image | None = None) -> M
         for k in range(data.shape[-1])
     ]
     weighted = np.flatnonzero(~dwi.is_b0)
-    aligned = [_moved(data[..., k], affine, to_first[k]) for k in weighted]
+    aligned = [_resampled(data[..., k], affine, to_first[k]) for k in weighted]
     mean = volume(np.mean(aligned, axis=0))
     for k in weighted:
         to_first[k] = rigid_between(volume(data[..., k]), mean, start=to_first[k])
     centre = nib.affines.apply_affine(affine, np.argwhere(keep).mean(axis=0))
-    moved = np.stack(
-        [_moved(data[..., k], affine, m, order=3) for k, m in enumerate(to_first)], -1
+    resampled = np.stack(
+        [_resampled(data[..., k], affine, m, order=3) for k, m in enumerate(to_first)], -1
     )
     turns = np.array([m[:3, :3] for m in to_first])
     bvecs = np.einsum("kij,kj->ki", turns, dwi.bvecs_ras)
     shift = np.array([centre - nib.affines.apply_affine(m, centre) for m in to_first])
     angle = np.rad2deg(Rotation.from_matrix(turns).magnitude())
-    corrected = images.Dwi(images.make(np.maximum(moved, 0), affine), dwi.bvals_s_mm2, bvecs)
+    corrected = images.Dwi(images.make(np.maximum(resampled, 0), affine), dwi.bvals_s_mm2, bvecs)
     return Motion(corrected, shift, angle)
 
 
-def _moved(
+def _resampled(
     values: NDArray, affine: NDArray, to_reference: NDArray, *, order: int = 1
 ) -> NDArray[np.float32]:
     """Resample a volume where the reference has its voxels."""

@@ -1,27 +1,43 @@
-"""The four regions of the ALPS index: where they are in MNI space, and which voxels they hold."""
+"""The four regions of the ALPS index: where they are in MNI space, and their voxels on a scan."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import nibabel as nib
 import numpy as np
+from dipy.reconst.dti import (
+    fractional_anisotropy,
+    from_lower_triangular,
+    mean_diffusivity,
+    mode,
+)
 from nibabel.affines import apply_affine
 from numpy.typing import ArrayLike, NDArray
 
+from pvsbook import images
 from pvsbook._errors import InputError
+from pvsbook.alps import tensor
+from pvsbook.atlas.projection_association import ALPS_CENTRES_MNI_MM
+from pvsbook.atlas.registration import Registration
 
 __all__ = [
     "NAMES",
     "SPHERES_2_5_MM",
     "SPHERES_5_MM",
+    "Placement",
+    "RoiMeasure",
     "RoiSet",
     "Voxels",
     "label_voxels",
     "sphere_voxels",
 ]
 
-NAMES = ("left_projection", "left_association", "right_projection", "right_association")
+NAMES = tuple(ALPS_CENTRES_MNI_MM)
+EXPECTED_AXIS = {"projection": 2, "association": 1}  # of the head, along which each tract runs
+FLUID_MD_MM2_S = 1.1e-3  # mean diffusivity above which a voxel counts as fluid
+_SAMPLES = 7  # points along each edge of a voxel that measure its fraction inside a sphere
 
 
 @dataclass(frozen=True)
@@ -61,14 +77,8 @@ class RoiSet:
             raise InputError(f"space is {self.space!r}; use 'mni' or 'scanner'")
 
 
-_CENTRES = {
-    "left_projection": (-26.0, -16.0, 27.0),
-    "left_association": (-38.0, -16.0, 27.0),
-    "right_projection": (26.0, -16.0, 27.0),
-    "right_association": (38.0, -16.0, 27.0),
-}
-SPHERES_2_5_MM = RoiSet(_CENTRES, 2.5)
-SPHERES_5_MM = RoiSet(_CENTRES, 5.0)
+SPHERES_2_5_MM = RoiSet(dict(ALPS_CENTRES_MNI_MM), 2.5)
+SPHERES_5_MM = RoiSet(dict(ALPS_CENTRES_MNI_MM), 5.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,12 +110,7 @@ class Voxels:
 
 
 def sphere_voxels(
-    centre_mm: ArrayLike,
-    radius_mm: float,
-    voxel_to_mm: ArrayLike,
-    allowed: ArrayLike,
-    *,
-    samples: int = 7,
+    centre_mm: ArrayLike, radius_mm: float, voxel_to_mm: ArrayLike, allowed: ArrayLike
 ) -> Voxels:
     """Find the voxels of a scan that a sphere holds, and how much of each.
 
@@ -121,8 +126,6 @@ def sphere_voxels(
         Voxel index to the space of the centre: to MNI mm for a sphere in MNI space.
     allowed : array_like of bool, shape (x, y, z)
         Voxels that may belong, such as the brain mask.
-    samples : int
-        Points along each edge of a voxel that measure its fraction; more are more exact.
 
     Returns
     -------
@@ -141,7 +144,7 @@ def sphere_voxels(
     reach = radius_mm * np.linalg.norm(np.linalg.inv(voxel_to_mm[:3, :3]), axis=1) + 1
     low, high = np.floor(middle - reach).astype(int), np.ceil(middle + reach).astype(int)
     box = np.stack(np.meshgrid(*map(np.arange, low, high + 1), indexing="ij"), -1).reshape(-1, 3)
-    ticks = (np.arange(samples) + 0.5) / samples - 0.5
+    ticks = (np.arange(_SAMPLES) + 0.5) / _SAMPLES - 0.5
     offsets = np.stack(np.meshgrid(ticks, ticks, ticks, indexing="ij"), -1).reshape(-1, 3)
     points = apply_affine(voxel_to_mm, box[:, None] + offsets)
     weight = (((points - centre) ** 2).sum(axis=-1) <= radius_mm**2).mean(axis=1)
@@ -184,3 +187,175 @@ def label_voxels(labels: ArrayLike, number: int, allowed: ArrayLike) -> Voxels:
         )
     index = np.argwhere(drawn & np.asarray(allowed, bool))
     return Voxels(index, np.ones(len(index)), len(index) / int(drawn.sum()))
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Brings the four regions to a scan that lies somewhere in MNI space.
+
+    Attributes
+    ----------
+    registration : Registration
+    scan : Nifti1Image
+        The series as it is stored, on whose grid regions by hand are drawn.
+    affine : ndarray, shape (4, 4)
+        Of the canonical storage order, which the arrays have.
+    mask : ndarray of bool, shape (x, y, z)
+        Brain.
+    d_mm2_s : ndarray, shape (x, y, z, 3, 3)
+        Tensors in the axes of the head.
+    """
+
+    registration: Registration
+    scan: nib.Nifti1Image
+    affine: NDArray[np.float64]
+    mask: NDArray[np.bool_]
+    d_mm2_s: NDArray[np.float64]
+
+    def place(
+        self, rois: RoiSet | nib.Nifti1Image, shifts_mm: Mapping[str, ArrayLike] | None = None
+    ) -> dict[str, Voxels]:
+        """Find the voxels of each region; spheres may be shifted, each by mm along three axes."""
+        if isinstance(rois, RoiSet):
+            shifts = dict.fromkeys(NAMES, (0, 0, 0)) if shifts_mm is None else shifts_mm
+            return {name: self._sphere(rois, name, shifts[name]) for name in NAMES}
+        images.same_grid(rois, self.scan, name="rois", other_name="dwi")
+        labels = np.asarray(nib.as_closest_canonical(rois).dataobj)
+        return {name: label_voxels(labels, k, self.mask) for k, name in enumerate(NAMES, 1)}
+
+    def _sphere(self, rois: RoiSet, name: str, shift_mm: ArrayLike) -> Voxels:
+        centre = np.add(rois.centres_mm[name], shift_mm)
+        if rois.space == "scanner":
+            return sphere_voxels(centre, rois.radius_mm, self.affine, self.mask)
+        to_mni = self.registration.native_to_mni @ self.affine
+        if self.registration.warp is not None:  # the sphere keeps its shape and goes to its place
+            native = self.registration.points_to_native(centre)
+            centre = apply_affine(self.registration.native_to_mni, native)
+        return sphere_voxels(centre, rois.radius_mm, to_mni, self.mask)
+
+    def search(
+        self, rois: RoiSet | nib.Nifti1Image, search_mm: float
+    ) -> tuple[dict[str, Voxels], dict[str, float]]:
+        """Move each sphere to where FA along the expected axis is highest and fluid is far.
+
+        Returns
+        -------
+        voxels : dict of str to Voxels
+        displacement_mm : dict of str to float
+        """
+        if not isinstance(rois, RoiSet):
+            raise InputError("search_mm: regions drawn by hand stay where they are; set it to 0")
+        steps = np.arange(-np.floor(search_mm), np.floor(search_mm) + 1)
+        shifts = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
+        lengths = np.linalg.norm(shifts, axis=1)
+        order = np.argsort(lengths, kind="stable")  # of equal scores, the smallest shift counts
+        shifts = shifts[order[lengths[order] <= search_mm]]
+        best = {}
+        for name in NAMES:
+            scores = [self._score(name, self._sphere(rois, name, shift)) for shift in shifts]
+            best[name] = shifts[int(np.argmax(scores))]
+        distances = {name: float(np.linalg.norm(shift)) for name, shift in best.items()}
+        return self.place(rois, best), distances
+
+    def _score(self, name: str, voxels: Voxels) -> float:
+        """Score a place by anisotropy along the expected axis; fluid or a cut costs."""
+        if voxels.inside < 0.9:
+            return -1.0
+        tensors = self.d_mm2_s[voxels.at]
+        eigenvalues, eigenvectors = tensor.eigen(voxels.mean(tensors))
+        along = eigenvectors[EXPECTED_AXIS[name.split("_")[1]], 0] ** 2
+        fluid = voxels.mean(mean_diffusivity(tensor.eigen(tensors)[0]) > FLUID_MD_MM2_S)
+        return float(min(fractional_anisotropy(eigenvalues), 1) * along - fluid)
+
+
+@dataclass(frozen=True, eq=False)
+class RoiMeasure:
+    """Tensor and quality of one region, in the axes of the head (MNI); diffusivities in mm2/s.
+
+    Attributes
+    ----------
+    name : str
+        One of `pvsbook.alps.regions.NAMES`.
+    voxels : Voxels
+        Grid indices (canonical storage order) and weights.
+    d_mm2_s : ndarray, shape (3, 3)
+        Mean tensor.
+    n_voxels : float
+        Sum of the weights.
+    fa, md_mm2_s, mode : float
+        Of the mean tensor.
+    eigenvalues_mm2_s : ndarray, shape (3,)
+        Descending.
+    angle_deg : float
+        Of the principal direction to the axis along which the tract should run.
+    dispersion_deg : float
+        Root mean square angle of the voxels' principal directions to that of the mean tensor.
+    fluid_fraction : float
+        Fraction of the region with a mean diffusivity above 1.1e-3, as near ventricles.
+    fluid_distance_mm : float
+        From the middle of the region to the nearest voxel above 2e-3.
+    displacement_mm : float
+        How far the search moved the region; 0 without one.
+    """
+
+    name: str
+    voxels: Voxels
+    d_mm2_s: NDArray[np.float64]
+    n_voxels: float
+    fa: float
+    md_mm2_s: float
+    mode: float
+    eigenvalues_mm2_s: NDArray[np.float64]
+    angle_deg: float
+    dispersion_deg: float
+    fluid_fraction: float
+    fluid_distance_mm: float
+    displacement_mm: float
+
+
+def measure_roi(
+    name: str,
+    voxels: Voxels,
+    fit: tensor.Wls,
+    to_head: NDArray[np.float64],
+    to_fluid: NDArray[np.float64],
+    displacement_mm: float,
+) -> RoiMeasure:
+    """Measure a region: its mean tensor in the axes of the head, and the quality of its place.
+
+    Parameters
+    ----------
+    name : str
+        One of `NAMES`.
+    voxels : Voxels
+    fit : Wls
+        Tensors of the voxels.
+    to_head : ndarray, shape (3, 3)
+        Rotation from the axes of the fit to those of the head.
+    to_fluid : ndarray, shape (x, y, z)
+        Distance in mm of every voxel to fluid.
+    displacement_mm : float
+        How far the search moved the region.
+    """
+    d = to_head @ from_lower_triangular(fit.beta[:, :6]) @ to_head.T
+    mean = voxels.mean(d)
+    eigenvalues, eigenvectors = tensor.eigen(mean)
+    each_eigenvalues, each_eigenvectors = tensor.eigen(d)
+    cosines = np.abs(each_eigenvectors[..., 0] @ eigenvectors[:, 0])
+    dispersion = np.rad2deg(np.arccos(np.clip(cosines, 0, 1)))
+    along = abs(eigenvectors[EXPECTED_AXIS[name.split("_")[1]], 0])
+    return RoiMeasure(
+        name=name,
+        voxels=voxels,
+        d_mm2_s=mean,
+        n_voxels=float(voxels.weight.sum()),
+        fa=min(float(fractional_anisotropy(eigenvalues)), 1.0),
+        md_mm2_s=float(mean_diffusivity(eigenvalues)),
+        mode=float(mode(mean)),
+        eigenvalues_mm2_s=eigenvalues,
+        angle_deg=float(np.rad2deg(np.arccos(min(along, 1)))),
+        dispersion_deg=float(np.sqrt(voxels.mean(dispersion**2))),
+        fluid_fraction=float(voxels.mean(mean_diffusivity(each_eigenvalues) > FLUID_MD_MM2_S)),
+        fluid_distance_mm=float(voxels.mean(to_fluid[voxels.at])),
+        displacement_mm=displacement_mm,
+    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 from dipy.core.gradients import gradient_table
 from dipy.reconst.dti import TensorModel
@@ -13,11 +15,13 @@ from numpy.typing import ArrayLike, NDArray
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.alps import estimators, tensor
-from pvsbook.alps.regions import Voxels
+from pvsbook.alps.regions import NAMES, Placement, RoiSet, Voxels
 
-__all__ = ["fit_free_water", "fit_robust", "index_of", "noise_sigma", "shift_spread"]
+__all__ = ["fit_free_water", "fit_robust", "index_of", "noise_sigma"]
 
+VARIANTS = ("nlls", "restore", "free_water", "radius_5_mm", "shift_sd")
 FREE_WATER_MAX_B_S_MM2 = 2000.0
+N_PARAMETERS = 7  # of a tensor and its signal at b = 0
 
 
 def fit_robust(
@@ -150,26 +154,65 @@ def index_of(means: Mapping[str, ArrayLike]) -> float:
     return float(np.mean(sides))
 
 
-def shift_spread(
-    place: Callable[[NDArray], Mapping[str, Voxels]], d: NDArray, step_mm: float
-) -> float:
-    """Return the SD of the tract-frame index when all regions shift by a step along each axis.
+def other_fits(
+    dwi: images.Dwi,
+    shell: NDArray[np.intp],
+    voxels: Mapping[str, Voxels],
+    fits: Mapping[str, tensor.Wls],
+) -> dict[str, float]:
+    """Return the index by other fits: ``"nlls"``, ``"restore"`` and ``"free_water"``.
 
     Parameters
     ----------
-    place : callable
-        Takes a shift in mm, shape (3,), and gives the voxels of the regions there.
-    d : ndarray, shape (x, y, z, 3, 3)
-        Tensors on the grid of the scan.
-    step_mm : float
-        One voxel, usually.
+    dwi : pvsbook.images.Dwi
+        All shells, in canonical storage order.
+    shell : ndarray of int
+        Volumes of the shell that was used, and without weighting.
+    voxels, fits : mapping of str
+        Voxels of the four regions, and their weighted least-squares fits.
     """
-    values = []
-    for shift in np.vstack([np.zeros(3), step_mm * np.eye(3), -step_mm * np.eye(3)]):
-        voxels = place(shift)
-        if min(v.weight.sum() for v in voxels.values()) > 0:
-            values.append(index_of({n: v.mean(d[tuple(v.index.T)]) for n, v in voxels.items()}))
-    return float(np.std(values, ddof=1)) if len(values) > 2 else float("nan")
+    data, bvals, bvecs = images.array(dwi.image), dwi.bvals_s_mm2, dwi.bvecs_ras
+    low = bvals <= FREE_WATER_MAX_B_S_MM2
+    two_shells = len(np.unique(np.round(bvals[low & ~dwi.is_b0], -2))) > 1
+    means: dict[str, dict[str, NDArray]] = {"nlls": {}, "restore": {}, "free_water": {}}
+    for name, region in voxels.items():
+        signals = data[region.at]
+        one = signals[:, shell], bvals[shell], bvecs[shell]
+        means["nlls"][name] = region.mean(fit_robust(*one))
+        if len(shell) > N_PARAMETERS:  # else nothing is left over to tell an outlier by
+            sigma = max(noise_sigma(fits[name]), 1e-6)
+            robust = fit_robust(*one, method="restore", sigma=sigma)
+            means["restore"][name] = region.mean(robust)
+        if two_shells:
+            tissue, _ = fit_free_water(signals[:, low], bvals[low], bvecs[low])
+            means["free_water"][name] = region.mean(tissue)
+    return {name: index_of(d) if d else float("nan") for name, d in means.items()}
+
+
+def other_places(
+    placement: Placement, rois: RoiSet | nib.Nifti1Image, step_mm: float
+) -> dict[str, float]:
+    """Return the index with spheres of 5 mm, and its SD when all regions shift by a step.
+
+    ``"radius_5_mm"`` and ``"shift_sd"`` are NaN for regions drawn by hand.
+    """
+    unknown = {"radius_5_mm": float("nan"), "shift_sd": float("nan")}
+    if not isinstance(rois, RoiSet):
+        return unknown
+
+    def index(rois: RoiSet, shift_mm: NDArray[np.float64]) -> float | None:
+        voxels = placement.place(rois, dict.fromkeys(NAMES, shift_mm))
+        if min(v.weight.sum() for v in voxels.values()) == 0:
+            return None
+        return index_of({n: v.mean(placement.d_mm2_s[v.at]) for n, v in voxels.items()})
+
+    steps = np.vstack([np.zeros(3), step_mm * np.eye(3), -step_mm * np.eye(3)])
+    shifted = [value for step in steps if (value := index(rois, step)) is not None]
+    large = index(replace(rois, radius_mm=5.0), np.zeros(3))
+    return {
+        "radius_5_mm": unknown["radius_5_mm"] if large is None else large,
+        "shift_sd": float(np.std(shifted, ddof=1)) if len(shifted) > 2 else unknown["shift_sd"],
+    }
 
 
 def _table(bvals_s_mm2: ArrayLike, bvecs: ArrayLike) -> object:

@@ -1,30 +1,22 @@
-"""The diffusion tensor: weighted least squares for all voxels at once, and what is read off it."""
+"""The diffusion tensor by weighted least squares, for all voxels at once.
+
+Six components stand in DIPY's order, Dxx, Dxy, Dyy, Dxz, Dyz, Dzz, so that
+`dipy.reconst.dti.from_lower_triangular` makes matrices of them (FSL stores Dxx Dxy Dxz Dyy Dyz
+Dzz); the anisotropy, direction and mode of a tensor come from `dipy.reconst.dti` too.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from dipy.reconst.dti import decompose_tensor, from_lower_triangular
 from numpy.typing import ArrayLike, NDArray
 
 from pvsbook._errors import InputError
 
-__all__ = [
-    "TensorFit",
-    "Wls",
-    "colour_fa",
-    "design_matrix",
-    "fit_tensor",
-    "fractional_anisotropy",
-    "from_six",
-    "mean_diffusivity",
-    "mode",
-    "principal_direction",
-    "to_six",
-    "wls",
-]
+__all__ = ["TensorFit", "Wls", "design_matrix", "eigen", "fit_tensor", "wls"]
 
-# Order of the six components, DIPY's `lower_triangular`; FSL stores Dxx Dxy Dxz Dyy Dyz Dzz.
 _ROW, _COLUMN = np.array([0, 0, 1, 0, 1, 2]), np.array([0, 1, 1, 2, 2, 2])
 _CHUNK = 20_000
 
@@ -41,14 +33,17 @@ class TensorFit:
         Tensor of each voxel of the mask, in C order, in the axes of the b-vectors (RAS).
     s0 : ndarray, shape (n,)
         Fitted signal without diffusion weighting.
+    min_signal : float
+        Smallest positive signal in the mask, to which lower ones were raised before the logarithm.
     """
 
     mask: NDArray[np.bool_]
     d_mm2_s: NDArray[np.float64]
     s0: NDArray[np.float64]
+    min_signal: float
 
     def fill(self, values: ArrayLike) -> NDArray[np.float32]:
-        """Put one value or vector a voxel of the mask into a volume of zeros."""
+        """Put one value or vector per voxel of the mask into a volume of zeros."""
         values = np.asarray(values)
         volume = np.zeros(self.mask.shape + values.shape[1:], np.float32)
         volume[self.mask] = values
@@ -106,7 +101,6 @@ def fit_tensor(
     bvecs: ArrayLike,
     *,
     mask: ArrayLike,
-    min_signal: float | None = None,
 ) -> TensorFit:
     """Fit the diffusion tensor by weighted least squares in every voxel of a mask.
 
@@ -121,9 +115,6 @@ def fit_tensor(
     bvecs : array_like, shape (volumes, 3)
         In the axes in which the tensor is wanted; RAS from `pvsbook.images.load_dwi`.
     mask : array_like of bool, shape (x, y, z)
-    min_signal : float, optional
-        Signals below it are raised to it before the logarithm; by default the smallest positive
-        signal in the mask, as in DIPY.  Raise it when a few voxels have almost no signal.
 
     Returns
     -------
@@ -158,7 +149,7 @@ def fit_tensor(
     positive = signals[signals > 0]
     if positive.size == 0:
         raise InputError("data has no positive signal inside the mask; check image and mask")
-    floor = float(positive.min()) if min_signal is None else min_signal
+    floor = float(positive.min())
     design = design_matrix(bvals_s_mm2, bvecs)
     scale = _scale(design)
     beta = np.empty((len(signals), 7))
@@ -166,7 +157,7 @@ def fit_tensor(
         part = slice(start, start + _CHUNK)
         logs = np.log(np.maximum(signals[part].astype(np.float64), floor))
         beta[part] = _solve(design * scale, logs)[0] * scale
-    return TensorFit(mask, from_six(beta[:, :6]), np.exp(beta[:, 6]))
+    return TensorFit(mask, from_lower_triangular(beta[:, :6]), np.exp(beta[:, 6]), floor)
 
 
 def wls(signals: ArrayLike, design: ArrayLike, *, min_signal: float) -> Wls:
@@ -225,97 +216,26 @@ def _solve(
     return np.linalg.solve(normal, right[..., None])[..., 0], weights, normal
 
 
-def from_six(six: ArrayLike) -> NDArray[np.float64]:
-    """Turn Dxx, Dxy, Dyy, Dxz, Dyz, Dzz, shape (..., 6), into matrices, shape (..., 3, 3)."""
-    six = np.asarray(six, float)
-    matrix = np.empty((*six.shape[:-1], 3, 3))
-    matrix[..., _ROW, _COLUMN] = six
-    matrix[..., _COLUMN, _ROW] = six
-    return matrix
+def eigen(tensor: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return eigenvalues, largest first, and eigenvectors of tensors, negative values kept.
 
+    DIPY's default sets negative eigenvalues to zero, which raises the mean diffusivity where
+    noise is strong.
 
-def to_six(tensor: ArrayLike) -> NDArray[np.float64]:
-    """Turn matrices, shape (..., 3, 3), into Dxx, Dxy, Dyy, Dxz, Dyz, Dzz.
-
-    Examples
-    --------
-    >>> to_six(np.diag([1.0, 2.0, 3.0]))
-    array([1., 0., 2., 0., 0., 3.])
-    """
-    return np.asarray(tensor, float)[..., _ROW, _COLUMN]
-
-
-def mean_diffusivity(tensor: ArrayLike) -> NDArray[np.float64]:
-    """Return the mean diffusivity, a third of the trace, in the tensor's unit.
-
-    Examples
-    --------
-    >>> float(mean_diffusivity(np.diag([3.0, 2.0, 1.0])))
-    2.0
-    """
-    return np.trace(np.asarray(tensor, float), axis1=-2, axis2=-1) / 3
-
-
-def fractional_anisotropy(tensor: ArrayLike) -> NDArray[np.float64]:
-    """Return the fractional anisotropy, 0 to 1; no eigenvalues are needed.
-
-    References
+    Parameters
     ----------
-    Basser and Pierpaoli 1996, J Magn Reson B 111:209, doi:10.1006/jmrb.1996.0086.
+    tensor : array_like, shape (..., 3, 3)
+
+    Returns
+    -------
+    eigenvalues : ndarray, shape (..., 3)
+    eigenvectors : ndarray, shape (..., 3, 3)
+        Columns; ``eigenvectors[..., 0]`` is the principal direction, whose sign is free.
 
     Examples
     --------
-    >>> float(fractional_anisotropy(np.diag([1.0, 0.0, 0.0])))
-    1.0
+    >>> eigenvalues, eigenvectors = eigen(np.diag([1.0, 3.0, -0.5]))
+    >>> eigenvalues, np.abs(eigenvectors[:, 0])
+    (array([ 3. ,  1. , -0.5]), array([0., 1., 0.]))
     """
-    d = np.asarray(tensor, float)
-    size = np.einsum("...ij,...ij->...", d, d)
-    apart = size - 3 * mean_diffusivity(d) ** 2
-    safe = np.where(size > 0, size, 1)
-    return np.sqrt(np.clip(1.5 * apart / safe, 0, 1))
-
-
-def mode(tensor: ArrayLike) -> NDArray[np.float64]:
-    """Return the mode of anisotropy: 1 for a stick, 0 orthotropic, -1 for a disc.
-
-    References
-    ----------
-    Ennis and Kindlmann 2006, Magn Reson Med 55:136, doi:10.1002/mrm.20741.
-
-    Examples
-    --------
-    >>> float(np.round(mode(np.diag([3.0, 1.0, 1.0])), 6))
-    1.0
-    """
-    d = np.asarray(tensor, float)
-    apart = d - mean_diffusivity(d)[..., None, None] * np.eye(3)
-    norm = np.sqrt(np.einsum("...ij,...ij->...", apart, apart))
-    safe = np.where(norm > 0, norm, 1)
-    return np.clip(3 * np.sqrt(6) * np.linalg.det(apart / safe[..., None, None]), -1, 1)
-
-
-def principal_direction(tensor: ArrayLike) -> NDArray[np.float64]:
-    """Return the unit eigenvector of the largest eigenvalue, shape (..., 3); its sign is free.
-
-    Examples
-    --------
-    >>> np.abs(principal_direction(np.diag([1.0, 3.0, 2.0])))
-    array([0., 1., 0.])
-    """
-    return np.linalg.eigh(np.asarray(tensor, float))[1][..., 2]
-
-
-def colour_fa(tensor: ArrayLike) -> NDArray[np.float64]:
-    """Return red, green and blue for fibres along x, y and z, weighted by FA; shape (..., 3).
-
-    References
-    ----------
-    Pajevic and Pierpaoli 1999, Magn Reson Med 42:526,
-    doi:10.1002/(SICI)1522-2594(199909)42:3<526::AID-MRM15>3.0.CO;2-J.
-
-    Examples
-    --------
-    >>> np.round(colour_fa(np.diag([1.0, 0.0, 0.0])), 6)
-    array([1., 0., 0.])
-    """
-    return np.abs(principal_direction(tensor)) * fractional_anisotropy(tensor)[..., None]
+    return decompose_tensor(np.asarray(tensor, float), min_diffusivity=-np.inf)

@@ -43,9 +43,7 @@ def measure(
     if motion:
         series = preprocess.correct_motion(series, mask=mask).dwi
     chosen = spheres[str(rois)] if str(rois) in spheres else images.load(rois)
-    return pipeline.measure(
-        series, mask=mask, rois=chosen, nonlinear=registration == "syn", **options
-    )
+    return pipeline.measure(series, mask=mask, rois=chosen, registration=registration, **options)
 
 
 def show(result: AlpsResult) -> Shown:

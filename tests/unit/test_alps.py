@@ -1,4 +1,4 @@
-"""ALPS from regions to result: closed forms, invariances, phantoms with truth, bad input."""
+"""ALPS from series to result: phantoms with truth, invariances, quality, bad input, real scans."""
 
 import csv
 import json
@@ -7,20 +7,13 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.spatial.transform import Rotation
 
 from pvsbook import InputError, alps, images
-from pvsbook.alps import estimators, regions, tensor
-from pvsbook.alps.coherence import check_bvecs
+from pvsbook.alps import regions
 from pvsbook.alps.pipeline import COLUMNS, ESTIMATORS
 from pvsbook.atlas.registration import Registration
 from pvsbook.phantoms.brain import make_brain, pose
-from pvsbook.phantoms.diffusion import Tissue, fsl_bvecs, make_diffusion
-
-PROJECTION, ASSOCIATION = np.diag([0.6, 0.4, 1.5]), np.diag([0.6, 1.5, 0.4])
-ANGLES = st.floats(-180, 180)
+from pvsbook.phantoms.diffusion import WhiteMatter, fsl_bvecs, make_diffusion
 
 
 @pytest.fixture(scope="module")
@@ -41,100 +34,6 @@ def known(mni_to_world=None):
     """Registration that is right by construction."""
     to_mni = np.eye(4) if mni_to_world is None else np.linalg.inv(mni_to_world)
     return Registration(to_mni, "fa", "affine", "given", 1.0, 0.9, 1.0, 1.0)
-
-
-# the index of two tensors
-
-
-def test_formula():
-    assert estimators.alps_in_axes(PROJECTION, ASSOCIATION, np.eye(3)) == pytest.approx(1.5)
-    assert estimators.alps_in_tracts(PROJECTION, ASSOCIATION) == pytest.approx(1.5)
-
-
-@given(ANGLES, ANGLES, ANGLES)
-def test_tract_frame_turns_with_the_head(a, b, c):
-    turn = Rotation.from_euler("xyz", (a, b, c), degrees=True).as_matrix()
-    pair = turn @ PROJECTION @ turn.T, turn @ ASSOCIATION @ turn.T
-    assert estimators.alps_in_tracts(*pair) == pytest.approx(1.5, rel=1e-9)
-    assert estimators.alps_in_axes(*pair, turn.T) == pytest.approx(1.5, rel=1e-9)
-
-
-@given(st.permutations(range(3)), st.tuples(*[st.sampled_from([-1, 1])] * 3))
-def test_tract_frame_does_not_notice_mirrors(order, signs):
-    mirror = np.eye(3)[list(order)] * signs
-    pair = mirror @ PROJECTION @ mirror.T, mirror @ ASSOCIATION @ mirror.T
-    assert estimators.alps_in_tracts(*pair) == pytest.approx(1.5, rel=1e-9)
-
-
-@settings(max_examples=30)
-@given(st.floats(5, 40))
-def test_pitch_lowers_the_classic_index_by_the_formula(tilt):
-    turn = Rotation.from_euler("x", tilt, degrees=True).as_matrix()
-    pair = turn @ PROJECTION @ turn.T, turn @ ASSOCIATION @ turn.T
-    across = 0.4 * np.cos(np.deg2rad(tilt)) ** 2 + 1.5 * np.sin(np.deg2rad(tilt)) ** 2
-    assert estimators.alps_in_axes(*pair, np.eye(3)) == pytest.approx(0.6 / across, rel=1e-9)
-
-
-def test_parallel_tracts_have_no_frame():
-    assert np.isnan(estimators.alps_in_tracts(PROJECTION, PROJECTION))
-
-
-@pytest.mark.parametrize("n_b0", [1, 4])
-def test_wild_bootstrap_has_the_spread_of_repeated_noise(n_b0):
-    rng = np.random.default_rng(5)
-    bvecs = rng.normal(size=(n_b0 + 32, 3))
-    bvecs /= np.linalg.norm(bvecs, axis=1, keepdims=True)
-    design = tensor.design_matrix(np.r_[np.zeros(n_b0), np.full(32, 1000)], bvecs)
-    clean = np.exp(design @ [0.6e-3, 0, 0.4e-3, 0, 0, 1.5e-3, 0])
-    weight = np.linspace(0.3, 1, 8)
-    means, spreads = [], []
-    for _ in range(300):
-        fit = tensor.wls(clean + rng.normal(0, 1 / 30, (8, n_b0 + 32)), design, min_signal=1e-3)
-        means.append(np.average(fit.beta[:, 0], weights=weight))
-        spreads.append(estimators.wild_bootstrap(fit, weight, 200, rng)[:, 0, 0].std())
-    assert np.mean(spreads) == pytest.approx(np.std(means), rel=0.12)
-
-
-# regions
-
-
-@settings(max_examples=30, deadline=None)
-@given(ANGLES, st.floats(0.8, 2.5), st.floats(2, 6))
-def test_weights_add_up_to_the_sphere(angle, size, radius):
-    turn = Rotation.from_euler("xz", (angle, 30), degrees=True).as_matrix() * size
-    affine = nib.affines.from_matvec(turn, -turn @ np.full(3, 12.3))
-    found = regions.sphere_voxels((0, 0, 0), radius, affine, np.ones((25, 25, 25), bool))
-    volume = found.weight.sum() * abs(np.linalg.det(turn))
-    assert volume == pytest.approx(4 / 3 * np.pi * radius**3, rel=0.05)
-    assert found.inside == 1
-    centre = nib.affines.apply_affine(affine, found.mean(found.index))
-    np.testing.assert_allclose(centre, 0, atol=0.05 * size)
-
-
-def test_region_cut_by_the_mask_says_so():
-    allowed = np.ones((11, 11, 11), bool)
-    allowed[6:] = False
-    found = regions.sphere_voxels((5.5, 5, 5), 2.5, np.eye(4), allowed)
-    assert found.inside == pytest.approx(0.5, abs=0.01)
-    nothing = regions.sphere_voxels((50, 50, 50), 2.5, np.eye(4), allowed)
-    assert nothing.inside == 0
-    assert len(nothing.index) == 0
-
-
-def test_81_voxels_at_1_mm():
-    grid = np.ones((61, 61, 61), bool)
-    found = regions.sphere_voxels((30, 30, 30), 2.5, np.eye(4), grid, samples=1)
-    assert found.weight.sum() == 81  # as in the published masks of the same radius
-
-
-def test_region_sets_are_checked():
-    with pytest.raises(InputError, match="one centre for each"):
-        regions.RoiSet({"left": (0, 0, 0)}, 2.5)
-    with pytest.raises(InputError, match="radius_mm is 0"):
-        regions.RoiSet(regions.SPHERES_2_5_MM.centres_mm, 0)
-
-
-# the whole way
 
 
 def test_phantom_gives_its_truth(phantom, result):
@@ -170,7 +69,7 @@ def test_storage_order_changes_nothing(phantom, result, axcodes):
 def test_tilted_head_fools_only_the_classic_index():
     turn = pose((20, 0, 0))
     brain = make_brain(2.0, mni_to_world=turn, z_range_mni_mm=(10, 44))
-    tissue = Tissue(perivascular_along=3e-3)
+    tissue = WhiteMatter(perivascular_along=3e-3)
     found = make_diffusion(brain, rng=np.random.default_rng(2), tissue=tissue, snr=np.inf)
     result = alps.measure(found.dwi, mask=found.mask, registration=known(turn), n_bootstrap=50)
     value = {e: result.indices[e]["mean"].value for e in ESTIMATORS}
@@ -184,7 +83,7 @@ def test_no_vessels_gives_one():
     found = make_diffusion(
         make_brain(2.0, z_range_mni_mm=(10, 44)),
         rng=np.random.default_rng(4),
-        tissue=Tissue(perivascular=0),
+        tissue=WhiteMatter(perivascular=0),
         snr=40,
     )
     result = alps.measure(found.dwi, mask=found.mask, registration=known())
@@ -295,35 +194,6 @@ def test_bad_input(phantom):
         alps.measure(images.Dwi(dark, dwi.bvals_s_mm2, dwi.bvecs_ras))
 
 
-# b-vectors
-
-
-@settings(max_examples=24, deadline=None)
-@given(
-    st.permutations(range(3)),
-    st.sampled_from([(1, 1, 1), (-1, 1, 1), (1, -1, 1), (1, 1, -1)]),
-)
-def test_every_change_of_the_axes_is_found(order, signs):
-    """A helix of fibres in a tube knows all three axes; the change is undone exactly."""
-    t = np.linspace(0, 4 * np.pi, 900)
-    path = np.stack([12 + 8 * np.cos(t), 12 + 8 * np.sin(t), 3 + 1.7 * t], -1)
-    slope = np.stack([-8 * np.sin(t), 8 * np.cos(t), np.full(t.size, 1.7)], -1)
-    slope /= np.linalg.norm(slope, axis=1, keepdims=True)
-    voxel = np.rint(path).astype(int)
-    where = np.zeros((25, 25, 30), bool)
-    directions = np.zeros((*where.shape, 3))
-    where[tuple(voxel.T)] = True
-    directions[tuple(voxel.T)] = slope
-    wrong = directions[..., list(order)] * signs
-    check = check_bvecs(wrong, where.astype(float), where, (2, 2, 2))
-    changed = order != [0, 1, 2] or signs != (1, 1, 1)
-    assert check.as_given == (not changed)
-    assert check.coherence[check.best] == max(check.coherence.values()) == 1
-
-
-# real bytes
-
-
 @pytest.fixture(scope="module")
 def slab(public_file):
     stem = "701_DTI_Biobank_2mm_MB3S2_EPI"
@@ -365,9 +235,6 @@ def test_real_slab_with_flipped_x_is_flagged(slab):
     result = alps.measure(images.load_dwi(image, bval, bvec * [[-1], [1], [1]]), n_bootstrap=10)
     assert result.status == "fail"
     assert "b-vectors x flipped" in result.reasons[0]
-
-
-# --- volumes that are not what the tables say ---------------------------------------------------
 
 
 @pytest.fixture(scope="module")

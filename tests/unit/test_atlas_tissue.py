@@ -12,7 +12,7 @@ from pvsbook import InputError, images
 from pvsbook.atlas import deep_grey, register_to_mni, templates, tissue
 from pvsbook.atlas.registration import Registration
 from pvsbook.phantoms.brain import grey_ml, make_brain, pose, resize_grey
-from pvsbook.phantoms.perivascular import LESIONS, Look, draw_scan
+from pvsbook.phantoms.perivascular import LESIONS, draw_scan
 from pvsbook.pvs.anatomy import foreground_mask
 
 AT_HOME = Registration(np.eye(4), "t1", "affine", "header", 1.0, 1.0, 1.0, 1.0)
@@ -26,9 +26,7 @@ def brain():
 def t1w(brain, *, seed=0, snr=30.0):
     none = np.zeros(brain.shape, np.float32)
     rng = np.random.default_rng(seed)
-    return draw_scan(
-        rng, brain, none, dict.fromkeys(LESIONS, none), contrast="T1w", look=Look(snr=snr)
-    )
+    return draw_scan(rng, brain, none, dict.fromkeys(LESIONS, none), contrast="T1w", snr=snr)
 
 
 def at(brain):

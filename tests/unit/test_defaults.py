@@ -42,7 +42,7 @@ DEFAULTS = {
     "alps.pipeline.measure": {
         "rois": alps.SPHERES_2_5_MM,
         "search_mm": 0.0,
-        "nonlinear": False,
+        "registration": "affine",
         "n_bootstrap": 1000,
     },
     "qsm.pipeline.reconstruct": {

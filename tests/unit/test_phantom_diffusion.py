@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pvsbook import InputError, images
+from pvsbook.atlas.projection_association import ALPS_CENTRES_MNI_MM
 from pvsbook.phantoms.brain import make_brain, pose
 from pvsbook.phantoms.diffusion import (
-    SITES_MNI_MM,
-    Tissue,
+    WhiteMatter,
     fsl_bvecs,
     gradient_scheme,
     make_diffusion,
@@ -20,7 +20,7 @@ from pvsbook.phantoms.diffusion import (
 
 
 def test_index_in_closed_form():
-    tissue = Tissue(dispersion_deg=0)
+    tissue = WhiteMatter(dispersion_deg=0)
     across = 0.92 * 0.5 * 0.8e-3
     expected = (across + 0.08 * 2.4e-3) / (across + 0.08 * 0.4e-3)
     assert true_index(tissue) == pytest.approx(expected, rel=1e-12)
@@ -29,23 +29,25 @@ def test_index_in_closed_form():
 def test_free_water_lowers_the_index_by_the_formula():
     across = 0.82 * 0.5 * 0.8e-3 + 0.1 * 3e-3
     expected = (across + 0.08 * 2.4e-3) / (across + 0.08 * 0.4e-3)
-    assert true_index(Tissue(dispersion_deg=0, free=0.1)) == pytest.approx(expected, rel=1e-12)
+    assert true_index(WhiteMatter(dispersion_deg=0, free=0.1)) == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("gaussian", [True, False])
 @pytest.mark.parametrize("dispersion", [0, 8, 20])
 def test_no_vessels_no_excess(gaussian, dispersion):
-    tissue = Tissue(perivascular=0, gaussian=gaussian, dispersion_deg=dispersion)
+    tissue = WhiteMatter(perivascular=0, gaussian=gaussian, dispersion_deg=dispersion)
     assert true_index(tissue) == pytest.approx(1, abs=1e-5)
 
 
 def test_crossing_fibres_raise_the_index_without_vessels():
-    assert true_index(Tissue(perivascular=0, crossing=0.1)) > 1.2
+    assert true_index(WhiteMatter(perivascular=0, crossing=0.1)) > 1.2
 
 
 def test_compartments_agree_with_the_mean_tensor_at_low_b():
-    tissue = Tissue(gaussian=False)
-    at_once = true_index(Tissue())
+    tissue = WhiteMatter(gaussian=False)
+    at_once = true_index(WhiteMatter())
     assert true_index(tissue, b_s_mm2=1) == pytest.approx(at_once, abs=1e-3)
     assert true_index(tissue, b_s_mm2=1000) < at_once - 0.05
 
@@ -53,18 +55,20 @@ def test_compartments_agree_with_the_mean_tensor_at_low_b():
 @settings(max_examples=25)
 @given(st.floats(-60, 60))
 def test_truth_does_not_depend_on_the_tilt(tilt):
-    assert true_index(Tissue(tilt_deg=tilt)) == pytest.approx(true_index(Tissue()), rel=1e-9)
+    assert true_index(WhiteMatter(tilt_deg=tilt)) == pytest.approx(
+        true_index(WhiteMatter()), rel=1e-9
+    )
 
 
 def test_signal_at_the_sites_is_the_model():
-    tissue = Tissue(dispersion_deg=0)
+    tissue = WhiteMatter(dispersion_deg=0)
     turn = pose((12, -7, 20), (3, 4, 5))
     brain = make_brain(3.0, mni_to_world=turn, axcodes="PIR")
     phantom = make_diffusion(brain, rng=np.random.default_rng(0), tissue=tissue, snr=np.inf)
     dwi = phantom.dwi
     fibre = {"projection": [0.0, 0, 1], "association": [0.0, 1, 0]}
-    for name, site in SITES_MNI_MM.items():
-        voxel = np.linalg.inv(brain.affine) @ turn @ [*site, 1]
+    for name, centre in ALPS_CENTRES_MNI_MM.items():
+        voxel = np.linalg.inv(brain.affine) @ turn @ [*centre, 1]
         signal = images.array(dwi.image)[tuple(np.rint(voxel[:3]).astype(int))]
         direction = turn[:3, :3] @ fibre[name.split("_")[1]]
         vessel = turn[:3, 0]
@@ -128,6 +132,6 @@ def test_directions_are_spread(n):
 
 def test_bad_input():
     with pytest.raises(InputError, match=r"perivascular=0\.8"):
-        Tissue(perivascular=0.8, free=0.4)
+        WhiteMatter(perivascular=0.8, free=0.4)
     with pytest.raises(InputError, match="n_directions=5"):
         gradient_scheme(5, rng=np.random.default_rng(0))

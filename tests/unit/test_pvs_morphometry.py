@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from pvsbook import InputError
-from pvsbook.phantoms.perivascular import _fill_tube
+from pvsbook.phantoms.perivascular import draw_tube
 from pvsbook.pvs.morphometry import (
     measure_centrelines,
     measure_spread,
@@ -25,9 +25,8 @@ def arc(length, curvature, direction, across, middle):
 
 def drawn(points, diameter, voxel):
     """Labels and fractions of a tube on a grid of this voxel size."""
-    scale = np.diag(voxel)
     shape = tuple(np.ceil((points.max(axis=0) + 4) / voxel).astype(int))
-    filled = _fill_tube(points, diameter / 2, scale, shape, 12)
+    filled = draw_tube(points, diameter_mm=diameter, shape=shape, voxel_size_mm=voxel)
     return (filled > 0.05).astype(np.int32), filled, np.diag([*voxel, 1.0])
 
 

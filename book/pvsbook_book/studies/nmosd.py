@@ -19,8 +19,13 @@ from scipy import optimize, stats
 from pvsbook import alps, images, pvs
 from pvsbook.atlas import register_to_mni, tissue
 from pvsbook.phantoms.brain import grey_ml, make_brain, pose, resize_grey
-from pvsbook.phantoms.diffusion import Tissue, gradient_scheme, make_diffusion, true_index
-from pvsbook.phantoms.perivascular import LESIONS, Look, draw_scan, make_phantom
+from pvsbook.phantoms.diffusion import (
+    WhiteMatter,
+    gradient_scheme,
+    make_diffusion,
+    true_index,
+)
+from pvsbook.phantoms.perivascular import LESIONS, draw_scan, make_phantom
 from pvsbook.pvs.anatomy import foreground_mask
 from pvsbook.pvs.rating import grade
 from pvsbook.stats import groups
@@ -265,12 +270,12 @@ def _scheme() -> tuple[np.ndarray, np.ndarray]:
     return gradient_scheme(20, rng=np.random.default_rng(0), n_b0=2)
 
 
-def _tissue(index: float, free_water: float) -> Tissue:
+def _tissue(index: float, free_water: float) -> WhiteMatter:
     """White matter whose index, without free water, is this one.
 
     Below 1 the fluid moves in the planes across the vessels: no anatomy is meant by it.
     """
-    base, most = Tissue(), 0.35
+    base, most = WhiteMatter(), 0.35
     if index < 1:
         base = replace(base, perivascular_along=base.perivascular_across,
                        perivascular_across=base.perivascular_along)  # fmt: skip
@@ -330,9 +335,7 @@ def _whole_brain(rng: Generator, head: np.ndarray, person: pd.Series) -> nib.Nif
         cortex=float(person["true_cortex_volume"]),
     )
     none = np.zeros(brain.shape, np.float32)
-    return draw_scan(
-        rng, brain, none, dict.fromkeys(LESIONS, none), contrast="T1w", look=Look(snr=T1_SNR)
-    )
+    return draw_scan(rng, brain, none, dict.fromkeys(LESIONS, none), contrast="T1w", snr=T1_SNR)
 
 
 def measure(scans: tuple[images.Dwi, nib.Nifti1Image, nib.Nifti1Image]) -> dict[str, float]:

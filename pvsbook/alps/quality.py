@@ -1,0 +1,178 @@
+"""Judge a scan's ALPS index: compare its quality figures with limits, and name suspect volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pvsbook._errors import InputError
+from pvsbook.alps.regions import Voxels
+from pvsbook.atlas.registration import Registration
+
+if TYPE_CHECKING:
+    from pvsbook.alps.pipeline import AlpsResult
+
+__all__ = ["LIMITS", "judge"]
+
+LIMITS: Mapping[str, tuple[float, float, str]] = {
+    "bvec_z": (1.0, 3.0, "fibres line up better than with those given, z ="),
+    "registration_correlation": (0.5, 0.35, "FA correlates with the template"),
+    "registration_overlap": (0.9, 0.8, "fraction of the brain on the template"),
+    "left_minus_right": (0.3, 0.6, "left and right index differ by"),
+    "head_tilt_deg": (10.0, np.inf, "degrees between voxel and head axes (classic index)"),
+    "inside": (0.9, 0.5, "fraction inside mask and field of view"),
+    "n_voxels": (3.0, 1.5, "voxels"),
+    "fa": (0.25, 0.15, "FA"),
+    "angle_deg": (30.0, 45.0, "degrees from the expected direction"),
+    "fluid_fraction": (0.2, 0.5, "fraction like fluid"),
+    "mode": (0.3, -np.inf, "fibres cross, which raises the index; mode"),
+    "tract_angle_deg": (60.0, 40.0, "degrees between the tracts"),
+}
+"""Where a quality figure warns, where it fails (which side is worse follows from the order), and
+what it is in words."""
+
+ADULTS = (1.37, 0.21)
+"""Mean and standard deviation that are taken for healthy adults; an index more than two of them
+away is warned about.  A coarse check: the figures depend on protocol, frame and age, and a paper
+that reports them is not at hand."""
+
+STEADY_DIRECTIONS = 15
+SAME_B0 = 0.85  # correlation of b = 0 volumes within the brain; real ones reach 0.96 and more
+LOST_SIGNAL = 0.6  # of what the other volumes have in a slice; directions alone change less
+ROBUST_DIFFERENCE = 0.08  # of the index, between the plain and the robust fit
+
+
+def is_registered(registration: Registration) -> bool:
+    """Whether a registration is good enough to place regions by it."""
+    return (
+        registration.correlation >= LIMITS["registration_correlation"][1]
+        and registration.overlap >= LIMITS["registration_overlap"][1]
+    )
+
+
+def check_coverage(voxels: Mapping[str, Voxels]) -> None:
+    """Refuse a scan whose field of view or mask holds too little of a region."""
+    worst = min(voxels, key=lambda name: voxels[name].inside)
+    if voxels[worst].inside < LIMITS["inside"][1]:
+        raise InputError(
+            f"dwi: the field of view or mask holds {voxels[worst].inside:.0%} of the region "
+            f"{worst.replace('_', ' ')}; the index needs all four regions"
+        )
+
+
+def judge(
+    result: AlpsResult, *, head_tilt_deg: float, doubts: Sequence[str] = ()
+) -> tuple[str, tuple[str, ...]]:
+    """Compare the quality figures of a result with `LIMITS`.
+
+    Parameters
+    ----------
+    result : AlpsResult
+        Its status and reasons are not read.
+    head_tilt_deg : float
+        Between the axes of the voxels and those of the head.
+    doubts : sequence of str
+        What is odd about the scan itself: a warning each.
+
+    Returns
+    -------
+    status : {"pass", "warn", "fail"}
+    reasons : tuple of str
+        Doubts about the scan, then what fails, then what warns.
+    """
+    doubts = [*doubts, *_outliers(result)]
+    failed, warned = [], []
+    for key, where, value in _figures(result, head_tilt_deg):
+        warn, fail, words = LIMITS[key]
+        sign = 1 if fail > warn else -1
+        if not sign * value < sign * fail:  # NaN fails
+            failed.append(f"{where}{words} {value:.2f} (limit {fail})")
+        elif not sign * value < sign * warn:
+            warned.append(f"{where}{words} {value:.2f} (limit {warn})")
+    mean, sd = ADULTS
+    for side in ("left", "right"):
+        value = result.indices["tract"][side].value
+        if abs(value - mean) > 2 * sd:
+            warned.append(
+                f"{side} index {value:.2f} is more than two standard deviations from what is "
+                f"assumed for adults ({mean} +- {sd}); look at the regions before you believe it"
+            )
+    if result.n_directions < STEADY_DIRECTIONS:
+        warned.append(
+            f"{result.n_directions} directions; {STEADY_DIRECTIONS} or more give a steadier tensor"
+        )
+    status = "fail" if failed else "warn" if warned or doubts else "pass"
+    return status, (*doubts, *failed, *warned)
+
+
+def _figures(result: AlpsResult, head_tilt_deg: float) -> Iterator[tuple[str, str, float]]:
+    """Give each quality figure: its key in `LIMITS`, where it was measured, its value."""
+    sides = result.indices["tract"]
+    if not result.bvecs.as_given:
+        yield "bvec_z", f"b-vectors {result.bvecs.best}: ", result.bvecs.z
+    yield "registration_correlation", "", result.registration.correlation
+    yield "registration_overlap", "", result.registration.overlap
+    yield "left_minus_right", "", abs(sides["left"].value - sides["right"].value)
+    yield "head_tilt_deg", "", head_tilt_deg
+    for roi in result.rois:
+        where = f"{roi.name.replace('_', ' ')}: "
+        yield "inside", where, roi.voxels.inside
+        for key in ("n_voxels", "fa", "angle_deg", "fluid_fraction", "mode"):
+            yield key, where, getattr(roi, key)
+    for side, angle in result.tract_angle_deg.items():
+        yield "tract_angle_deg", f"{side}: ", angle
+
+
+def _outliers(result: AlpsResult) -> list[str]:
+    """Say whether a robust fit finds another index, as outliers make it."""
+    plain, robust = result.indices["tract"]["mean"].value, result.variants["restore"]
+    if not abs(plain - robust) > ROBUST_DIFFERENCE:  # NaN: nothing to compare
+        return []
+    return [
+        f"outliers: a robust fit (RESTORE) gives {robust:.2f}, the plain one {plain:.2f}; some "
+        "measurements do not fit the tensor"
+    ]
+
+
+def suspect_volumes(
+    data: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    is_b0: NDArray[np.bool_],
+    numbers: NDArray[np.intp],
+) -> list[str]:
+    """Name volumes that are not what the tables say, and slices that lost their signal.
+
+    Parameters
+    ----------
+    data : ndarray, shape (x, y, z, volumes)
+    mask : ndarray of bool, shape (x, y, z)
+    is_b0 : ndarray of bool, shape (volumes,)
+    numbers : ndarray of int, shape (volumes,)
+        What each volume is called in the file.
+    """
+    reasons = []
+    unweighted = data[mask][:, is_b0]
+    if unweighted.shape[1] > 1:
+        correlations = np.corrcoef(unweighted.T)
+        best = np.sort(correlations, axis=0)[-2]  # with the volume that is most like it
+        for k in np.flatnonzero(best < SAME_B0):
+            reasons.append(
+                f"b=0: volume {numbers[is_b0][k]} looks like no other b=0 volume (correlation "
+                f"{best[k]:.2f}); is it a map that the scanner made, such as ADC?"
+            )
+    weighted = data[..., ~is_b0] * mask[..., None]
+    counts = mask.sum(axis=(0, 1))
+    slices = np.flatnonzero(counts > 0.2 * counts.max())  # slices through enough of the brain
+    means = weighted.sum(axis=(0, 1))[slices] / counts[slices, None]
+    share = means / np.maximum(np.median(means, axis=1, keepdims=True), 1e-12)
+    for k in np.flatnonzero((share < LOST_SIGNAL).any(axis=0)):
+        lost = slices[share[:, k] < LOST_SIGNAL]
+        reasons.append(
+            f"signal: volume {numbers[~is_b0][k]} has down to {100 * share[:, k].min():.0f} % of "
+            f"what the others have, in {len(lost)} slices (the {lost[0] + 1}. to {lost[-1] + 1}. "
+            "from below); motion during the pulse does that, so leave the volume out"
+        )
+    return reasons

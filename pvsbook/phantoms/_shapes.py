@@ -1,0 +1,206 @@
+"""Shapes in the brain, perivascular spaces and lesions, and how they fill the voxels of a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from nibabel.affines import apply_affine
+from numba import njit
+from numpy.typing import ArrayLike, NDArray
+
+from pvsbook._errors import InputError
+from pvsbook.phantoms.brain import Brain
+
+LESIONS = ("wmh", "rim", "lacune", "microbleed")  # in the order in which they cover each other
+
+
+@dataclass(frozen=True, eq=False)
+class Pvs:
+    """One perivascular space: a tube with flat ends.
+
+    Attributes
+    ----------
+    centreline_mni_mm
+        Points along the middle, shape (n, 3).
+    diameter_mm, length_mm
+        Of the tube, from end to end along the centreline.
+    region
+        One of `pvsbook.atlas.perivascular.REGIONS`, at the middle of the centreline.
+    """
+
+    centreline_mni_mm: NDArray[np.float64]
+    diameter_mm: float
+    length_mm: float
+    region: str
+
+    @property
+    def volume_mm3(self) -> float:
+        """Volume of the tube."""
+        return np.pi / 4 * self.diameter_mm**2 * self.length_mm
+
+
+@dataclass(frozen=True, eq=False)
+class Spheroid:
+    """A white-matter hyperintensity, a lacune, its rim, or a microbleed.
+
+    Attributes
+    ----------
+    centre_mni_mm, half_axes_mm
+        Shape (3,) each, along MNI x, y, z.
+    kind
+        One of `LESIONS`.
+    """
+
+    centre_mni_mm: NDArray[np.float64]
+    half_axes_mm: NDArray[np.float64]
+    kind: str
+
+
+def draw_tube(
+    centreline_mm: ArrayLike,
+    *,
+    diameter_mm: float,
+    shape: tuple[int, int, int],
+    voxel_size_mm: ArrayLike = (1.0, 1.0, 1.0),
+) -> NDArray[np.float32]:
+    """Fill a block with one tube: the fraction of each voxel that it takes.
+
+    Parameters
+    ----------
+    centreline_mm
+        Points, shape (n, 3), in mm from the centre of the first voxel.
+    diameter_mm
+        Of the tube; its ends are flat.
+    shape, voxel_size_mm
+        Of the block.
+
+    Raises
+    ------
+    InputError
+        Fewer than two points, or a diameter or voxel size that is not positive.
+
+    Examples
+    --------
+    >>> block = draw_tube([[2, 5, 5], [12, 5, 5]], diameter_mm=2, shape=(15, 11, 11))
+    >>> bool(abs(block.sum() - 10 * np.pi) < 1.5)
+    True
+    """
+    points = np.asarray(centreline_mm, np.float64)
+    size = np.broadcast_to(np.asarray(voxel_size_mm, np.float64), (3,))
+    if points.ndim != 2 or points.shape[0] < 2 or points.shape[1] != 3:
+        raise InputError(f"centreline_mm: shape {points.shape}; give two or more points (n, 3)")
+    if not (diameter_mm > 0 and np.all(size > 0)):
+        raise InputError(f"diameter_mm, voxel_size_mm: {diameter_mm}, {size}; must be positive")
+    n_sub = int(np.clip(np.ceil(16 * size.max() / diameter_mm), 6, 16))
+    along = np.r_[0.0, np.linalg.norm(np.diff(points, axis=0), axis=1).cumsum()]
+    steps = np.linspace(0, along[-1], int(np.ceil(along[-1] / 0.5)) + 1)
+    fine = np.stack([np.interp(steps, along, column) for column in points.T], axis=1)
+    return _fill_tube(fine, diameter_mm / 2, np.diag(size), shape, n_sub)
+
+
+def draw_tubes(
+    brain: Brain, spaces: Sequence[Pvs]
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Fill voxels with tubes: label of the one that fills most, and fraction of all together."""
+    labels = np.zeros(brain.shape, np.int32)
+    fullest = np.zeros(brain.shape, np.float32)
+    empty = np.ones(brain.shape, np.float32)
+    to_voxel = np.linalg.inv(brain.affine) @ brain.mni_to_world
+    scale = brain.affine[:3, :3]
+    for number, space in enumerate(spaces, start=1):
+        points = apply_affine(to_voxel, space.centreline_mni_mm)
+        reach = (space.diameter_mm / 2 + brain.voxel_size_mm.max()) / brain.voxel_size_mm.min()
+        low, high, box = _box(points - reach, points + reach, brain.shape)
+        n_sub = int(np.clip(np.ceil(10 * brain.voxel_size_mm.max() / space.diameter_mm), 4, 20))
+        filled = _fill_tube(
+            (points - low) @ scale.T, space.diameter_mm / 2, scale, tuple(high - low), n_sub
+        )
+        wins = (filled >= 0.1) & (filled > fullest[box])
+        labels[box][wins] = number
+        fullest[box] = np.maximum(fullest[box], filled)
+        empty[box] *= 1 - filled
+    return labels, 1 - empty
+
+
+@njit(cache=True)
+def _fill_tube(
+    points: NDArray, radius: float, scale: NDArray, shape: tuple[int, int, int], n_sub: int
+) -> NDArray[np.float32]:
+    """Fraction of each voxel inside a tube with flat ends; points at most 0.5 mm apart."""
+    out = np.zeros(shape, np.float32)
+    n_segments = len(points) - 1
+    half_diagonal = 0.5 * np.sqrt((scale**2).sum())
+    window = int(half_diagonal / 0.4) + 2
+    at = np.empty(3)
+    for i in range(shape[0]):
+        for j in range(shape[1]):
+            for k in range(shape[2]):
+                for a in range(3):
+                    at[a] = scale[a, 0] * i + scale[a, 1] * j + scale[a, 2] * k
+                near, nearest = np.inf, 0
+                for n in range(n_segments + 1):
+                    d = 0.0
+                    for a in range(3):
+                        d += (at[a] - points[n, a]) ** 2
+                    if d < near:
+                        near, nearest = d, n
+                if near > (radius + half_diagonal + 0.5) ** 2:
+                    continue
+                count = 0
+                first = max(0, nearest - window)
+                last = min(n_segments, nearest + window)
+                for si in range(n_sub):
+                    for sj in range(n_sub):
+                        for sk in range(n_sub):
+                            u = (si + 0.5) / n_sub - 0.5
+                            v = (sj + 0.5) / n_sub - 0.5
+                            w = (sk + 0.5) / n_sub - 0.5
+                            best, where = np.inf, 0.0
+                            for n in range(first, last):
+                                dot, norm, square = 0.0, 0.0, 0.0
+                                for a in range(3):
+                                    p = at[a] + scale[a, 0] * u + scale[a, 1] * v + scale[a, 2] * w
+                                    e = points[n + 1, a] - points[n, a]
+                                    r = p - points[n, a]
+                                    dot += r * e
+                                    norm += e * e
+                                    square += r * r
+                                t = dot / norm
+                                c = min(max(t, 0.0), 1.0)
+                                d = square - 2 * c * dot + c * c * norm
+                                if d < best:
+                                    best, where = d, n + t
+                            if best <= radius * radius and 0 <= where <= n_segments:
+                                count += 1
+                out[i, j, k] = count / n_sub**3
+    return out
+
+
+def draw_spheroids(brain: Brain, lesions: Sequence[Spheroid], kind: str) -> NDArray[np.float32]:
+    """Fraction of each voxel inside the lesions of one kind, with an edge one voxel wide."""
+    out = np.zeros(brain.shape, np.float32)
+    to_voxel = np.linalg.inv(brain.affine) @ brain.mni_to_world
+    scale = (np.linalg.inv(brain.mni_to_world) @ brain.affine)[:3, :3]
+    width = float(brain.voxel_size_mm.mean())
+    for lesion in lesions:
+        if lesion.kind != kind:
+            continue
+        centre = apply_affine(to_voxel, lesion.centre_mni_mm)
+        reach = (lesion.half_axes_mm.max() + 2 * width) / brain.voxel_size_mm
+        _, _, box = _box(centre - reach, centre + reach, brain.shape)
+        offset = np.moveaxis(np.mgrid[box], 0, -1) - centre
+        radius = np.linalg.norm(offset @ scale.T / lesion.half_axes_mm, axis=-1)
+        from_edge = (1 - radius) * lesion.half_axes_mm.mean()
+        out[box] = np.maximum(out[box], np.clip(from_edge / width + 0.5, 0, 1))
+    return out
+
+
+def _box(
+    low: NDArray[np.float64], high: NDArray[np.float64], shape: tuple[int, ...]
+) -> tuple[NDArray[np.intp], NDArray[np.intp], tuple[slice, ...]]:
+    """Corners and slices of the part of a grid between two sets of points, in voxels."""
+    start = np.maximum(np.floor(np.atleast_2d(low).min(axis=0)), 0).astype(int)
+    stop = np.minimum(np.ceil(np.atleast_2d(high).max(axis=0)).astype(int) + 1, shape)
+    return start, stop, tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
