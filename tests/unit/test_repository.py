@@ -64,6 +64,22 @@ def test_the_api_pages_document_every_public_module():
             assert f"automodule:: {module}\n" in pages, f"book/api_*.md lack {module}"
 
 
+def test_contributing_and_readme_name_the_modules_of_the_layers():
+    """The contract that `make check` holds is the one that contributors read."""
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    layers = [
+        {name.strip().removeprefix("pvsbook.") for name in layer.split("|")}
+        for layer in tools["importlinter"]["contracts"][0]["layers"]
+    ]
+    public = [layer for layer in layers if not any(name.startswith("_") for name in layer)]
+    table = (ROOT / "CONTRIBUTING.md").read_text().partition("| layer | holds |\n|---|---|\n")[2]
+    rows = table.partition("\n\n")[0].splitlines()
+    assert [set(re.findall(r"`(\w+)`", row.split("|")[1])) for row in rows] == public
+    readme = (ROOT / "README.md").read_text()
+    missing = [name for name in set().union(*public) if name not in readme]
+    assert not missing, f"README.md: 'What is where' lacks {', '.join(missing)}"
+
+
 def test_the_first_screen_of_the_readme_has_the_two_commands():
     top = (ROOT / "README.md").read_text().splitlines()[:20]
     assert any("make book" in line for line in top)
