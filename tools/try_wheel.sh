@@ -11,7 +11,7 @@ trap 'rm -rf "$work"' EXIT
 "$python" -m venv "$work/env"
 "$work/env/bin/python" -m pip install --quiet --disable-pip-version-check build
 rm -rf _build/dist
-"$work/env/bin/python" -m build --outdir _build/dist . >"$work/build.log" ||
+"$work/env/bin/python" -m build --outdir _build/dist . >"$work/build.log" 2>&1 ||
   { cat "$work/build.log"; exit 1; }
 
 "$python" -m venv --clear "$work/env"
