@@ -1,6 +1,6 @@
 # Two commands are enough: `make book` and `make test`.  Both set up .venv by themselves.
 .DEFAULT_GOAL := help
-.PHONY: help setup book test test-public check links bench serve lab pdf notebooks lock clean distclean
+.PHONY: help setup book test test-public check links bench serve lab pdf notebooks wheel lock clean distclean
 
 PYTHON ?= python3
 VENV := .venv
@@ -60,7 +60,8 @@ serve: book  ## Serve the site at http://127.0.0.1:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000
 
 lab: $(STAMP)  ## Open the notebooks in JupyterLab (installs it)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable '.[lab]'
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/locked.txt  # an editable has no hash
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV)/locked.txt --editable '.[lab]'
 	$(BIN)/jupyter lab notebooks
 
 pdf: book  ## Print the site into _build/pvsbook.pdf (needs chromium and poppler-utils)
@@ -69,8 +70,11 @@ pdf: book  ## Print the site into _build/pvsbook.pdf (needs chromium and poppler
 notebooks: $(STAMP)  ## Run every notebook afresh and keep its text outputs
 	$(BIN)/python book/_ext/notebooks.py
 
-lock:  ## Resolve the dependencies again (needs uv)
-	uv pip compile --universal --no-annotate --no-header --python-version 3.11 \
+wheel: $(STAMP)  ## Build sdist and wheel into _build/dist, and use the wheel in an empty environment
+	VENV=$(VENV) bash tools/try_wheel.sh
+
+lock:  ## Resolve the dependencies again, keeping what is pinned (needs uv; UPGRADE=--upgrade renews)
+	uv pip compile --universal --generate-hashes --no-strip-extras --no-annotate --no-header --python-version 3.11 $(UPGRADE) \
 	  --extra book --extra test --extra dev pyproject.toml --output-file requirements.txt
 
 clean:  ## Remove what was built

@@ -11,6 +11,11 @@ from pathlib import Path
 
 from pvsbook._errors import InputError
 
+WINDOWS = (
+    "pvsbook needs Linux or macOS to work on many scans: Windows has neither the file locks nor "
+    "the limits of a process that it uses; run it inside the Windows Subsystem for Linux (WSL)"
+)
+
 
 def place_numba_cache() -> None:
     """Give numba a folder of this process where it has none: read-only package and home."""

@@ -10,10 +10,8 @@ the inputs, parameters, the code of this package) and whose files are still ther
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import logging
 import os
-import resource
 import shutil
 import signal
 import sys
@@ -27,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvsbook import images
+from pvsbook._environment import WINDOWS
 from pvsbook._errors import InputError
 from pvsbook._records import (
     STATE,
@@ -50,6 +49,11 @@ from pvsbook._records import (
     write_record,
 )
 from pvsbook._version import __version__
+
+if sys.platform == "win32":
+    raise InputError(WINDOWS)
+import fcntl
+import resource
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -1,17 +1,19 @@
 """What the site says of itself: times and versions, how to cite, where it lives, 404 and sitemap.
 
-The repository's address stands in one place, ``repository: url`` of ``_config.yml``; a build on
+The repository's address stands in one place, ``[project.urls]`` of ``pyproject.toml``; a build on
 GitHub takes it from its environment where that is empty.  Without an address the site is whole,
 but has no buttons for Binder and Colab.
 """
 
 from __future__ import annotations
 
+import ast
 import os
 import platform
 import re
+import tomllib
 from html import escape
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -24,11 +26,9 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 
 from pvsbook import __version__
-from pvsbook._version import required
 
-TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parents[1] / "_templates"), autoescape=True
-)
+ROOT = Path(__file__).parents[2]
+TEMPLATES = Environment(loader=FileSystemLoader(ROOT / "book" / "_templates"), autoescape=True)
 
 LOCAL = "http://127.0.0.1:8000/"  # where `make serve` shows the site
 TIMES, VERSIONS, LAUNCH = "<!-- times -->", "<!-- versions -->", "<!-- launch -->"
@@ -38,9 +38,10 @@ SITE_PACKAGES = ("jupyter-book", "sphinx", "sphinx-book-theme", "sphinx-mathjax-
 RENAMED: dict[str, str] = {}
 
 
-def repository(config: Config) -> str:
+def repository() -> str:
     """Return the public address of the repository, or nothing."""
-    stated = str(config.html_theme_options.get("repository_url") or "").rstrip("/")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    stated = str(project.get("urls", {}).get("Repository", "")).rstrip("/")
     name = os.environ.get("GITHUB_REPOSITORY")
     server = os.environ.get("GITHUB_SERVER_URL", "https://github.com")
     return stated or (f"{server}/{name}" if name else "")
@@ -50,14 +51,14 @@ def base_url(config: Config) -> str:
     """Return where the site will stand: as configured, GitHub Pages, or this machine."""
     if config.html_baseurl:
         return str(config.html_baseurl).rstrip("/") + "/"
-    owner, _, name = urlsplit(repository(config)).path.strip("/").partition("/")
+    owner, _, name = urlsplit(repository()).path.strip("/").partition("/")
     return f"https://{owner.lower()}.github.io/{name}/" if name else LOCAL
 
 
 def configure(app: Sphinx, config: Config) -> None:
     """Give the theme the repository's address, or take away the buttons that need one."""
     options = config.html_theme_options
-    options["repository_url"] = repository(config)
+    options["repository_url"] = repository()
     if not options["repository_url"]:
         options.pop("repository_url")
         options["launch_buttons"] = {}
@@ -81,12 +82,29 @@ def times(root: Path) -> str:
     return "\n".join(["| page | s |", "|---|--:|", *rows, f"| **all pages** | **{total:.0f}** |"])
 
 
-def versions() -> str:
-    """List what the pages were computed with."""
+def imported(root: Path) -> list[str]:
+    """Name the packages that the notebooks, and the modules beneath them, import."""
+    modules = (root / "pvsbook", root / "book" / "pvsbook_book")
+    code = [path.read_text("utf-8") for top in modules for path in top.rglob("*.py")]
+    for path in (root / "notebooks").glob("*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        code += [cell.source for cell in cells if cell.cell_type == "code"]
+    names = set()
+    for node in (n for text in code for n in ast.walk(ast.parse(text))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.partition(".")[0])
+    sources = packages_distributions()
+    return sorted({sources[n][0] for n in names if n in sources} - {"pvsbook"}, key=str.lower)
+
+
+def versions(root: Path) -> str:
+    """List what the pages were computed with: what is imported, not what is declared."""
     rows = [
         ("pvsbook", __version__),
         ("Python", platform.python_version()),
-        *((name, version(name)) for name in (*required(), *SITE_PACKAGES)),
+        *((name, version(name)) for name in (*imported(root), *SITE_PACKAGES)),
     ]
     where = f"{platform.system()} on {platform.machine()}, {os.cpu_count()} cores"
     table = "\n".join(f"| {name} | {number} |" for name, number in rows)
@@ -98,8 +116,8 @@ def launch(url: str) -> str:
     if not url:
         return (
             "This copy of the site was built without the address of its repository, so it has "
-            "no buttons for Binder and Colab. Whoever publishes it sets `repository: url` in "
-            "`_config.yml`; a build on GitHub knows the address by itself."
+            "no buttons for Binder and Colab. Whoever publishes it sets `Repository` under "
+            "`[project.urls]` in `pyproject.toml`; a build on GitHub knows the address by itself."
         )
     return (
         "The rocket at the top of each chapter opens it on "
@@ -119,9 +137,9 @@ def fill(app: Sphinx, docname: str, source: list[str]) -> None:
     root = Path(app.srcdir)
     if TIMES in source[0]:
         app.env.note_dependency(str(root / "_build" / ".jupyter_cache" / "global.db"))
-        source[0] = source[0].replace(TIMES, times(root)).replace(VERSIONS, versions())
+        source[0] = source[0].replace(TIMES, times(root)).replace(VERSIONS, versions(root))
     if LAUNCH in source[0]:
-        source[0] = source[0].replace(LAUNCH, launch(repository(app.config)))
+        source[0] = source[0].replace(LAUNCH, launch(repository()))
 
 
 def cite(
@@ -174,7 +192,7 @@ def finish(app: Sphinx, error: Exception | None) -> None:
         (out / f"{old}.html").parent.mkdir(parents=True, exist_ok=True)
         (out / f"{old}.html").write_text(text, "utf-8")
     for copy in (out / "_sources" / "notebooks").glob("*.ipynb"):
-        add_install(copy, repository(app.config))
+        add_install(copy, repository())
 
 
 def add_install(path: Path, url: str) -> None:

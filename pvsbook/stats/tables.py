@@ -297,7 +297,8 @@ def design(
     if flat:
         raise InputError(f"covariates: {', '.join(flat)} does not vary; take it out")
     scaled = (x[:, 1:] - x[:, 1:].mean(axis=0)) / spread[1:]  # nanometres beside years
-    if len(x) <= x.shape[1] or np.linalg.matrix_rank(scaled) < scaled.shape[1]:
+    # Without covariates there is nothing to rank, which numpy before 2.4 refuses.
+    if len(x) <= x.shape[1] or (names and np.linalg.matrix_rank(scaled) < len(names)):
         raise InputError(
             f"covariates: {', '.join(names)} with {len(x)} rows leave nothing to estimate, or "
             "repeat each other; take some out"

@@ -21,16 +21,29 @@ def test_the_lock_pins_every_declared_package():
     for extra in ("book", "test", "dev"):
         declared += project["optional-dependencies"][extra]
     locked = {}
-    for line in (ROOT / "requirements.txt").read_text().splitlines():
-        if line.strip() and not line.startswith("#"):
-            pin = Requirement(line)
-            assert re.fullmatch(r"==[\w.]+", str(pin.specifier)), f"{line} is not pinned"
-            locked[canonicalize_name(pin.name)] = str(pin.specifier).removeprefix("==")
+    lines = (ROOT / "requirements.txt").read_text().replace("\\\n", "").splitlines()
+    for line in lines:
+        pin, *hashes = line.split(" --hash=")
+        requirement = Requirement(pin)
+        assert re.fullmatch(r"==[\w.]+", str(requirement.specifier)), f"{pin} is not pinned"
+        assert hashes, f"{pin} has no hash; run: make lock"
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", h.strip()) for h in hashes), pin
+        name = canonicalize_name(requirement.name)
+        locked[name] = str(requirement.specifier).removeprefix("==")
     for line in declared:
         wanted = Requirement(line)
         version = locked.get(canonicalize_name(wanted.name))
         assert version is not None, f"{wanted.name} is not in requirements.txt; run: make lock"
         assert version in wanted.specifier, f"{wanted.name} {version} is not {wanted.specifier}"
+
+
+def test_every_action_is_pinned_to_a_commit():
+    """A tag of somebody else's repository can be moved; a commit cannot."""
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        assert yaml.safe_load(path.read_text())["jobs"]
+        for used in re.findall(r"uses: (.*)", path.read_text()):
+            pinned = re.fullmatch(r"[\w/-]+@[0-9a-f]{40}  # v[\d.]+", used)
+            assert pinned, f"{path.name}: {used} has no commit, or no version behind it"
 
 
 def test_every_notebook_and_page_is_in_the_table_of_contents():
@@ -49,6 +62,22 @@ def test_the_api_pages_document_every_public_module():
         private = any(part.startswith("_") for part in module.split("."))
         if "__all__ = [" in path.read_text() and not private and module not in SPOKEN_OF_ELSEWHERE:
             assert f"automodule:: {module}\n" in pages, f"book/api_*.md lack {module}"
+
+
+def test_contributing_and_readme_name_the_modules_of_the_layers():
+    """The contract that `make check` holds is the one that contributors read."""
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    layers = [
+        {name.strip().removeprefix("pvsbook.") for name in layer.split("|")}
+        for layer in tools["importlinter"]["contracts"][0]["layers"]
+    ]
+    public = [layer for layer in layers if not any(name.startswith("_") for name in layer)]
+    table = (ROOT / "CONTRIBUTING.md").read_text().partition("| layer | holds |\n|---|---|\n")[2]
+    rows = table.partition("\n\n")[0].splitlines()
+    assert [set(re.findall(r"`(\w+)`", row.split("|")[1])) for row in rows] == public
+    readme = (ROOT / "README.md").read_text()
+    missing = [name for name in set().union(*public) if name not in readme]
+    assert not missing, f"README.md: 'What is where' lacks {', '.join(missing)}"
 
 
 def test_the_first_screen_of_the_readme_has_the_two_commands():

@@ -47,7 +47,7 @@ def call(wheel, tmp_path_factory):
     (top / "work").mkdir()
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PVSBOOK")}
 
-    def run(*arguments: str, code: str = "") -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, code: str = "", **more: str) -> subprocess.CompletedProcess[str]:
         what = ["-c", code] if code else ["-m", "pvsbook", *arguments]
         return subprocess.run(
             [sys.executable, *what],
@@ -57,7 +57,8 @@ def call(wheel, tmp_path_factory):
                 "PYTHONPATH": str(top / "lib"),
                 "PVSBOOK_DATA": str(top / "cache"),
                 "PVSBOOK_OFFLINE": "1",
-            },
+            }
+            | more,
             capture_output=True,
             text=True,
             check=False,
@@ -104,3 +105,16 @@ def test_the_installed_command_works_away_from_the_repository(call):
         assert words in " ".join(looked.stdout.split())
     code = "from pvsbook.atlas import deep_grey; deep_grey.tian()"
     assert "PVSBOOK_OFFLINE" in call(code=code).stderr, "the atlas is known, and not downloaded"
+
+
+def test_the_installed_command_fetches_what_its_manifest_names(call, tmp_path):
+    """From a mirror, offline: the file is so small that its bytes can stand here."""
+    file = "sub-01/dwi/sub-01_run-02_dwi.bval"
+    (tmp_path / "ds005713" / file).parent.mkdir(parents=True)
+    (tmp_path / "ds005713" / file).write_bytes(b"0 \n")
+    done = call("data", "fetch", "ds005713", "--file", file, PVSBOOK_MIRROR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert file in done.stdout
+    other = call("data", "fetch", "ds005713", "--file", file.replace("02", "03"))
+    assert other.returncode == 2
+    assert "PVSBOOK_OFFLINE" in other.stderr

@@ -1,0 +1,26 @@
+"""What a machine may lack."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+import pvsbook
+from pvsbook import cli
+
+
+@pytest.mark.parametrize("command", ["run . out participant", "simulate ms --out out"])
+def test_windows_is_refused_in_one_sentence(command, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "pvsbook.jobs", raising=False)
+    monkeypatch.delattr(pvsbook, "jobs", raising=False)
+    for name in [n for n in sys.modules if n.startswith("pvsbook_book")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(sys, "argv", ["pvsbook", *command.split()])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert "Windows Subsystem for Linux (WSL)" in sentence
