@@ -26,7 +26,6 @@ def measure(
     denoise: str | None,
     gibbs: bool,
     motion: bool,
-    registration: str,
     **options: Any,
 ) -> AlpsResult:
     """Correct a diffusion series as asked, and measure (see `pvsbook.alps.pipeline.measure`)."""
@@ -43,7 +42,7 @@ def measure(
     if motion:
         series = preprocess.correct_motion(series, mask=mask).dwi
     chosen = spheres[str(rois)] if str(rois) in spheres else images.load(rois)
-    return pipeline.measure(series, mask=mask, rois=chosen, registration=registration, **options)
+    return pipeline.measure(series, mask=mask, rois=chosen, **options)
 
 
 def show(result: AlpsResult) -> Shown:
