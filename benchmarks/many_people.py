@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from pvsbook import images, jobs
+from pvsbook import _workers, images, jobs
 from pvsbook.bids import app, inputs
 from pvsbook.bids.measure import measure_files
 from pvsbook.methods import by_name
@@ -114,7 +114,7 @@ def cost(top: Path) -> dict[str, tuple[float, float, float]]:
     for method in ("pvs", "alps", "qsm"):
         out = subprocess.run(
             [sys.executable, __file__, "--one", method, str(top / f"one-{method}")],
-            env={**os.environ, **dict.fromkeys(jobs.ONE_THREAD, "1")},
+            env={**os.environ, **dict.fromkeys(_workers.ONE_THREAD, "1")},
             check=True,
             capture_output=True,
             text=True,

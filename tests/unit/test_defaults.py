@@ -172,7 +172,7 @@ LIMITS = {
     "qsm.pipeline.MAX_DROPPED_SHARE": 0.2,
     "qsm.quality.DROPPED_SHARE": 0.02,
     "qsm.regions.MIN_REGION_VOXELS": 8,
-    "jobs.MEMORY_PER_WORKER_GB": 4.0,
+    "_workers.MEMORY_PER_WORKER_GB": 4.0,
 }
 
 

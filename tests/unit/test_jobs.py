@@ -15,7 +15,7 @@ import psutil
 import pytest
 import stubs
 
-from pvsbook import InputError, _records, jobs
+from pvsbook import InputError, _records, _workers, jobs
 
 ROOT = Path(__file__).resolve().parents[2]
 ENV = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'unit'}"}
@@ -175,7 +175,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
     ],
 )
 def test_bad_workers(options, message, monkeypatch):
-    monkeypatch.setattr(jobs, "SCHEDULER_TIMEOUT_S", 1)
+    monkeypatch.setattr(_workers, "SCHEDULER_TIMEOUT_S", 1)
     n = options.pop("n", None)
     with pytest.raises(InputError, match=message), jobs.workers(n, **options):
         pass
