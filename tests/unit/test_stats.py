@@ -206,6 +206,15 @@ def test_negative_binomial_rate_ratio_without_covariates_is_that_of_means():
     assert found["p"] == pytest.approx(2 * stats.t.sf(abs(known.tvalues.iloc[1]), 58), rel=1e-2)
 
 
+def test_a_few_counts_are_judged_by_student_and_not_by_the_normal_distribution():
+    n = [2, 9, 14, 5, 22, 8, 1, 6, 3, 4]
+    people = pd.DataFrame({"g": ["p"] * 5 + ["c"] * 5, "n": n})
+    found = groups.negative_binomial(people, value="n", group="g", reference="c").loc[0]
+    by_student = 2 * stats.t.sf(abs(found["statistic"]), 8)
+    assert found["p"] == pytest.approx(by_student, rel=1e-6)
+    assert by_student > 1.3 * 2 * stats.norm.sf(abs(found["statistic"]))
+
+
 def test_counts_that_vary_as_poisson_are_not_refused():
     """Where the best dispersion is 0 the two models are one; false positives stay at 5 %."""
     found = []
