@@ -568,6 +568,31 @@ def test_a_label_that_leads_elsewhere_is_not_used(tmp_path):
     assert "is no BIDS label" in dataset.notes[0]
 
 
+def test_a_setting_counts_more_than_what_files_say(tmp_path):
+    touch(tmp_path, "sub-1/anat/sub-1_T2w.nii.gz")
+    folder = inputs.find(tmp_path, methods=["pvs"])
+    for settings, contrast in (({}, "t2"), ({"contrast": "t1"}, "t1")):
+        ((_, task),) = app.plan(folder, {**app.read_settings(None), "pvs": settings})
+        assert task.parameters["options"]["contrast"] == contrast
+
+
+@pytest.mark.parametrize(
+    ("where", "is_link"),
+    [
+        ("sub-1/anat/sub-1_desc-report_pvs.html", True),
+        ("sub-1/../../etc/passwd.html", False),
+        ("javascript:alert(1)", False),
+        ("https://example.org/sub-1/x.html", False),
+        ("/sub-1/anat/x.html", False),
+        (["sub-1/anat/x.html"], False),
+        (None, False),
+    ],
+)
+def test_a_record_links_to_pages_of_its_folder_only(where, is_link):
+    link = app.link_to_page("a scan", {"report": where})
+    assert link == ({"text": "a scan", "href": where} if is_link else "a scan")
+
+
 def test_other_contents_of_a_file_that_an_option_names_are_measured_again(tmp_path):
     (tmp_path / "zero.nii.gz").write_bytes(b"x")
     touch(tmp_path / "bids", "sub-1/anat/sub-1_T2w.nii.gz")

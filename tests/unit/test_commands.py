@@ -179,6 +179,33 @@ def test_qsm_relative_to_a_region(tmp_path, gre_files):
     assert again.row["chi_mean_ppb"] == pytest.approx(0, abs=1e-3)
 
 
+def test_another_scan_of_the_same_name_is_refused(monkeypatch, capsys, tmp_path):
+    """Before anything is measured: both scans here are no scans."""
+    out = tmp_path / "out"
+    mine = out / "sub-1" / "anat" / "sub-1_desc-sources_pvs.json"
+    mine.parent.mkdir(parents=True)
+    mine.write_text('{"Sources": ["sub-1_T2w.nii.gz"], "SourceSHA256": ["of another file"]}')
+    scan = tmp_path / "sub-1_T2w.nii.gz"
+    scan.write_bytes(b"no scan")
+    code, _, err = run(monkeypatch, capsys, "pvs", scan, "--out", out)
+    assert code == 2
+    assert "holds results of another scan under the name sub-1" in err
+
+
+def test_the_sign_of_the_phase_can_be_turned(monkeypatch, capsys, tmp_path):
+    signs = []
+
+    def measured(*_, **options):
+        signs.append(options["phase_sign"])
+        return bids.Done("", "pass", (), {}, Path("page.html"))
+
+    monkeypatch.setattr("pvsbook.bids.measure.measure_files", measured)
+    words = ("qsm", "--magnitude", "m.nii", "--phase", "p.nii", "--out", tmp_path)
+    for flag in ((), ("--flip-phase",)):
+        assert run(monkeypatch, capsys, *words, *flag)[0] == 0
+    assert signs == [1, -1]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

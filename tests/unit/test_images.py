@@ -384,7 +384,9 @@ def test_nothing_is_left_where_writing_fails(volume, tmp_path, monkeypatch):
     path = tmp_path / "scan.nii"
     path.write_bytes(b"before")
 
-    def full(*args: object) -> None:
+    def full(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[:10])
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)

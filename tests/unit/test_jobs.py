@@ -126,6 +126,19 @@ def test_failures_have_reasons_and_stop_nobody(tmp_path):
     assert jobs.read_record(tmp_path / "out", "nobody") is None
 
 
+def test_the_package_of_the_function_counts(monkeypatch):
+    """The virtual studies live in a package of their own."""
+    from pvsbook_book.studies import persons
+
+    before = jobs.fingerprint(persons.job, jobs.Task("t0"), {})
+    book = Path(sys.modules["pvsbook_book"].__file__).parent
+    known = jobs.code_hash
+    monkeypatch.setattr(
+        _records, "code_hash", lambda package=None: "new" if package == book else known(package)
+    )
+    assert jobs.fingerprint(persons.job, jobs.Task("t0"), {}) != before
+
+
 def test_what_cannot_be_tried_any_more_keeps_its_results(tmp_path, scans):
     """Somebody removes the raw scans once they are measured."""
     out, calls = tmp_path / "out", tmp_path / "calls"
