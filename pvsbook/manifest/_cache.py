@@ -20,13 +20,14 @@ import rich.progress
 from rich.filesize import decimal
 
 from pvsbook._errors import InputError
-from pvsbook.manifest._download import (
-    OTHER_FILE, AbsentError, Downloader, exists, is_address, length, without_password,
-)  # fmt: skip
+from pvsbook.manifest import _download
+from pvsbook.manifest._download import Downloader, is_address, without_password
 from pvsbook.manifest._entries import File, datasets, describe, web_address
 
 if sys.platform != "win32":
     import fcntl
+
+__all__ = ["Fetched", "available_from_mirror", "cache", "fetch", "offline", "path", "verify"]
 
 _log = logging.getLogger(__name__)
 # It announces every address, with the password of a mirror.
@@ -157,7 +158,7 @@ def available_from_mirror() -> dict[str, tuple[str, ...]]:
             name: tuple(
                 file.path
                 for file in describe(name).files
-                if exists(f"{mirror}/{name}/{file.path}", session)
+                if _download.exists(f"{mirror}/{name}/{file.path}", session)
             )
             for name in datasets()
         }
@@ -330,7 +331,7 @@ def _progress_bar() -> rich.progress.Progress:
 def _check_room(dataset: str, files: list[File]) -> None:
     cache().mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache()).free
-    need = sum(file.size - length(_part(dataset, file)) for file in files)
+    need = sum(file.size - _download.length(_part(dataset, file)) for file in files)
     if need > free:
         raise InputError(
             f"{dataset} needs {decimal(need)} in {cache()}, where {decimal(free)} are free; make "
@@ -370,7 +371,7 @@ def _fetch_file(
         for how, source in sources.items():
             try:
                 _retrieve(source, file, local, downloader)
-            except AbsentError as error:
+            except _download.AbsentError as error:
                 absent.append(f"{without_password(source)} {error}")
                 _log.warning("%s/%s: %s", dataset, file.path, absent[-1])
             else:
@@ -393,4 +394,4 @@ def _retrieve(source: str, file: File, local: Path, downloader: Downloader) -> N
         if is_resumed:  # its beginning may have been at fault
             return _retrieve(source, file, local, downloader)
         reason = str(error).partition(". Deleted")[0]
-        raise InputError(f"{without_password(source)}: {reason}; {OTHER_FILE}") from None
+        raise InputError(f"{without_password(source)}: {reason}; {_download.OTHER_FILE}") from None
