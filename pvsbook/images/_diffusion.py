@@ -14,6 +14,8 @@ from pvsbook._errors import InputError
 from pvsbook.images._files import PathLike
 from pvsbook.images._volumes import ImageLike, label_of, load, rotation, times_text
 
+__all__ = ["Dwi", "load_dwi"]
+
 B0_BELOW_S_MM2 = 50.0
 MIN_DIRECTIONS = 6
 

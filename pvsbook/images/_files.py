@@ -15,6 +15,8 @@ import numpy as np
 
 from pvsbook._errors import InputError
 
+__all__ = ["sidecar", "write_bytes"]
+
 PathLike = str | os.PathLike[str]
 
 

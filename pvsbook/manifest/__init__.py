@@ -22,4 +22,4 @@ from pvsbook.manifest import _cache, _entries
 from pvsbook.manifest._cache import *  # noqa: F403
 from pvsbook.manifest._entries import *  # noqa: F403
 
-__all__ = _cache.__all__ + _entries.__all__
+__all__ = [*_cache.__all__, *_entries.__all__]
