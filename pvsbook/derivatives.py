@@ -19,9 +19,9 @@ from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook._version import __version__
 
-__all__ = ["BIDS_VERSION", "Writer", "claim", "describe", "plain", "prefix_from", "sources_of"]
+__all__ = ["Writer", "claim", "describe", "plain", "prefix_from", "sources_of"]
 
-BIDS_VERSION = "1.10.0"
+_BIDS_VERSION = "1.10.0"
 README = """\
 Results of pvsbook: perivascular spaces, ALPS and QSM, as BIDS-Derivatives.
 
@@ -174,7 +174,7 @@ def describe(folder: images.PathLike) -> None:
     """
     content: dict[str, Any] = {
         "Name": "pvsbook derivatives",
-        "BIDSVersion": BIDS_VERSION,
+        "BIDSVersion": _BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "pvsbook", "Version": __version__}],
     }
