@@ -62,7 +62,7 @@ def prefix_from(path: images.PathLike) -> str:
     >>> prefix_from("my T2 scan.nii")
     'sub-myT2scan'
     """
-    stem = Path(path).name.removesuffix(".gz").removesuffix(".nii")
+    stem = images.stem(Path(path).name)
     pairs = dict(part.split("-", 1) for part in stem.split("_") if "-" in part)
     if "sub" in pairs:
         kept = {k: re.sub(r"[^0-9A-Za-z]", "", pairs[k]) for k in ENTITIES_KEPT if k in pairs}

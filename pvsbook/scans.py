@@ -48,7 +48,7 @@ class Anatomy:
 def files_of(dataset: str, scan: manifest.Scan) -> list[manifest.File]:
     """List the files of a scan, with the sidecars beside them."""
     known = {file.path: file for file in manifest.describe(dataset).files}
-    sidecars = (p.removesuffix(".gz").removesuffix(".nii") + ".json" for p in scan.paths)
+    sidecars = (images.stem(path) + ".json" for path in scan.paths)
     return [known[path] for path in dict.fromkeys([*scan.paths, *sidecars]) if path in known]
 
 

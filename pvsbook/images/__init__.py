@@ -12,6 +12,7 @@ from pvsbook.images._files import PathLike as PathLike
 from pvsbook.images._files import number as number
 from pvsbook.images._files import read_json as read_json
 from pvsbook.images._files import same_acquisition as same_acquisition
+from pvsbook.images._files import stem as stem
 from pvsbook.images._gradient_echo import *  # noqa: F403
 from pvsbook.images._volumes import *  # noqa: F403
 from pvsbook.images._volumes import ImageLike as ImageLike
