@@ -19,7 +19,7 @@ from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook._version import __version__
 
-__all__ = ["Writer", "claim", "describe", "plain", "prefix_from", "sources_of"]
+__all__ = ["Writer", "prefix_from"]
 
 _BIDS_VERSION = "1.10.0"
 README = """\

@@ -15,8 +15,6 @@ import numpy as np
 
 from pvsbook._errors import InputError
 
-__all__ = ["sidecar", "write_bytes"]
-
 PathLike = str | os.PathLike[str]
 
 

@@ -19,8 +19,7 @@ from pvsbook._errors import InputError
 from pvsbook.images._files import PathLike, write_bytes
 
 __all__ = [
-    "array", "header_notes", "load", "load_mask", "make", "rotation", "same_grid", "save",
-    "voxel_size_mm",
+    "array", "load", "load_mask", "make", "rotation", "same_grid", "save", "voxel_size_mm",
 ]  # fmt: skip
 
 ImageLike = PathLike | nib.spatialimages.SpatialImage

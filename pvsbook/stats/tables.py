@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pvsbook._errors import InputError
 
-__all__ = ["COLUMNS", "Checked", "adjust", "check", "design", "result", "select"]
+__all__ = ["COLUMNS", "Checked", "adjust", "check"]
 
 COLUMNS = (
     "term", "measure", "estimate", "low", "high", "test", "statistic", "df", "p", "n",
