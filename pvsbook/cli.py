@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
 
 from pvsbook._console import console
@@ -82,7 +83,7 @@ def doctor() -> None:
         table.add_row("manifest", "none")
         missing.append(f"the manifest ({error})")
     for point in entry_points(group="pvsbook.doctor"):
-        table.add_row(point.name, point.load()())
+        table.add_row(point.name, escape(point.load()()))
     table.add_row("missing", ", ".join(missing) or "nothing")
     console().print(table)
     if missing:

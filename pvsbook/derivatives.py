@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook._version import __version__
 
-__all__ = ["BIDS_VERSION", "Writer", "claim", "describe", "plain", "prefix_from", "sources_of"]
+__all__ = ["Writer", "prefix_from"]
 
-BIDS_VERSION = "1.10.0"
+_BIDS_VERSION = "1.10.0"
 README = """\
 Results of pvsbook: perivascular spaces, ALPS and QSM, as BIDS-Derivatives.
 
@@ -36,17 +36,10 @@ BIDS has no name yet for some of this, so .bidsignore keeps it from the validato
 
 For teaching and research; not a medical device.
 """
-IGNORED = """\
-*.html
-*_alps.*
-*_dwimap.*
-*_fieldmap.*
-*_pvs.*
-*_qsm.*
-*_vesselness.*
-group_*
-logs/
-"""
+IGNORED = (
+    "*.html", "*_alps.*", "*_dwimap.*", "*_fieldmap.*", "*_pvs.*", "*_qsm.*", "*_vesselness.*",
+    "group_*", "logs/",
+)  # fmt: skip
 # What the validator requires of a map; every map here is zero outside the brain.
 REQUIRED_META: Mapping[str, Mapping[str, Any]] = {"Chimap": {"SkullStripped": True}}
 ENTITIES_KEPT = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run")
@@ -69,7 +62,7 @@ def prefix_from(path: images.PathLike) -> str:
     >>> prefix_from("my T2 scan.nii")
     'sub-myT2scan'
     """
-    stem = Path(path).name.removesuffix(".gz").removesuffix(".nii")
+    stem = images.stem(Path(path).name)
     pairs = dict(part.split("-", 1) for part in stem.split("_") if "-" in part)
     if "sub" in pairs:
         kept = {k: re.sub(r"[^0-9A-Za-z]", "", pairs[k]) for k in ENTITIES_KEPT if k in pairs}
@@ -106,7 +99,6 @@ class Writer:
     prefix: str = "sub-scan"
     datatype: str = "anat"
     sources: Sequence[str] = ()
-    _described: list[bool] = field(default_factory=list, repr=False, compare=False)
 
     def path(self, suffix: str, extension: str, **entities: str) -> Path:
         """Return where a result goes: ``sub-*/[ses-*/]datatype/prefix_[entity-value_]suffix``."""
@@ -124,10 +116,8 @@ class Writer:
         **entities: str,
     ) -> Path:
         """Write a map and its JSON sidecar; return the path of the map."""
-        self._describe()
         path = images.save(image, self.path(suffix, ".nii.gz", **entities))
-        required = REQUIRED_META.get(suffix, {})
-        self.json({**required, **(meta or {}), **self._sources()}, suffix, **entities)
+        self._sidecar({**REQUIRED_META.get(suffix, {}), **(meta or {})}, suffix, **entities)
         return path
 
     def table(
@@ -144,36 +134,28 @@ class Writer:
         InputError
             A column has no entry in the dictionary.
         """
-        self._describe()
         frame = pd.DataFrame([rows] if isinstance(rows, Mapping) else rows)
         unknown = [str(c) for c in frame.columns if c not in columns]
         if unknown:
             raise InputError(f"columns: {', '.join(unknown)} have no description; add one each")
         text = frame.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n")
-        path = images.write_bytes(text.encode(), self.path(suffix, ".tsv", **entities))
-        used = {str(c): dict(columns[c]) for c in frame.columns}
-        self.json({**used, **self._sources()}, suffix, **entities)
+        path = self.text(text, suffix, ".tsv", **entities)
+        self._sidecar({str(c): dict(columns[c]) for c in frame.columns}, suffix, **entities)
         return path
+
+    def _sidecar(self, content: Mapping[str, Any], suffix: str, **entities: str) -> None:
+        sources = {"Sources": list(self.sources)} if self.sources else {}
+        self.json({**content, **sources}, suffix, **entities)
 
     def json(self, content: Mapping[str, Any], suffix: str, **entities: str) -> Path:
         """Write a JSON object; numpy numbers and arrays are turned into plain ones."""
-        self._describe()
         text = json.dumps(content, indent=2, default=plain, ensure_ascii=False) + "\n"
-        return images.write_bytes(text.encode(), self.path(suffix, ".json", **entities))
+        return self.text(text, suffix, ".json", **entities)
 
     def text(self, content: str, suffix: str, extension: str, **entities: str) -> Path:
-        """Write a text file, such as an HTML report."""
-        self._describe()
+        """Write a text file, such as an HTML report; describe the data set where it is new."""
+        describe(self.folder)
         return images.write_bytes(content.encode(), self.path(suffix, extension, **entities))
-
-    def _sources(self) -> dict[str, list[str]]:
-        return {"Sources": list(self.sources)} if self.sources else {}
-
-    def _describe(self) -> None:
-        """Write the files at the top of the data set once a writer."""
-        if not self._described:
-            describe(self.folder)
-            self._described.append(True)
 
 
 def describe(folder: images.PathLike) -> None:
@@ -190,42 +172,33 @@ def describe(folder: images.PathLike) -> None:
     ...     sorted(path.name for path in Path(out).iterdir())
     ['.bidsignore', 'README', 'dataset_description.json']
     """
-    content = {
+    content: dict[str, Any] = {
         "Name": "pvsbook derivatives",
-        "BIDSVersion": BIDS_VERSION,
+        "BIDSVersion": _BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "pvsbook", "Version": __version__}],
     }
     top = Path(folder)
-    path = top / "dataset_description.json"
-    if not path.exists():
-        images.write_bytes((json.dumps(content, indent=2) + "\n").encode(), path)
-    elif _is_ours(path):  # another version: its own keys, and what was added by hand stays
-        known = json.loads(path.read_text(encoding="utf-8"))
-        if any(known.get(key) != value for key, value in content.items()):
-            merged = known | content | {"Name": known.get("Name", content["Name"])}
-            images.write_bytes((json.dumps(merged, indent=2) + "\n").encode(), path)
-    else:
+    path, readme, ignored = top / "dataset_description.json", top / "README", top / ".bidsignore"
+    try:
+        known = images.read_json(path) if path.exists() else content
+        is_ours = any(maker.get("Name") == "pvsbook" for maker in known["GeneratedBy"])
+    except (InputError, KeyError, TypeError, AttributeError):
+        is_ours = False
+    if not is_ours:
         return
-    if not (top / "README").exists():
-        images.write_bytes(README.encode(), top / "README")
-    ignored = top / ".bidsignore"
+    # Of another version: its own keys, and what was added by hand stays.
+    merged = known | content | {"Name": known.get("Name", content["Name"])}
+    if merged != known or not path.exists():
+        images.write_bytes((json.dumps(merged, indent=2) + "\n").encode(), path)
+    if not readme.exists():
+        images.write_bytes(README.encode(), readme)
     try:
         lines = ignored.read_text(encoding="utf-8").splitlines() if ignored.exists() else []
     except (OSError, ValueError):
         return
-    missing = [line for line in IGNORED.splitlines() if line not in lines]
-    if missing:
+    if missing := [line for line in IGNORED if line not in lines]:
         images.write_bytes(("\n".join([*lines, *missing]) + "\n").encode(), ignored)
-
-
-def _is_ours(description: Path) -> bool:
-    """Tell whether this package wrote a ``dataset_description.json``."""
-    try:
-        makers = json.loads(description.read_text(encoding="utf-8"))["GeneratedBy"]
-        return any(maker.get("Name") == "pvsbook" for maker in makers)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return False
 
 
 def sources_of(paths: Sequence[images.PathLike]) -> dict[str, list[str]]:

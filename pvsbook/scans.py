@@ -14,23 +14,15 @@ import nibabel as nib
 from pvsbook import images, manifest
 from pvsbook._errors import InputError
 
-__all__ = ["Anatomy", "LocalScan", "anatomy", "diffusion", "gradient_echo", "locate"]
+__all__ = ["Anatomy", "anatomy", "diffusion", "gradient_echo", "locate"]
 
 
-@dataclass(frozen=True)
-class LocalScan:
-    """A scan of the manifest whose files are on this machine.
-
-    Attributes
-    ----------
-    entry
-        What the manifest says of it.
-    paths
-        By role, the file, or the files in the order of the echoes.
-    """
-
-    entry: manifest.Scan
-    paths: dict[str, Any]
+# By method: the files and options that an entry must have, and the options that it may have.
+_ENTRIES: dict[str, tuple[set[str], set[str]]] = {
+    "pvs": ({"image", "contrast"}, set()),
+    "alps": ({"dwi", "bval", "bvec"}, set()),
+    "qsm": ({"magnitude", "phase"}, {"echo_times_s", "field_strength_t", "phase_period"}),
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +48,7 @@ class Anatomy:
 def files_of(dataset: str, scan: manifest.Scan) -> list[manifest.File]:
     """List the files of a scan, with the sidecars beside them."""
     known = {file.path: file for file in manifest.describe(dataset).files}
-    sidecars = (p.removesuffix(".gz").removesuffix(".nii") + ".json" for p in scan.paths)
+    sidecars = (images.stem(path) + ".json" for path in scan.paths)
     return [known[path] for path in dict.fromkeys([*scan.paths, *sidecars]) if path in known]
 
 
@@ -66,7 +58,7 @@ def locate(
     *,
     subject: str | None = None,
     session: str | None = None,
-) -> LocalScan:
+) -> tuple[manifest.Scan, dict[str, Any]]:
     """Bring the files of a scan and say where they are.
 
     Parameters
@@ -80,34 +72,33 @@ def locate(
 
     Returns
     -------
-    LocalScan
+    tuple of pvsbook.manifest.Scan and dict
+        What the manifest says of it; and by role its file, or its files in the order of the
+        echoes.
 
     Raises
     ------
     InputError
-        No such scan, or files that cannot be had; the message names files, sizes and addresses.
+        No such scan, an entry that lacks what the method needs, or files that cannot be had; the
+        message names files, sizes and addresses.
     """
     entry = manifest.describe(dataset).scan(method, subject=subject, session=session)
+    needed, optional = _ENTRIES.get(method, (set(), set(entry.options)))
+    names = {*entry.files, *entry.options}
+    if not needed <= names or not set(entry.options) <= needed | optional:
+        raise InputError(
+            f"{dataset}: the entry of its {method} scan has {', '.join(sorted(names))}; "
+            f"needed: {', '.join(sorted(needed))}; correct files and options in data_manifest"
+        )
     command = f"pvsbook data fetch {dataset} --method {method}"
     command += f" --subject {entry.subject}" * bool(entry.subject)
     command += f" --session {entry.session}" * bool(entry.session)
-    names = [file.path for file in files_of(dataset, entry)]
-    fetched = manifest.fetch(dataset, names, command=command)
-    paths: dict[str, Any] = {
+    wanted = [file.path for file in files_of(dataset, entry)]
+    fetched = manifest.fetch(dataset, wanted, command=command)
+    return entry, {
         role: fetched[files] if isinstance(files, str) else [fetched[f] for f in files]
         for role, files in entry.files.items()
     }
-    return LocalScan(entry, paths)
-
-
-def _check(dataset: str, scan: manifest.Scan, needed: set[str], optional: set[str]) -> None:
-    """Refuse an entry without a file or option that is needed, or with an unknown option."""
-    names, options = {*scan.files, *scan.options}, set(scan.options)
-    if not needed <= names or not options <= needed | optional:
-        raise InputError(
-            f"{dataset}: the entry of its {scan.method} scan has {', '.join(sorted(names))}; "
-            f"needed: {', '.join(sorted(needed))}; correct files and options in data_manifest"
-        )
 
 
 def anatomy(dataset: str, *, subject: str | None = None, session: str | None = None) -> Anatomy:
@@ -133,15 +124,13 @@ def anatomy(dataset: str, *, subject: str | None = None, session: str | None = N
     >>> scan.contrast  # doctest: +SKIP
     't2'
     """
-    scan = locate(dataset, "pvs", subject=subject, session=session)
-    _check(dataset, scan.entry, {"image", "contrast"}, set())
+    entry, paths = locate(dataset, "pvs", subject=subject, session=session)
     loaded: dict[str, Any] = {
-        role: images.load(scan.paths[role])
+        role: images.load(paths[role])
         for role in ("image", "wmh_mask", "brain_mask")
-        if role in scan.paths
+        if role in paths
     }
-    options: dict[str, Any] = dict(scan.entry.options)
-    return Anatomy(**loaded, **options)
+    return Anatomy(**loaded, **dict[str, Any](entry.options))
 
 
 def diffusion(
@@ -167,9 +156,8 @@ def diffusion(
     --------
     >>> dwi = diffusion("ds000114", subject="01", session="retest")  # doctest: +SKIP
     """
-    scan = locate(dataset, "alps", subject=subject, session=session)
-    _check(dataset, scan.entry, {"dwi", "bval", "bvec"}, set())
-    return images.load_dwi(*(scan.paths[role] for role in ("dwi", "bval", "bvec")))
+    _, paths = locate(dataset, "alps", subject=subject, session=session)
+    return images.load_dwi(paths["dwi"], paths["bval"], paths["bvec"])
 
 
 def gradient_echo(
@@ -197,8 +185,5 @@ def gradient_echo(
     >>> gre.echo_times_s  # doctest: +SKIP
     array([0.004, 0.008, 0.012])
     """
-    scan = locate(dataset, "qsm", subject=subject, session=session)
-    known = {"echo_times_s", "field_strength_t", "phase_period"}
-    _check(dataset, scan.entry, {"magnitude", "phase"}, known)
-    options: dict[str, Any] = dict(scan.entry.options)
-    return images.load_gre(scan.paths["magnitude"], scan.paths["phase"], **options)
+    entry, paths = locate(dataset, "qsm", subject=subject, session=session)
+    return images.load_gre(paths["magnitude"], paths["phase"], **dict[str, Any](entry.options))

@@ -305,7 +305,7 @@ def _find_scan(
             f"{source.stem} teaches on simulated data and takes no scan; these do: "
             + ", ".join(f"{name} ({method})" for name, method in methods.items() if method)
         )
-    return scans.locate(dataset, method, subject=subject, session=session).entry
+    return scans.locate(dataset, method, subject=subject, session=session)[0]
 
 
 def _scan_parameters(dataset: str, scan: manifest.Scan, folder: Path) -> dict[str, Any]:

@@ -1,20 +1,10 @@
 """Diffusivity along the perivascular space (ALPS) from diffusion MRI."""
 
-import lazy_loader as _lazy
+from pvsbook._lazy import attach as _attach
 
-__getattr__, __dir__, __all__ = _lazy.attach(
+__getattr__, __dir__, __all__ = _attach(
     __name__,
-    submodules=[
-        "coherence",
-        "estimators",
-        "pipeline",
-        "preprocess",
-        "probability",
-        "quality",
-        "regions",
-        "sensitivity",
-        "series",
-        "tensor",
-    ],
-    submod_attrs={"pipeline": ["AlpsResult", "measure"], "regions": ["SPHERES_2_5_MM", "RoiSet"]},
+    __path__,
+    pipeline=["AlpsResult", "measure"],
+    regions=["SPHERES_2_5_MM", "RoiSet"],
 )

@@ -1,9 +1,7 @@
 """MNI templates, regions, and bringing them to a person."""
 
-import lazy_loader as _lazy
+from pvsbook._lazy import attach as _attach
 
-__getattr__, __dir__, __all__ = _lazy.attach(
-    __name__,
-    submodules=["deep_grey", "perivascular", "registration", "templates", "tissue"],
-    submod_attrs={"registration": ["Registration", "register_to_mni"]},
+__getattr__, __dir__, __all__ = _attach(
+    __name__, __path__, registration=["Registration", "register_to_mni"]
 )

@@ -5,14 +5,8 @@ blindness does not hide a difference); `use_style` sets matplotlib's defaults; `
 anatomical slices in world orientation; `viewer` makes a titled slice viewer for a page.
 """
 
-import lazy_loader as _lazy
+from pvsbook._lazy import attach as _attach
 
-__getattr__, __dir__, _names = _lazy.attach(
-    __name__,
-    submodules=["alps", "people", "pvs", "qsm", "style"],
-    submod_attrs={
-        "style": ["COLORS", "show_slices", "use_style", "viewer"],
-    },
+__getattr__, __dir__, __all__ = _attach(
+    __name__, __path__, style=["COLORS", "show_slices", "use_style", "viewer"]
 )
-
-__all__ = list(_names)

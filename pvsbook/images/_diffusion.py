@@ -14,6 +14,8 @@ from pvsbook._errors import InputError
 from pvsbook.images._files import PathLike
 from pvsbook.images._volumes import ImageLike, label_of, load, rotation, times_text
 
+__all__ = ["Dwi", "load_dwi"]
+
 B0_BELOW_S_MM2 = 50.0
 MIN_DIRECTIONS = 6
 
@@ -123,11 +125,9 @@ def load_dwi(image: ImageLike, bval: PathLike | ArrayLike, bvec: PathLike | Arra
             "zeros and NaN mean a wrong file"
         )
     axes = rotation(volumes.affine)
-    stored = vectors.T.copy()
+    stored = (vectors / np.where(is_b0, 1.0, length)).T.copy()
     if np.linalg.det(axes) > 0:
         stored[:, 0] *= -1
-    stored[is_b0] = 0
-    stored[~is_b0] /= length[~is_b0, None]
     bvecs_ras = stored @ axes.T + 0.0
     distinct = _count_directions(bvecs_ras[~is_b0])
     if distinct < MIN_DIRECTIONS:

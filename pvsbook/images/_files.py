@@ -18,6 +18,11 @@ from pvsbook._errors import InputError
 PathLike = str | os.PathLike[str]
 
 
+def stem(path: PathLike) -> str:
+    """Return the path of an image without ``.nii`` or ``.nii.gz``."""
+    return os.fspath(path).removesuffix(".gz").removesuffix(".nii")
+
+
 def sidecar(path: PathLike) -> dict:
     """Read the BIDS JSON sidecar beside an image; an empty dict where there is none.
 
@@ -31,8 +36,7 @@ def sidecar(path: PathLike) -> dict:
     >>> sidecar("no_such_scan.nii.gz")
     {}
     """
-    image = Path(path)
-    beside = image.with_name(image.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    beside = Path(stem(path) + ".json")
     return read_json(beside) if beside.is_file() else {}
 
 

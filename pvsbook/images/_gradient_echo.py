@@ -16,6 +16,8 @@ from pvsbook._errors import InputError
 from pvsbook.images._files import number, same_acquisition, sidecar
 from pvsbook.images._volumes import ImageLike, array, load, open_image, rotation, same_grid
 
+__all__ = ["Gre", "load_gre"]
+
 # One full turn of phase in the units that scanners and converters store.
 PHASE_PERIODS = {
     "radians": 2 * np.pi,

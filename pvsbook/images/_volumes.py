@@ -18,6 +18,10 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from pvsbook._errors import InputError
 from pvsbook.images._files import PathLike, write_bytes
 
+__all__ = [
+    "array", "load", "load_mask", "make", "rotation", "same_grid", "save", "voxel_size_mm",
+]  # fmt: skip
+
 ImageLike = PathLike | nib.spatialimages.SpatialImage
 
 PLAUSIBLE_VOXEL_MM = (0.05, 20.0)

@@ -18,30 +18,8 @@ Files are brought by pooch, which checks and names them, with a downloader of ou
 that of pooch 1.9 starts a broken transfer again from nothing.
 """
 
-from pvsbook.manifest._cache import (
-    Fetched,
-    available_from_mirror,
-    cache,
-    fetch,
-    offline,
-    path,
-    verify,
-)
-from pvsbook.manifest._entries import Dataset, File, Scan, cite, datasets, describe, folder
+from pvsbook.manifest import _cache, _entries
+from pvsbook.manifest._cache import *  # noqa: F403
+from pvsbook.manifest._entries import *  # noqa: F403
 
-__all__ = [
-    "Dataset",
-    "Fetched",
-    "File",
-    "Scan",
-    "available_from_mirror",
-    "cache",
-    "cite",
-    "datasets",
-    "describe",
-    "fetch",
-    "folder",
-    "offline",
-    "path",
-    "verify",
-]
+__all__ = [*_cache.__all__, *_entries.__all__]

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import platformdirs
@@ -20,20 +20,15 @@ import rich.progress
 from rich.filesize import decimal
 
 from pvsbook._errors import InputError
-from pvsbook.manifest._download import (
-    OTHER_FILE,
-    AbsentError,
-    ResumingDownloader,
-    exists,
-    length,
-    without_password,
-)
+from pvsbook.manifest import _download
+from pvsbook.manifest._download import Downloader, is_address, without_password
 from pvsbook.manifest._entries import File, datasets, describe, web_address
 
 if sys.platform != "win32":
     import fcntl
 
-Downloader = Callable[[str, str, object], None]
+__all__ = ["Fetched", "available_from_mirror", "cache", "fetch", "offline", "path", "verify"]
+
 _log = logging.getLogger(__name__)
 # It announces every address, with the password of a mirror.
 pooch.get_logger().setLevel(logging.WARNING)
@@ -92,9 +87,7 @@ def path(dataset: str, file: str) -> Path:
     >>> manifest.path("fa_template", "MNI_FA_template.nii.gz").parts[-2:]
     ('fa_template', 'MNI_FA_template.nii.gz')
     """
-    data = describe(dataset)
-    if file not in {known.path for known in data.files}:
-        data.select(file)  # says what there is
+    if [known.path for known in describe(dataset).select(file)] != [file]:
         raise InputError(f"{dataset}: {file!r} is a pattern; give one path")
     local = cache() / dataset / file
     if not local.resolve().is_relative_to(cache().resolve()):
@@ -158,17 +151,15 @@ def available_from_mirror() -> dict[str, tuple[str, ...]]:
         If the mirror cannot be reached.
     """
     mirror = _mirror()
-    if mirror is None or (isinstance(mirror, str) and offline()):
+    if not mirror or (is_address(mirror) and offline()):
         return {}
     with requests.Session() as session:
-
-        def holds(file: str) -> bool:
-            if isinstance(mirror, Path):
-                return (mirror / file).is_file()
-            return exists(f"{mirror}/{file}", session)
-
         available = {
-            name: tuple(f.path for f in describe(name).files if holds(f"{name}/{f.path}"))
+            name: tuple(
+                file.path
+                for file in describe(name).files
+                if _download.exists(f"{mirror}/{name}/{file.path}", session)
+            )
             for name in datasets()
         }
     return {name: files for name, files in available.items() if files}
@@ -193,11 +184,10 @@ def offline() -> bool:
         raise InputError(f"PVSBOOK_OFFLINE={value!r} is neither yes nor no; use 1 or 0") from None
 
 
-def _mirror() -> Path | str | None:
+def _mirror() -> str:
+    """Return the folder or address that is asked first; empty where there is none."""
     value = os.environ.get("PVSBOOK_MIRROR", "").strip()
-    if not value:
-        return None
-    if "://" in value:
+    if is_address(value):
         try:
             return web_address(value).rstrip("/")
         except ValueError:
@@ -205,9 +195,9 @@ def _mirror() -> Path | str | None:
                 f"PVSBOOK_MIRROR={without_password(value)!r} is no http(s) address; "
                 "for a folder, give its path"
             ) from None
-    if not Path(value).expanduser().is_dir():
+    if value and not Path(value).expanduser().is_dir():
         raise InputError(f"PVSBOOK_MIRROR={value!r} is no folder; correct or unset it")
-    return Path(value).expanduser().absolute()
+    return value and str(Path(value).expanduser().absolute())
 
 
 def _state(local: Path, file: File) -> str:
@@ -266,7 +256,7 @@ def fetch(
     {'sub-1003/ses-wave1/dwi/sub-1003_ses-wave1_acq-DTI_run-1_dwi.bval': 'downloaded', ...}
     """
     chosen = describe(dataset).select(files, subject=subject)
-    states = {file.path: _state(path(dataset, file.path), file) for file in chosen}
+    states = verify(dataset, [file.path for file in chosen])
     needed = [file for file in chosen if states[file.path] != "ok"]
     sources = {file.path: _sources(dataset, file) for file in needed}
     if unreachable := [file for file in needed if not sources[file.path]]:
@@ -284,25 +274,22 @@ def fetch(
             task = bar.add_task(dataset)
             for file in needed:
                 bar.reset(task, total=file.size, description=file.path.split("/")[-1])
-                report = functools.partial(bar.update, task)
-                how[file.path] = _fetch_file(dataset, file, sources[file.path], session, report)
-    return Fetched({file.path: path(dataset, file.path) for file in chosen}, how)
+                part, report = _part(dataset, file), functools.partial(bar.update, task)
+                downloader = Downloader(part, file.size, session, report)
+                how[file.path] = _fetch_file(dataset, file, sources[file.path], downloader)
+    return Fetched({name: path(dataset, name) for name in states}, how)
 
 
-def _sources(dataset: str, file: File) -> dict[str, Path | str]:
+def _sources(dataset: str, file: File) -> dict[str, str]:
     """List where to get a file from, in order, by the word for `Fetched.how`."""
     mirror, is_offline = _mirror(), offline()
-    sources: dict[str, Path | str] = {}
-    if isinstance(mirror, Path):
-        copy = mirror / dataset / file.path
-        if copy.is_file() and copy.resolve() != path(dataset, file.path).resolve():
+    copy = f"{mirror}/{dataset}/{file.path}"
+    if mirror and not is_address(mirror):
+        if Path(copy).is_file() and Path(copy).resolve() != path(dataset, file.path).resolve():
             return {"mirrored": copy}
         _log.warning("%s/%s: the mirror does not hold it", dataset, file.path)
-    elif mirror and not is_offline:
-        sources["mirrored"] = f"{mirror}/{dataset}/{file.path}"
-    if file.url and not is_offline:
-        sources["downloaded"] = file.url
-    return sources
+    sources = {"mirrored": copy if is_address(mirror) else None, "downloaded": file.url}
+    return {how: source for how, source in sources.items() if source and not is_offline}
 
 
 def _out_of_reach(
@@ -326,7 +313,8 @@ def _out_of_reach(
     return InputError("\n".join(lines))
 
 
-def _part(local: Path) -> Path:
+def _part(dataset: str, file: File) -> Path:
+    local = path(dataset, file.path)
     return local.with_name(f"{local.name}.part")
 
 
@@ -343,8 +331,7 @@ def _progress_bar() -> rich.progress.Progress:
 def _check_room(dataset: str, files: list[File]) -> None:
     cache().mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache()).free
-    here = sum(length(_part(path(dataset, file.path))) for file in files)
-    need = sum(file.size for file in files) - here
+    need = sum(file.size - _download.length(_part(dataset, file)) for file in files)
     if need > free:
         raise InputError(
             f"{dataset} needs {decimal(need)} in {cache()}, where {decimal(free)} are free; make "
@@ -369,11 +356,7 @@ def _lock(file: File) -> Iterator[None]:
 
 
 def _fetch_file(
-    dataset: str,
-    file: File,
-    sources: Mapping[str, Path | str],
-    session: requests.Session,
-    report: Callable[..., None],
+    dataset: str, file: File, sources: Mapping[str, str], downloader: Downloader
 ) -> str:
     """Fetch one file from the first source that has it; return the word for `Fetched.how`."""
     local = path(dataset, file.path)
@@ -386,15 +369,10 @@ def _fetch_file(
             _log.warning("%s: %s: damaged, so fetched again", local, state)
             local.unlink()
         for how, source in sources.items():
-            downloader: Downloader = _copy
-            if isinstance(source, Path):
-                _part(local).unlink(missing_ok=True)
-            else:
-                downloader = ResumingDownloader(_part(local), file.size, session, report)
             try:
-                _retrieve(str(source), file, local, downloader)
-            except AbsentError as error:
-                absent.append(f"{without_password(str(source))} {error}")
+                _retrieve(source, file, local, downloader)
+            except _download.AbsentError as error:
+                absent.append(f"{without_password(source)} {error}")
                 _log.warning("%s/%s: %s", dataset, file.path, absent[-1])
             else:
                 return how
@@ -406,7 +384,7 @@ def _fetch_file(
 
 def _retrieve(source: str, file: File, local: Path, downloader: Downloader) -> None:
     """Let pooch download a file, check it, and give it its final name."""
-    is_resumed = _part(local).exists()
+    is_resumed = downloader.part.exists()
     known_hash = ":".join(file.checksum)
     try:
         pooch.retrieve(source, known_hash, local.name, local.parent, downloader=downloader)
@@ -416,10 +394,4 @@ def _retrieve(source: str, file: File, local: Path, downloader: Downloader) -> N
         if is_resumed:  # its beginning may have been at fault
             return _retrieve(source, file, local, downloader)
         reason = str(error).partition(". Deleted")[0]
-        raise InputError(f"{without_password(source)}: {reason}; {OTHER_FILE}") from None
-
-
-def _copy(source: str, output_file: str, pooch: object) -> None:
-    """Copy from a mirror that is a folder, as a downloader for pooch."""
-    Path(output_file).unlink()  # only its owner may read what pooch made; a new file has umask's
-    shutil.copyfile(source, output_file)
+        raise InputError(f"{without_password(source)}: {reason}; {_download.OTHER_FILE}") from None

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,8 +56,15 @@ def without_password(address: str) -> str:
     return re.sub(r"//[^/]*@", "//", address)
 
 
+def is_address(source: str) -> bool:
+    """Tell an address from a path."""
+    return "://" in source
+
+
 def exists(url: str, session: requests.Session) -> bool:
-    """Ask whether an address has a file, without its bytes."""
+    """Ask whether an address or a folder has a file, without its bytes."""
+    if not is_address(url):
+        return Path(url).is_file()
     try:
         code = session.head(url, timeout=TIMEOUT_S, allow_redirects=True).status_code
         fault = f"HTTP {code}"
@@ -73,8 +81,8 @@ def length(part: Path) -> int:
 
 
 @dataclass
-class ResumingDownloader:
-    """Download over HTTP into a partial file, which pooch gets when it is complete.
+class Downloader:
+    """Download or copy into a partial file, which pooch gets when it is complete.
 
     The partial file is never removed for a fault of the network, so the next call goes on where
     this one stopped.  Whether the bytes are the right ones is for pooch to check.
@@ -106,6 +114,14 @@ class ResumingDownloader:
         InputError
             The server offers another size, or keeps failing.
         """
+        if is_address(url):
+            self._resume(url)
+        else:
+            self.part.unlink(missing_ok=True)
+            shutil.copyfile(url, self.part)
+        self.part.replace(output_file)
+
+    def _resume(self, url: str) -> None:
         failures = 0
         while (start := length(self.part)) != self.size:
             try:
@@ -124,7 +140,6 @@ class ResumingDownloader:
                     ) from None
                 _log.info("%s: %s; again in %.1f s", without_password(url), fault, wait_s)
                 time.sleep(wait_s)
-        self.part.replace(output_file)
 
     def _receive(self, url: str, start: int) -> None:
         """Ask once for the bytes from `start` on, and append what comes."""

@@ -19,6 +19,8 @@ from pydantic import AfterValidator, Field
 
 from pvsbook._errors import InputError
 
+__all__ = ["Dataset", "File", "Scan", "cite", "datasets", "describe", "folder"]
+
 
 def _relative_path(value: str) -> str:
     name = r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*"
@@ -181,11 +183,8 @@ class Dataset(_Strict):
         """
         candidates = [s for s in self.scans if s.method == method]
         if not candidates:
-            methods = ", ".join(sorted({s.method for s in self.scans}))
-            raise InputError(
-                f"{self.name}: no scan for {method}; it has "
-                + (f"scans for {methods}" if methods else "none for any method")
-            )
+            methods = ", ".join(sorted({s.method for s in self.scans})) or "no method"
+            raise InputError(f"{self.name}: no scan for {method}; it has scans for {methods}")
         for scan in candidates:
             if (subject is None or scan.subject == subject.removeprefix("sub-")) and (
                 session is None or scan.session == session.removeprefix("ses-")
@@ -271,41 +270,33 @@ def folder() -> Path:
     The wheel carries them inside the package; in a copy of the repository they lie above it.
     """
     own = os.environ.get("PVSBOOK_MANIFEST")
-    if own:
-        if any(Path(own).expanduser().glob("*.yml")):
-            return Path(own).expanduser()
-        raise InputError(f"PVSBOOK_MANIFEST={own!r} holds no *.yml; name the data_manifest folder")
     package = Path(__file__).resolve().parents[1]
-    for parent in (package, package.parent):
-        if any((parent / "data_manifest").glob("*.yml")):
-            return parent / "data_manifest"
+    above = [parent / "data_manifest" for parent in (package, package.parent)]
+    for place in [Path(own).expanduser()] if own else above:
+        if any(place.glob("*.yml")):
+            return place
+    if own:
+        raise InputError(f"PVSBOOK_MANIFEST={own!r} holds no *.yml; name the data_manifest folder")
     raise InputError(
         f"no data_manifest folder in {package} or above it: this installation is broken; "
         "install pvsbook again, or set PVSBOOK_MANIFEST to a folder of manifest files"
     )
 
 
-def _explain(error: pydantic.ValidationError, source: Path) -> InputError:
-    """Name field, value and what is needed; pydantic alone names its own types and rules."""
-    lines = []
-    for problem in error.errors():
-        where, value = problem["loc"], problem["input"]
-        models: dict[Any, type[_Strict]] = {"files": File, "scans": Scan} if where[1:] else {}
-        fields = models.get(where[0], Dataset).model_fields if where else {}
-        name = next((part for part in reversed(where) if isinstance(part, str)), "")
-        spot = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)
-        text = spot.lstrip(".") or "the entry"
-        if problem["type"] == "missing":
-            text += " is missing"
-        else:
-            shown = "" if isinstance(value, Mapping | _Strict) else f" is {reprlib.repr(value)}"
-            text += f"{shown}: {problem['msg'].removeprefix('Value error, ')}"
-        if problem["type"] == "extra_forbidden":
-            text += f"; known here: {', '.join(fields)}"
-        elif name in fields and fields[name].description:
-            text += f"; needed: {fields[name].description}"
-        lines.append(text)
-    return InputError(f"{source}: " + "\n  ".join(lines))
+def _explain(problem: Mapping[str, Any]) -> str:
+    """Name field and value beside what pydantic says, and what is needed."""
+    where, value = problem["loc"], problem["input"]
+    models: dict[Any, type[_Strict]] = {"files": File, "scans": Scan} if where[1:] else {}
+    model = models.get(where[0], Dataset) if where else Dataset
+    spot = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)
+    name = next((part for part in reversed(where) if isinstance(part, str)), "")
+    field = model.model_fields.get(name)
+    shown = "" if isinstance(value, Mapping | _Strict) else f" is {reprlib.repr(value)}"
+    fault = problem["msg"].removeprefix("Value error, ")
+    text = f"{spot.lstrip('.') or 'the entry'}{shown}: {fault}"
+    if problem["type"] == "extra_forbidden":
+        return f"{text}; known here: {', '.join(model.model_fields)}"
+    return f"{text}; needed: {field.description}" if field else text
 
 
 @functools.cache
@@ -315,7 +306,8 @@ def _read(source: Path, changed_ns: int) -> Dataset:
         content = yaml.load(source.read_text(encoding="utf-8"), _Loader)
         dataset = Dataset.model_validate(content)
     except pydantic.ValidationError as error:
-        raise _explain(error, source) from None
+        faults = "\n  ".join(_explain(problem) for problem in error.errors())
+        raise InputError(f"{source}: {faults}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{source}: not YAML: {error}; correct that line") from None
     if dataset.name != source.stem:

@@ -1,7 +1,5 @@
 """Digital phantoms with known truth, made from the MNI152 maps that nilearn carries."""
 
-import lazy_loader as _lazy
+from pvsbook._lazy import attach as _attach
 
-__getattr__, __dir__, __all__ = _lazy.attach(
-    __name__, submodules=["brain", "diffusion", "gradient_echo", "people", "perivascular"]
-)
+__getattr__, __dir__, __all__ = _attach(__name__, __path__)

@@ -1,24 +1,12 @@
 """Perivascular spaces: vesselness, segmentation, counts and shape."""
 
-import lazy_loader as _lazy
+from pvsbook._lazy import attach as _attach
 
-__getattr__, __dir__, __all__ = _lazy.attach(
+__getattr__, __dir__, __all__ = _attach(
     __name__,
-    submodules=[
-        "anatomy",
-        "morphometry",
-        "noise",
-        "objects",
-        "pipeline",
-        "quality",
-        "rating",
-        "segmentation",
-        "vesselness",
-    ],
-    submod_attrs={
-        "pipeline": ["PvsResult", "measure"],
-        "objects": ["CLASSES", "Rules"],
-        "segmentation": ["Segmentation", "segment"],
-        "vesselness": ["Vesselness", "vesselness_filter"],
-    },
+    __path__,
+    pipeline=["PvsResult", "measure"],
+    objects=["CLASSES", "Rules"],
+    segmentation=["Segmentation", "segment"],
+    vesselness=["Vesselness", "vesselness_filter"],
 )

@@ -1,24 +1,5 @@
 """Quantitative susceptibility mapping from gradient-echo phase."""
 
-import lazy_loader as _lazy
+from pvsbook._lazy import attach as _attach
 
-__getattr__, __dir__, __all__ = _lazy.attach(
-    __name__,
-    submodules=[
-        "background",
-        "change",
-        "dipole",
-        "field",
-        "inversion",
-        "mask",
-        "pipeline",
-        "quality",
-        "r2s",
-        "reference",
-        "regions",
-        "separation",
-        "swi",
-        "unwrap",
-    ],
-    submod_attrs={"pipeline": ["QsmResult", "reconstruct"]},
-)
+__getattr__, __dir__, __all__ = _attach(__name__, __path__, pipeline=["QsmResult", "reconstruct"])

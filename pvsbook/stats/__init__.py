@@ -8,8 +8,6 @@ Here is only what they lack.  For a t test, a rank test, a correlation, a linear
 or power, call them; the chapters on the three studies show how.
 """
 
-import lazy_loader as _lazy
+from pvsbook._lazy import attach as _attach
 
-__getattr__, __dir__, __all__ = _lazy.attach(
-    __name__, submodules=["agreement", "classify", "groups", "longitudinal", "tables"]
-)
+__getattr__, __dir__, __all__ = _attach(__name__, __path__)

@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
 
 from pvsbook._errors import InputError
-from pvsbook.stats.tables import check, result
+from pvsbook.stats.tables import check, coefficients, result
 
 __all__ = ["Classifier", "logistic"]
 
@@ -112,28 +112,31 @@ def logistic(
     apparent = model.fit(x, y).predict_proba(x)[:, 1]
     folds = np.stack([_out_of_fold(model, x, y, n_folds, rng) for _ in range(n_repeats)])
     held_out = folds.mean(axis=0)
-    auc, optimism = roc_auc_score(y, apparent), []
-    spread: dict[str, list[float]] = {"apparent": [], "held out": []}
+    draws = []
     for _ in range(n_bootstrap):
         drawn = _stratified_draw(y, rng)
         refit = model.fit(x[drawn], y[drawn])
         drawn_auc = roc_auc_score(y[drawn], refit.predict_proba(x[drawn])[:, 1])
-        optimism.append(drawn_auc - roc_auc_score(y, refit.predict_proba(x)[:, 1]))
-        spread["apparent"].append(roc_auc_score(y[drawn], apparent[drawn]))
-        spread["held out"].append(roc_auc_score(y[drawn], held_out[drawn]))
-    limits = {name: np.percentile(v, (2.5, 97.5)) for name, v in spread.items()}
-    excess = float(np.mean(optimism))
-    n = len(y)
+        optimism = drawn_auc - roc_auc_score(y, refit.predict_proba(x)[:, 1])
+        spread = [roc_auc_score(y[drawn], p[drawn]) for p in (apparent, held_out)]
+        draws.append((optimism, *spread))
+    excess = np.mean([optimism for optimism, *_ in draws])
+    _, of_apparent, of_held_out = np.percentile(draws, (2.5, 97.5), axis=0).T
+    auc, n = roc_auc_score(y, apparent), len(y)
+    measures = {
+        "AUC, apparent": (auc, *of_apparent),
+        "AUC, optimism taken off": (auc - excess, *(of_apparent - excess)),
+        "AUC, cross-validated": (np.mean([roc_auc_score(y, f) for f in folds]), *of_held_out),
+        "Brier score, held out": (brier_score_loss(y, held_out),),
+    }
     rows = [*_r_squared(fit, apparent, y)]
-    rows.append(result("model", "AUC, apparent", auc, *limits["apparent"], n=n))
-    corrected = limits["apparent"] - excess
-    rows.append(result("model", "AUC, optimism taken off", auc - excess, *corrected, n=n))
-    crossed = float(np.mean([roc_auc_score(y, f) for f in folds]))
-    rows.append(result("model", "AUC, cross-validated", crossed, *limits["held out"], n=n))
-    rows.append(result("model", "Brier score, held out", brier_score_loss(y, held_out), n=n))
+    rows += [result("model", measure, *values, n=n) for measure, values in measures.items()]
     rows += _calibration(y, held_out)
     predictions = pd.DataFrame({"outcome": y, "probability": held_out})
-    return Classifier(_coefficients(fit, predictors, n), pd.DataFrame(rows), predictions)
+    ratios = coefficients(
+        fit, predictors, "odds ratio per SD", exponential=True, n=n, test="Wald z"
+    )
+    return Classifier(pd.DataFrame(ratios), pd.DataFrame(rows), predictions)
 
 
 def _fit(x, y, group: str, predictors: Sequence[str]):  # type: ignore[no-untyped-def]
@@ -181,16 +184,3 @@ def _calibration(y: NDArray, probability: NDArray) -> list[dict]:
     limits = fit.conf_int()
     names = ("calibration intercept, held out", "calibration slope, held out")
     return [result("model", names[k], fit.params[k], *limits[k], n=len(y)) for k in (0, 1)]
-
-
-def _coefficients(fit, predictors: Sequence[str], n: int) -> pd.DataFrame:  # type: ignore[no-untyped-def]
-    limits = fit.conf_int()
-    return pd.DataFrame(
-        [
-            result(
-                name, "odds ratio per SD", *np.exp([fit.params[k], *limits[k]]), n=n,
-                test="Wald z", statistic=fit.tvalues[k], p=fit.pvalues[k],
-            )
-            for k, name in enumerate(predictors, start=1)
-        ]
-    )  # fmt: skip

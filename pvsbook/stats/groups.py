@@ -15,7 +15,7 @@ from statsmodels.stats.contingency_tables import Table2x2
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from pvsbook._errors import InputError
-from pvsbook.stats.tables import check, design, result, select
+from pvsbook.stats.tables import check, coefficients, design, result, select
 
 __all__ = ["ancova", "compare_counts", "negative_binomial"]
 
@@ -135,19 +135,14 @@ def ancova(
     """
     clean, x, names = _design(table, value, group, reference, covariates)
     fit = sm.OLS(clean[value].to_numpy(np.float64), x).fit()
-    limits = fit.conf_int()
     adjustment = f"adjusted for {', '.join(covariates)}" if covariates else "not adjusted"
+    others, n = names[: clean[group].nunique() - 1], len(clean)
     rows = []
-    for k in range(1, clean[group].nunique()):
-        values = np.array([fit.params[k], *limits[k]])
-        rows.append(
-            result(
-                names[k - 1], f"mean difference, {adjustment}", *values, n=len(clean),
-                test="OLS t", statistic=fit.tvalues[k], df=f"{fit.df_resid:.0f}", p=fit.pvalues[k],
-            )
-        )  # fmt: skip
-        scaled = values / np.sqrt(fit.scale)
-        rows.append(result(names[k - 1], "difference in residual SD", *scaled, n=len(clean)))
+    for row in coefficients(
+        fit, others, f"mean difference, {adjustment}", n=n, test="OLS t", df=f"{fit.df_resid:.0f}"
+    ):
+        scaled = [row[key] / np.sqrt(fit.scale) for key in ("estimate", "low", "high")]
+        rows += [row, result(row["term"], "difference in residual SD", *scaled, n=n)]
     return pd.DataFrame(rows)
 
 

@@ -11,7 +11,7 @@ import statsmodels.api as sm
 from scipy import optimize, stats
 
 from pvsbook._errors import InputError
-from pvsbook.stats.tables import Checked, check, design, result, select
+from pvsbook.stats.tables import Checked, check, coefficients, design, result, select
 
 __all__ = ["change_scores", "mixed_anova", "mixed_model"]
 
@@ -241,15 +241,11 @@ def mixed_model(
             f"{value}: the mixed model did not converge; are there participants with "
             "both visits, and do participants differ?"
         )
-    n, limits = rows[person].nunique(), fit.conf_int()
-    terms = ["group", "time", "difference of changes", *names]
-    results = [
-        result(
-            term, "mixed model coefficient", fit.fe_params[k], *limits[k], n=n,
-            test="MixedLM (REML), Wald z", statistic=fit.tvalues[k], p=fit.pvalues[k],
-        )
-        for k, term in enumerate(terms, start=1)
-    ]  # fmt: skip
+    n = rows[person].nunique()
+    results = coefficients(
+        fit, ["group", "time", "difference of changes", *names], "mixed model coefficient",
+        n=n, test="MixedLM (REML), Wald z",
+    )  # fmt: skip
     between = float(np.asarray(fit.cov_re)[0, 0])
     share = between / (between + fit.scale)
     measure = "share of variance between participants"

@@ -14,21 +14,12 @@ from numpy.typing import NDArray
 
 from pvsbook._errors import InputError
 
-__all__ = ["COLUMNS", "Checked", "adjust", "check", "design", "result", "select"]
+__all__ = ["COLUMNS", "Checked", "adjust", "check"]
 
 COLUMNS = (
-    "term",
-    "measure",
-    "estimate",
-    "low",
-    "high",
-    "test",
-    "statistic",
-    "df",
-    "p",
-    "n",
+    "term", "measure", "estimate", "low", "high", "test", "statistic", "df", "p", "n",
     "correction",
-)
+)  # fmt: skip
 _NUMBER_LIKE = re.compile(r"\s*[<>=~+-]*\s*[.,]?\d")  # 45,0 and <20, but also a date
 _METHODS = {"holm": "Holm", "fdr_bh": "FDR (Benjamini-Hochberg)", "bonferroni": "Bonferroni"}
 
@@ -72,6 +63,20 @@ def result(
     """
     values = (term, measure, float(estimate), float(low), float(high), test, float(statistic), df)
     return dict(zip(COLUMNS, (*values, float(p), int(n), "none"), strict=True))
+
+
+def coefficients(
+    fit: Any, terms: Sequence[str], measure: str, *, exponential: bool = False, **about: Any
+) -> list[dict[str, Any]]:
+    """Make a row of each coefficient of a statsmodels fit after the intercept, as `result`."""
+    values = np.column_stack([fit.params, np.asarray(fit.conf_int())])
+    values = np.exp(values) if exponential else values
+    return [
+        result(
+            term, measure, *values[k], statistic=fit.tvalues[k], p=fit.pvalues[k], **about,
+        )
+        for k, term in enumerate(terms, start=1)
+    ]  # fmt: skip
 
 
 def check(
@@ -141,19 +146,15 @@ def check(
     for column in covariates:
         _covariate(table, column)
     for column in keys:
-        if table[column].isna().any():
-            raise InputError(
-                f"{column}: missing in rows {_rows(table, table[column].isna())}; fill it in"
-            )
+        _refuse(table, table[column].isna(), f"{column}: missing", "fill it in")
     if person is not None:
         _one_row_each(table, person, time, group)
         table = _fill_covariates(table, person, covariates)
-    dropped = []
+    left_out: list[tuple[Any, str]] = []
     keep = pd.Series(True, index=table.index)
     for column in (*values, *covariates):
         missing = table[column].isna() & keep
-        for index in table.index[missing]:
-            dropped.append(_left_out(table, index, person, time, f"{column} is missing"))
+        left_out += [(row, f"{column} is missing") for row in table.index[missing]]
         keep &= ~missing
     kept = table.loc[keep, wanted].copy()
     if complete and person is not None and time is not None:
@@ -162,9 +163,8 @@ def check(
         for name, own in own_times.items():
             if own != times:
                 lacking = ", ".join(str(t) for t in sorted(times - own))
-                index = kept.index[kept[person] == name][0]
-                reason = f"{name} lacks {time} {lacking}"
-                dropped.append(_left_out(table, index, person, time, reason))
+                row = kept.index[kept[person] == name][0]
+                left_out.append((row, f"{name} lacks {time} {lacking}"))
         kept = kept[kept[person].map(own_times) == times]
     if group is not None:
         _enough(kept, person, group, least)
@@ -173,6 +173,10 @@ def check(
     for column in (*keys, *covariates):
         if isinstance(kept[column].dtype, pd.CategoricalDtype):
             kept[column] = kept[column].cat.remove_unused_categories()
+    dropped = [
+        (row, *(None if c is None else table.at[row, c] for c in (person, time)), reason)
+        for row, reason in left_out
+    ]
     columns = ["row", "person", "time", "reason"]
     return Checked(kept.reset_index(drop=True), pd.DataFrame(dropped, columns=columns))
 
@@ -182,18 +186,23 @@ def _numbers(table: pd.DataFrame, column: str) -> None:
         return
     numbers = pd.to_numeric(table[column], errors="coerce")
     text = numbers.isna() & table[column].notna()
-    if text.any() or not pd.api.types.is_numeric_dtype(table[column]):
-        rows = _rows(table, text) if text.any() else f"all ({table[column].dtype})"
-        raise InputError(
-            f"{column}: not a number in rows {rows}; turn the column into numbers, with NaN where "
-            "a value is missing"
-        )
-    infinite = np.isinf(numbers.to_numpy(np.float64))
-    if infinite.any():
-        raise InputError(
-            f"{column}: infinite in rows {_rows(table, pd.Series(infinite, table.index))}; "
-            "correct them or set NaN"
-        )
+    if not text.any():
+        text |= not pd.api.types.is_numeric_dtype(table[column])
+    kind = table[column].dtype
+    _refuse(
+        table, text, f"{column}: not a number",
+        f"turn the column ({kind}) into numbers, with NaN where a value is missing",
+    )  # fmt: skip
+    infinite = pd.Series(np.isinf(numbers.to_numpy(np.float64)), table.index)
+    _refuse(table, infinite, f"{column}: infinite", "correct them or set NaN")
+
+
+def _refuse(table: pd.DataFrame, wrong: pd.Series, fault: str, fix: str) -> None:
+    """Name the rows that are wrong, if there are any, and say what to do."""
+    rows = [str(i) for i in table.index[wrong.to_numpy()]]
+    if rows:
+        more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+        raise InputError(f"{fault} in rows {', '.join(rows[:5])}{more}; {fix}")
 
 
 def _strip_labels(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -215,13 +224,12 @@ def _covariate(table: pd.DataFrame, column: str) -> None:
         return
     words = table[column].map(lambda v: isinstance(v, str) and not _NUMBER_LIKE.match(v))
     wrong = ~words & table[column].notna()
-    if wrong.any():
-        example = table.loc[wrong, column].iloc[0]
-        raise InputError(
-            f"{column}: holds {example!r} in rows {_rows(table, wrong)}, which is text; turn the "
-            "column into numbers (pandas.to_numeric), or, where its values are categories, say "
-            f"so: table[{column!r}].astype('category')"
-        )
+    example = next(iter(table.loc[wrong, column]), None)
+    _refuse(
+        table, wrong, f"{column}: text, such as {example!r},",
+        "turn the column into numbers (pandas.to_numeric), or, where its values are categories, "
+        f"say so: table[{column!r}].astype('category')",
+    )  # fmt: skip
     if table[column].nunique() > max(2, len(table) // 4):
         raise InputError(
             f"{column}: {table[column].nunique()} different words in {len(table)} rows; as "
@@ -331,21 +339,17 @@ def select(table: pd.DataFrame, column: str, labels: Sequence[Any]) -> pd.DataFr
 
 def _one_row_each(table: pd.DataFrame, person: str, time: str | None, group: str | None) -> None:
     keys = [person] if time is None else [person, time]
-    again = table.duplicated(keys, keep=False)
-    if again.any():
-        raise InputError(
-            f"{' and '.join(keys)}: rows {_rows(table, again)} share them; keep one row "
-            f"per participant{'' if time is None else ' and time'} "
-            "(average repeated scans before)"
-        )
+    _refuse(
+        table, table.duplicated(keys, keep=False), f"{' and '.join(keys)}: the same",
+        f"keep one row per participant{'' if time is None else ' and time'} "
+        "(average repeated scans before)",
+    )  # fmt: skip
     if group is not None:
         groups = table.groupby(person, observed=True)[group].nunique()
-        changing = table[person].isin(groups.index[groups > 1])
-        if changing.any():
-            raise InputError(
-                f"{group}: changes within a participant in rows {_rows(table, changing)}; a "
-                "participant belongs to one group"
-            )
+        _refuse(
+            table, table[person].isin(groups.index[groups > 1]),
+            f"{group}: changes within a participant", "a participant belongs to one group",
+        )  # fmt: skip
 
 
 def _enough(table: pd.DataFrame, person: str | None, group: str, least: int) -> None:
@@ -357,22 +361,6 @@ def _enough(table: pd.DataFrame, person: str | None, group: str, least: int) -> 
     if (sizes < least).any():
         small = ", ".join(f"{name!r} has {size}" for name, size in sizes[sizes < least].items())
         raise InputError(f"{group}: {small}; at least {least} participants are needed in each")
-
-
-def _rows(table: pd.DataFrame, chosen: pd.Series) -> str:
-    names = [str(i) for i in table.index[chosen.to_numpy()]]
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _left_out(
-    table: pd.DataFrame, index: Any, person: str | None, time: str | None, reason: str
-) -> dict[str, Any]:
-    return {
-        "row": index,
-        "person": None if person is None else table.at[index, person],
-        "time": None if time is None else table.at[index, time],
-        "reason": reason,
-    }
 
 
 def adjust(

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -60,6 +61,15 @@ def test_doctor_names_versions_and_cache(call, tmp_path, monkeypatch):
     assert code == 0
     for words in ("numpy", "dipy", "memory", "deep", "nothing"):
         assert words in out
+
+
+def test_doctor_shows_what_another_package_says_letter_by_letter(call, monkeypatch):
+    hint = "no; pip install 'pvsbook[book]'"
+    point = SimpleNamespace(name="rerun", load=lambda: lambda: hint)
+    monkeypatch.setattr(
+        cli, "entry_points", lambda group: [point] if group == "pvsbook.doctor" else []
+    )
+    assert hint in call("doctor")[1]
 
 
 def test_our_fault_is_exit_code_1_and_no_traceback(call, monkeypatch):

@@ -13,8 +13,8 @@ from pvsbook import cli
 @pytest.mark.parametrize("command", ["run . out participant", "simulate ms --out out"])
 def test_windows_is_refused_in_one_sentence(command, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delattr(pvsbook, "jobs", raising=False)  # asked for, it is imported
     monkeypatch.delitem(sys.modules, "pvsbook.jobs", raising=False)
-    monkeypatch.delattr(pvsbook, "jobs", raising=False)
     for name in [n for n in sys.modules if n.startswith("pvsbook_book")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "platform", "win32")

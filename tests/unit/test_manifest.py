@@ -75,7 +75,7 @@ def change(entry, where, value):
 FAULTS = [
     (("titel",), "Toy", ["titel is 'Toy'", "known here: name, title"]),
     (("files", 0, "sise"), 3, ["files[0].sise is 3", "known here: path, size"]),
-    (("title",), None, ["title is missing", "one line"]),
+    (("title",), None, ["title: Field required; needed: one line"]),
     (("title",), "", ["title is ''", "one line"]),
     (("name",), "Toy Data", ["name is 'Toy Data'", "without .yml"]),
     (("name",), "other", ["name is 'other'", "needed: 'toy'"]),
@@ -90,7 +90,11 @@ FAULTS = [
     (("files", 1, "sha256"), None, ["files[1]: no checksum; give sha256 or md5"]),
     (("files", 0, "md5"), "0" * 64, ["files[0].md5 is '0000", "32 small"]),
     (("files", 0, "url"), "ftp://a.b/c", ["files[0].url is 'ftp://a.b/c'", "http(s)"]),
-    (("files", 0, "url"), None, ["files[0].url is missing", "or null with derived_from"]),
+    (
+        ("files", 0, "url"),
+        None,
+        ["files[0].url: Field required", "or null with derived_from"],
+    ),
     (("files", 0, "derived_from"), "a wish", ["files[0]: give either url"]),
     (("files", 0, "path"), "/etc/passwd", ["files[0].path is '/etc/passwd'", "relative path"]),
     (("files", 0, "path"), "../up.txt", ["files[0].path is '../up.txt'", "relative path"]),

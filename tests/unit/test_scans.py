@@ -211,7 +211,7 @@ def test_what_cannot_be_added_is_said(clone, entry, tmp_path):
         ),
         ({"method": "pvs", "files": {}}, "scans[0].files"),
         ({"method": "", "files": {"image": DESCRIPTION}}, "needed: the name of a method"),
-        ({"files": {"image": DESCRIPTION}}, "scans[0].method is missing"),
+        ({"files": {"image": DESCRIPTION}}, "scans[0].method: Field required"),
         ({"method": "pvs", "files": {"image": DESCRIPTION}, "gain": 1}, "known here: method, sub"),
     ],
 )
@@ -253,7 +253,7 @@ def test_a_scan_is_found_by_its_labels_or_the_choice_is_listed():
         data.scan("qsm")
     with pytest.raises(InputError, match="no alps scan of sub-09; choose from: sub-01_ses"):
         data.scan("alps", subject="sub-09")
-    with pytest.raises(InputError, match="none for any method"):
+    with pytest.raises(InputError, match="it has scans for no method"):
         manifest.describe("fa_template").scan("alps")
 
 

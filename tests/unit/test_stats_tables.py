@@ -44,7 +44,10 @@ def test_a_good_table_passes_unchanged():
         (at("chi", 3, "n/a"), "chi: not a number in rows 3"),
         (at("chi", 3, np.inf), "chi: infinite in rows 3"),
         (at("group", 5, None), "group: missing in rows 5"),
-        (pd.concat([GOOD, GOOD.iloc[[2]]], ignore_index=True), "person and visit: rows 2, 16"),
+        (
+            pd.concat([GOOD, GOOD.iloc[[2]]], ignore_index=True),
+            "person and visit: the same in rows 2, 16; keep one row per part",
+        ),
         (at("group", 1, "control"), "group: changes within a participant in rows 0, 1"),
         (broken(group="MS"), "group: 1 group in the complete rows; two are needed"),
         (GOOD[GOOD["person"] < 6], "'control' has 2; at least 3"),
