@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from pvsbook import InputError
 from pvsbook.phantoms.brain import pose
@@ -11,8 +12,6 @@ from pvsbook.phantoms.perivascular import (
     Pvs,
     draw_tube,
     make_phantom,
-    place_pvs,
-    place_spheroids,
 )
 
 FEW = {"cso_left": 4, "bg_right": 2}
@@ -81,9 +80,12 @@ def test_noise_is_rician():
 
 
 def test_spaces_keep_their_distance():
-    lesions = place_spheroids(np.random.default_rng(1), n_wmh=5, n_lacunes=2)
-    assert [lesion.kind for lesion in lesions] == 5 * ["wmh"] + 2 * ["lacune"] + 2 * ["rim"]
-    spaces = place_pvs(np.random.default_rng(1), counts={"cso_right": 12}, avoid=lesions)
+    made = phantom(counts={"cso_right": 12}, n_wmh=5, n_lacunes=2)
+    counts = {kind: ndimage.label(made.lesions[kind])[1] for kind in LESIONS}
+    assert counts == {"wmh": 5, "rim": 2, "lacune": 2, "microbleed": 0}
+    for kind in LESIONS:
+        assert not ((made.fraction > 0) & (made.lesions[kind] > 0)).any()
+    spaces = made.spaces
     for n, one in enumerate(spaces):
         for other in spaces[:n]:
             apart = np.linalg.norm(
