@@ -104,7 +104,7 @@ class WhiteMatter:
         nodes, weights = np.polynomial.hermite_e.hermegauss(3)
         each_way = np.deg2rad(self.dispersion_deg) / np.sqrt(2)
         sideways = np.hypot(each_way, np.deg2rad(self.fanning_deg))
-        across, third = _across(tract, sideways=self.fanning_deg > 0)
+        across, third = _across(tract, sideways=self.fanning_deg != 0)
         weights = weights / np.sqrt(2 * np.pi)
         parts = []
         for a, weight_a in zip(sideways * nodes, weights, strict=True):
@@ -129,8 +129,10 @@ class WhiteMatter:
         it by default.
         """
         if vessels is None:
-            mean = [(1.0, self.mean_tensor(fibres))] if self.gaussian else None
-            return _decay(mean or self.compartments(fibres), bvals_s_mm2, directions)
+            parts = self.compartments(fibres)
+            if self.gaussian:
+                parts = [(1.0, self.mean_tensor(fibres))]
+            return _decay(parts, bvals_s_mm2, directions)
         # both tensors and signals are linear in the fraction of vessels
         bare = replace(self, perivascular=0.0)
         if self.gaussian:
