@@ -8,7 +8,6 @@ from functools import lru_cache
 
 import edt
 import nibabel as nib
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
@@ -16,7 +15,7 @@ from scipy import ndimage
 from pvsbook import images
 from pvsbook._constants import RELAXIVITY_HZ_PPM
 from pvsbook.atlas import deep_grey, templates
-from pvsbook.phantoms.brain import interpolate
+from pvsbook.phantoms.brain import box_around, interpolate
 
 # Of each tissue: susceptibility relative to water in ppb, that of its myelin alone in ppb (iron is
 # what is missing to the first), R2* at 3 T in 1/s, and signal at echo time zero, relative (vessels
@@ -93,9 +92,7 @@ class FineGrid:
         centre, axes = np.asarray(centre_mm, float), np.asarray(half_axes_mm, float)
         corners = centre + np.array(np.meshgrid(*[(-1, 1)] * 3)).reshape(3, -1).T * (axes + 3)
         voxels = nib.affines.apply_affine(np.linalg.inv(self.to_mni), corners)
-        start = np.clip(np.floor(voxels.min(axis=0)), 0, self.shape).astype(int)
-        stop = np.clip(np.ceil(voxels.max(axis=0)) + 1, start, self.shape).astype(int)
-        box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        box = box_around(voxels, self.shape)
         points = nib.affines.apply_affine(self.to_mni, np.moveaxis(np.mgrid[box], 0, -1))
         level = (np.linalg.norm((points - centre) / axes, axis=-1) - 1) * axes.min()
         return box, level.astype(np.float32)
@@ -151,7 +148,8 @@ def draw_head(
     if sources:
         r2s = r2 + np.float32(RELAXIVITY_HZ_PPM) * (iron + myelin)
     if anisotropy_ppb:  # cos^2 - 1/3 of the angle from schematic fibres to the field
-        lateral, (x, y, z) = np.abs(grid.plane(0)), (np.float32(u * u - 1 / 3) for u in up)
+        lateral = np.abs(grid.plane(0))
+        x, y, z = (np.float32(u * u - 1 / 3) for u in up)
         along = np.where(lateral < 14, x, np.where(lateral < 33, z, y))
         chi += np.float32(anisotropy_ppb * 1e-3) * wm * (labels == 0) * along
 
@@ -162,7 +160,7 @@ def draw_head(
 
     veins = _draw_veins(grid, rng, n_veins, wm)
     calcification = _draw_balls(grid, [CALCIFICATION_MM])
-    bleeds = _draw_balls(grid, _places_of_bleeds(rng, n_microbleeds))
+    bleeds = _draw_balls(grid, [_place_bleed(rng) for _ in range(n_microbleeds)])
     for tissue, part in (("blood", veins), ("calcification", calcification), ("bleed", bleeds)):
         put(tissue, part)
     signal *= 1 - 0.5 * calcification
@@ -188,16 +186,10 @@ def _blend(volume: NDArray[np.float32], part: NDArray, value: NDArray | float) -
     volume += part * (np.asarray(value, np.float32) - volume)
 
 
-def _places_of_bleeds(
-    rng: np.random.Generator, count: int
-) -> list[tuple[tuple[float, float, float], float]]:
-    """Draw centres in MNI mm, in white matter, and radii of microbleeds."""
-    places = []
-    for _ in range(count):
-        side = float(rng.choice((-1.0, 1.0)))
-        spot = (side * rng.uniform(20, 42), rng.uniform(-60, 35), rng.uniform(14, 40))
-        places.append((spot, rng.uniform(1, 2)))
-    return places
+def _place_bleed(rng: np.random.Generator) -> tuple[tuple[float, float, float], float]:
+    """Draw the centre in MNI mm, in white matter, and the radius of a microbleed."""
+    x = float(rng.choice((-1.0, 1.0))) * rng.uniform(20, 42)
+    return (x, rng.uniform(-60, 35), rng.uniform(14, 40)), rng.uniform(1, 2)
 
 
 def _draw_balls(
@@ -238,6 +230,7 @@ def _draw_veins(
 ) -> NDArray[np.float32]:
     """Draw veins that leave the ventricles' wall and run through white matter, gently bent."""
     out = np.zeros(grid.shape, np.float32)
+    half = float(grid.size_mm.mean())
     back = np.linalg.inv(grid.to_mni)
     for _ in range(n_veins):
         side = rng.choice((-1.0, 1.0))
@@ -246,27 +239,16 @@ def _draw_veins(
         along /= np.linalg.norm(along)
         bend = rng.normal(0, 0.01, 3)
         radius = rng.uniform(0.3, 0.7)
-        t = np.arange(0, rng.uniform(12, 30), 0.5 * float(grid.size_mm.mean()))[:, None]
-        path = nib.affines.apply_affine(back, start + t * along + t**2 * bend)
-        _stamp(out, path, grid.size_mm, radius)
+        t = np.arange(0, rng.uniform(12, 30), 0.5 * half)[:, None]
+        peak = min(1.0, (radius / half) ** 2 * 3.14159 / 4 + 0.2)  # part of a voxel that it fills
+        reach = np.ceil((radius + half) / grid.size_mm.min()) + 1
+        for point in nib.affines.apply_affine(back, start + t * along + t**2 * bend):
+            box = box_around(np.rint(point) + np.array([[-reach], [reach]]), grid.shape)
+            away = zip(np.ogrid[box], point, grid.size_mm, strict=True)
+            x, y, z = (((voxel - at) * size) ** 2 for voxel, at, size in away)
+            part = np.clip(0.5 - (np.sqrt(x + (y + z)) - radius) / half, 0, peak)
+            out[box] = np.maximum(out[box], part)
     return out * (wm > 0.3)
-
-
-@numba.njit(cache=True)
-def _stamp(out, path, size, radius):  # type: ignore[no-untyped-def]
-    """Raise each voxel to the share of it that a tube of this radius (mm) along the path fills."""
-    half = size.mean()
-    peak = min(1.0, (radius / half) ** 2 * 3.14159 / 4 + 0.2)
-    reach = int(np.ceil((radius + half) / size.min())) + 1
-    for p in path:
-        c = np.rint(p).astype(np.int64)
-        for i in range(max(c[0] - reach, 0), min(c[0] + reach + 1, out.shape[0])):
-            for j in range(max(c[1] - reach, 0), min(c[1] + reach + 1, out.shape[1])):
-                for k in range(max(c[2] - reach, 0), min(c[2] + reach + 1, out.shape[2])):
-                    d2 = ((i - p[0]) * size[0]) ** 2
-                    d2 += ((j - p[1]) * size[1]) ** 2 + ((k - p[2]) * size[2]) ** 2
-                    part = min(max(0.5 - (np.sqrt(d2) - radius) / half, 0.0), peak)
-                    out[i, j, k] = max(out[i, j, k], part)
 
 
 @lru_cache(maxsize=1)

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from pvsbook._errors import InputError
 from pvsbook.atlas import perivascular, templates
-from pvsbook.phantoms.brain import Brain
+from pvsbook.phantoms.brain import Brain, box_around
 
 DEFAULT_COUNTS: Mapping[str, int] = {
     "cso_left": 12,
@@ -126,11 +126,10 @@ def draw_tubes(
     for number, space in enumerate(spaces, start=1):
         points = apply_affine(to_voxel, space.centreline_mni_mm)
         reach = (space.diameter_mm / 2 + brain.voxel_size_mm.max()) / brain.voxel_size_mm.min()
-        low, high, box = _box(points - reach, points + reach, brain.shape)
+        box = box_around(np.concatenate([points - reach, points + reach]), brain.shape)
+        local = (points - [part.start for part in box]) @ scale.T
         n_sub = int(np.clip(np.ceil(10 * brain.voxel_size_mm.max() / space.diameter_mm), 4, 20))
-        filled = _fill_tube(
-            (points - low) @ scale.T, space.diameter_mm / 2, scale, tuple(high - low), n_sub
-        )
+        filled = _fill_tube(local, space.diameter_mm / 2, scale, labels[box].shape, n_sub)
         wins = (filled >= 0.1) & (filled > fullest[box])
         labels[box][wins] = number
         fullest[box] = np.maximum(fullest[box], filled)
@@ -199,21 +198,12 @@ def draw_spheroids(brain: Brain, lesions: Sequence[Spheroid], kind: str) -> NDAr
             continue
         centre = apply_affine(to_voxel, lesion.centre_mni_mm)
         reach = (lesion.half_axes_mm.max() + 2 * width) / brain.voxel_size_mm
-        _, _, box = _box(centre - reach, centre + reach, brain.shape)
+        box = box_around(np.stack([centre - reach, centre + reach]), brain.shape)
         offset = np.moveaxis(np.mgrid[box], 0, -1) - centre
         radius = np.linalg.norm(offset @ scale.T / lesion.half_axes_mm, axis=-1)
         from_edge = (1 - radius) * lesion.half_axes_mm.mean()
         out[box] = np.maximum(out[box], np.clip(from_edge / width + 0.5, 0, 1))
     return out
-
-
-def _box(
-    low: NDArray[np.float64], high: NDArray[np.float64], shape: tuple[int, ...]
-) -> tuple[NDArray[np.intp], NDArray[np.intp], tuple[slice, ...]]:
-    """Corners and slices of the part of a grid between two sets of points, in voxels."""
-    start = np.maximum(np.floor(np.atleast_2d(low).min(axis=0)), 0).astype(int)
-    stop = np.minimum(np.ceil(np.atleast_2d(high).max(axis=0)).astype(int) + 1, shape)
-    return start, stop, tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
 
 
 def place_pvs(

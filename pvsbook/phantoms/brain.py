@@ -314,6 +314,13 @@ def interpolate(values, m, out, clamp):  # type: ignore[no-untyped-def]
         out[i, j, k] = near * (1 - u) + far * u
 
 
+def box_around(points: NDArray, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """Slices of the part of a grid that holds points in voxels, shape (n, 3); may be empty."""
+    start = np.clip(np.floor(points.min(axis=0)), 0, shape).astype(int)
+    stop = np.clip(np.ceil(points.max(axis=0)) + 1, start, shape).astype(int)
+    return tuple(map(slice, start, stop))
+
+
 def _voxel_mean(image: nib.Nifti1Image, grid: Grid) -> NDArray[np.float32]:
     """Average an MNI map over each voxel, from samples a millimetre apart inside it."""
     parts = np.ceil(grid.voxel_size_mm - 0.25).astype(int)

@@ -53,6 +53,13 @@ def test_one_seed_is_the_same_brain_on_every_grid():
     assert total[0] == pytest.approx(total[1], rel=0.03)
 
 
+def test_a_slab_holds_the_parts_that_cross_it():
+    slab, whole = phantom(z_range_mni_mm=(20, 40), n_wmh=2), phantom(n_wmh=2)
+    assert len(slab.spaces) == len(whole.spaces)
+    for a, b in ((slab.fraction, whole.fraction), (slab.lesions["wmh"], whole.lesions["wmh"])):
+        assert 0 < a.sum() < b.sum()
+
+
 def test_turning_the_head_turns_the_directions():
     turned = pose((0, 0, 90))
     there = phantom(mni_to_world=turned).truth
