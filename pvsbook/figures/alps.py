@@ -64,16 +64,15 @@ def _draw_regions(result: AlpsResult, axes: list[Axes]) -> None:
 
 def _draw_indices(result: AlpsResult, ax: Axes, truth: float | None) -> None:
     """Draw the index of each side in each frame with its 95 % interval."""
-    sides = ("left", "right", "mean")
-    markers = dict(zip(sides, ("o", "s", "D"), strict=True))
+    marks = ((-0.2, "left", "o"), (0, "right", "s"), (0.2, "mean", "D"))
     for position, (frame, estimates) in enumerate(result.indices.items()):
-        for shift, side in zip((-0.2, 0, 0.2), sides, strict=True):
+        for shift, side, marker in marks:
             index = estimates[side]
             ax.errorbar(
                 position + shift,
                 index.value,
                 [[index.value - index.low], [index.high - index.value]],
-                fmt=markers[side],
+                fmt=marker,
                 color=COLORS["estimate" if frame == "tract" else "reference"],
                 label=side if position == 2 else None,
                 capsize=3,

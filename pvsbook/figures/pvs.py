@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import nibabel as nib
@@ -47,9 +47,8 @@ def plot_objects(result: PvsResult, *, n_slices: int = 4) -> Figure:
     matplotlib.figure.Figure
     """
     heights = sorted(_busiest_heights(result, n_slices))
-    figure, axes = plt.subplots(1, len(heights), figsize=(2.7 * len(heights), 3.1), squeeze=False)
-    _draw_objects(result, heights, list(axes[0]))
-    return figure
+    _, axes = plt.subplots(1, len(heights), figsize=(2.7 * len(heights), 3.1), squeeze=False)
+    return _draw_objects(result, heights, axes[0])
 
 
 def summary(result: PvsResult) -> Figure:
@@ -66,42 +65,37 @@ def summary(result: PvsResult) -> Figure:
         Above, the regions of the atlas on the scan; below, the objects by class.
     """
     heights = _region_heights(result)
-    size = (2.2 * len(heights), 5.8)
-    figure, axes = plt.subplots(2, len(heights), figsize=size, squeeze=False)
+    _, axes = plt.subplots(2, len(heights), figsize=(2.2 * len(heights), 5.8), squeeze=False)
     shades = [COLORS[k] for k in ("projection", "subcortical", "association")]
-    show_slices(
-        result.image,
-        [("axial", z) for z in heights],
-        overlay=result.regions,
-        colors={label: shades[(label - 1) // 2] for label in REGIONS},
-        axes=list(axes[0]),
-        limits=_window(result),
-    )
-    _draw_objects(result, heights, list(axes[1]))
+    colors = {label: shades[(label - 1) // 2] for label in REGIONS}
+    _draw(result, heights, axes[0], result.regions, colors)
+    return _draw_objects(result, heights, axes[1])
+
+
+def _draw_objects(result: PvsResult, heights: list[float], axes: Sequence[Axes]) -> Figure:
+    """Draw the objects by class over axial slices, with a legend below."""
+    colors = {CLASSES[name]: color for name, color in CLASS_COLORS.items()}
+    figure = _draw(result, heights, axes, result.classes, colors)
+    patches = [Patch(color=CLASS_COLORS[k], label=CLASS_NAMES[k]) for k in CLASSES]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(CLASSES))
     return figure
 
 
-def _draw_objects(result: PvsResult, heights: list[float], axes: list[Axes]) -> None:
-    """Draw the objects by class over axial slices, with a legend below."""
-    figure = show_slices(
-        result.image,
-        [("axial", z) for z in heights],
-        overlay=result.classes,
-        colors={CLASSES[name]: color for name, color in CLASS_COLORS.items()},
-        axes=axes,
-        limits=_window(result),
-    )
-    figure.legend(
-        handles=[Patch(color=CLASS_COLORS[k], label=CLASS_NAMES[k]) for k in CLASSES],
-        loc="outside lower center",
-        ncols=len(CLASSES),
-    )
+def _draw(
+    result: PvsResult,
+    heights: list[float],
+    axes: Sequence[Axes],
+    overlay: nib.Nifti1Image,
+    colors: Mapping[int, str],
+) -> Figure:
+    """Draw labels over axial slices of the scan.
 
-
-def _window(result: PvsResult) -> tuple[float, float]:
-    """Grey values from nothing to three quarters of the brighter of fluid and white matter."""
+    Grey goes from nothing to three quarters of the brighter of fluid and white matter.
+    """
     levels = result.segmentation.levels
-    return (0.0, 0.75 * levels.fluid if levels.sign > 0 else 1.2 * levels.white_matter)
+    at = [("axial", z) for z in heights]
+    limits = (0.0, 0.75 * levels.fluid if levels.sign > 0 else 1.2 * levels.white_matter)
+    return show_slices(result.image, at, overlay=overlay, colors=colors, axes=axes, limits=limits)
 
 
 def _busiest_heights(result: PvsResult, n_slices: int) -> list[float]:

@@ -46,16 +46,17 @@ def summary(result: QsmResult, *, at: tuple[str, float] | None = None) -> Figure
     if at is None:
         middle = np.argwhere(result.mask).mean(axis=0)
         at = ("axial", float(result.affine[2, :3] @ middle + result.affine[2, 3]))
-    inside = result.mask
+    reach = float(np.quantile(np.abs(result.field.field_hz[result.mask]), 0.98)) or 1.0
+    local_ppb = 1e3 * result.local_field.field_ppm
+    chi_ppb = 1e3 * result.susceptibility.chi_ppm
     panels = (
-        ("Total field (Hz)", result.field.field_hz, _symmetric(result.field.field_hz[inside])),
-        ("Misfit of the line (rad)", result.field.residual_rad, (0.0, 0.3)),
-        ("Local field (ppb)", 1e3 * result.local_field.field_ppm, (-40.0, 40.0)),
-        ("Susceptibility (ppb)", 1e3 * result.susceptibility.chi_ppm, CHI_LIMITS_PPB),
+        ("Total field (Hz)", None, result.field.field_hz, (-reach, reach)),
+        ("Misfit of the line (rad)", None, result.field.residual_rad, (0.0, 0.3)),
+        ("Local field (ppb)", "background removal", local_ppb, (-40.0, 40.0)),
+        ("Susceptibility (ppb)", "inversion", chi_ppb, CHI_LIMITS_PPB),
     )
-    steps = (None, None, "background removal", "inversion")
     figure, axes = plt.subplots(2, 2, figsize=(7.0, 8.4))
-    for ax, step, (title, values, limits) in zip(axes.flat, steps, panels, strict=True):
+    for ax, (title, step, values, limits) in zip(axes.flat, panels, strict=True):
         show_slices(images.make(values, result.affine), [at], axes=[ax], limits=limits)
         ax.set_title(title + ("\nnot supported" if step in result.unsupported_steps else ""))
         figure.colorbar(ax.images[0], ax=ax, location="bottom", shrink=0.8)
@@ -66,8 +67,3 @@ def summary(result: QsmResult, *, at: tuple[str, float] | None = None) -> Figure
         fontsize="medium",
     )
     return figure
-
-
-def _symmetric(values: np.ndarray) -> tuple[float, float]:
-    reach = float(np.quantile(np.abs(values), 0.98)) or 1.0
-    return -reach, reach

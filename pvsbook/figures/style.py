@@ -149,8 +149,6 @@ def show_slices(
         options: Any = {"origin": "lower", "aspect": float(size[across[1]] / size[across[0]])}
         vmin, vmax = limits
         drawn = ax.imshow(np.swapaxes(shown, 0, 1), cmap=cmap, vmin=vmin, vmax=vmax, **options)
-        if axis != 0:
-            ax.invert_xaxis()  # radiological: the person's left is on the right
         if labels is not None:
             plane_labels = np.take(labels, index, axis=axis).T
             palette = colors or {1: COLORS["pvs"]}
@@ -160,10 +158,10 @@ def show_slices(
             ax.imshow(rgba, **options)
             if zoom_mm is not None and plane_labels.any():
                 row, column = np.argwhere(plane_labels).mean(axis=0)
-                half = zoom_mm / 2 / size[across]
-                left, right = column - half[0], column + half[0]
-                ax.set_xlim((right, left) if axis != 0 else (left, right))
-                ax.set_ylim(row - half[1], row + half[1])
+                x, y = zoom_mm / 2 / size[across]
+                ax.set(xlim=(column - x, column + x), ylim=(row - y, row + y))
+        if axis != 0:
+            ax.invert_xaxis()  # radiological: the person's left is on the right
         ax.set_title(f"{plane}, {'xyz'[axis]} = {position:g} mm")
         ax.set_axis_off()
     if label is not None:
@@ -213,8 +211,7 @@ def viewer(
     from IPython.display import HTML
     from nilearn import plotting
 
-    options.setdefault("colorbar", False)
-    options.setdefault("resampling_interpolation", "nearest")
+    options = {"colorbar": False, "resampling_interpolation": "nearest", **options}
     with warnings.catch_warnings():  # nilearn resamples with code that newer numpy warns about
         warnings.simplefilter("ignore")
         view = plotting.view_img(

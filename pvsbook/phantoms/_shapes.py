@@ -1,18 +1,32 @@
-"""Shapes in the brain, perivascular spaces and lesions, and how they fill the voxels of a grid."""
+"""Perivascular spaces and lesions: where they may lie, and how they fill the voxels of a grid."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+import edt
 import numpy as np
 from nibabel.affines import apply_affine
 from numba import njit
+from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 
 from pvsbook._errors import InputError
-from pvsbook.phantoms.brain import Brain
+from pvsbook.atlas import perivascular, templates
+from pvsbook.phantoms.brain import Brain, box_around
 
+DEFAULT_COUNTS: Mapping[str, int] = {
+    "cso_left": 12,
+    "cso_right": 12,
+    "bg_left": 5,
+    "bg_right": 5,
+    "midbrain_left": 1,
+    "midbrain_right": 1,
+}
+GAP_MM = 2.5  # free tissue between two spaces, and between a space and a lesion
 LESIONS = ("wmh", "rim", "lacune", "microbleed")  # in the order in which they cover each other
 
 
@@ -112,11 +126,10 @@ def draw_tubes(
     for number, space in enumerate(spaces, start=1):
         points = apply_affine(to_voxel, space.centreline_mni_mm)
         reach = (space.diameter_mm / 2 + brain.voxel_size_mm.max()) / brain.voxel_size_mm.min()
-        low, high, box = _box(points - reach, points + reach, brain.shape)
+        box = box_around(np.concatenate([points - reach, points + reach]), brain.shape)
+        local = (points - [part.start for part in box]) @ scale.T
         n_sub = int(np.clip(np.ceil(10 * brain.voxel_size_mm.max() / space.diameter_mm), 4, 20))
-        filled = _fill_tube(
-            (points - low) @ scale.T, space.diameter_mm / 2, scale, tuple(high - low), n_sub
-        )
+        filled = _fill_tube(local, space.diameter_mm / 2, scale, labels[box].shape, n_sub)
         wins = (filled >= 0.1) & (filled > fullest[box])
         labels[box][wins] = number
         fullest[box] = np.maximum(fullest[box], filled)
@@ -134,47 +147,43 @@ def _fill_tube(
     half_diagonal = 0.5 * np.sqrt((scale**2).sum())
     window = int(half_diagonal / 0.4) + 2
     at = np.empty(3)
-    for i in range(shape[0]):
-        for j in range(shape[1]):
-            for k in range(shape[2]):
+    for i, j, k in np.ndindex(shape):
+        for a in range(3):
+            at[a] = scale[a, 0] * i + scale[a, 1] * j + scale[a, 2] * k
+        near, nearest = np.inf, 0
+        for n in range(n_segments + 1):
+            d = 0.0
+            for a in range(3):
+                d += (at[a] - points[n, a]) ** 2
+            if d < near:
+                near, nearest = d, n
+        if near > (radius + half_diagonal + 0.5) ** 2:
+            continue
+        count = 0
+        first = max(0, nearest - window)
+        last = min(n_segments, nearest + window)
+        for si, sj, sk in np.ndindex((n_sub, n_sub, n_sub)):
+            u = (si + 0.5) / n_sub - 0.5
+            v = (sj + 0.5) / n_sub - 0.5
+            w = (sk + 0.5) / n_sub - 0.5
+            best, where = np.inf, 0.0
+            for n in range(first, last):
+                dot, norm, square = 0.0, 0.0, 0.0
                 for a in range(3):
-                    at[a] = scale[a, 0] * i + scale[a, 1] * j + scale[a, 2] * k
-                near, nearest = np.inf, 0
-                for n in range(n_segments + 1):
-                    d = 0.0
-                    for a in range(3):
-                        d += (at[a] - points[n, a]) ** 2
-                    if d < near:
-                        near, nearest = d, n
-                if near > (radius + half_diagonal + 0.5) ** 2:
-                    continue
-                count = 0
-                first = max(0, nearest - window)
-                last = min(n_segments, nearest + window)
-                for si in range(n_sub):
-                    for sj in range(n_sub):
-                        for sk in range(n_sub):
-                            u = (si + 0.5) / n_sub - 0.5
-                            v = (sj + 0.5) / n_sub - 0.5
-                            w = (sk + 0.5) / n_sub - 0.5
-                            best, where = np.inf, 0.0
-                            for n in range(first, last):
-                                dot, norm, square = 0.0, 0.0, 0.0
-                                for a in range(3):
-                                    p = at[a] + scale[a, 0] * u + scale[a, 1] * v + scale[a, 2] * w
-                                    e = points[n + 1, a] - points[n, a]
-                                    r = p - points[n, a]
-                                    dot += r * e
-                                    norm += e * e
-                                    square += r * r
-                                t = dot / norm
-                                c = min(max(t, 0.0), 1.0)
-                                d = square - 2 * c * dot + c * c * norm
-                                if d < best:
-                                    best, where = d, n + t
-                            if best <= radius * radius and 0 <= where <= n_segments:
-                                count += 1
-                out[i, j, k] = count / n_sub**3
+                    p = at[a] + scale[a, 0] * u + scale[a, 1] * v + scale[a, 2] * w
+                    e = points[n + 1, a] - points[n, a]
+                    r = p - points[n, a]
+                    dot += r * e
+                    norm += e * e
+                    square += r * r
+                t = dot / norm
+                c = min(max(t, 0.0), 1.0)
+                d = square - 2 * c * dot + c * c * norm
+                if d < best:
+                    best, where = d, n + t
+            if best <= radius * radius and 0 <= where <= n_segments:
+                count += 1
+        out[i, j, k] = count / n_sub**3
     return out
 
 
@@ -189,7 +198,7 @@ def draw_spheroids(brain: Brain, lesions: Sequence[Spheroid], kind: str) -> NDAr
             continue
         centre = apply_affine(to_voxel, lesion.centre_mni_mm)
         reach = (lesion.half_axes_mm.max() + 2 * width) / brain.voxel_size_mm
-        _, _, box = _box(centre - reach, centre + reach, brain.shape)
+        box = box_around(np.stack([centre - reach, centre + reach]), brain.shape)
         offset = np.moveaxis(np.mgrid[box], 0, -1) - centre
         radius = np.linalg.norm(offset @ scale.T / lesion.half_axes_mm, axis=-1)
         from_edge = (1 - radius) * lesion.half_axes_mm.mean()
@@ -197,10 +206,159 @@ def draw_spheroids(brain: Brain, lesions: Sequence[Spheroid], kind: str) -> NDAr
     return out
 
 
-def _box(
-    low: NDArray[np.float64], high: NDArray[np.float64], shape: tuple[int, ...]
-) -> tuple[NDArray[np.intp], NDArray[np.intp], tuple[slice, ...]]:
-    """Corners and slices of the part of a grid between two sets of points, in voxels."""
-    start = np.maximum(np.floor(np.atleast_2d(low).min(axis=0)), 0).astype(int)
-    stop = np.minimum(np.ceil(np.atleast_2d(high).max(axis=0)).astype(int) + 1, shape)
-    return start, stop, tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+def place_pvs(
+    rng: Generator,
+    *,
+    counts: Mapping[str, int] = DEFAULT_COUNTS,
+    diameters_mm: tuple[float, float] = (0.75, 3.0),
+    lengths_mm: tuple[float, float] = (5.0, 16.0),
+    avoid: Sequence[Spheroid] = (),
+) -> list[Pvs]:
+    """Place curved tubes: radial to the ventricles, fanning upwards in the basal ganglia.
+
+    Parameters
+    ----------
+    rng
+        Random numbers.
+    counts, diameters_mm, lengths_mm
+        As in `make_phantom`.
+    avoid
+        Lesions to stay away from.
+
+    Raises
+    ------
+    InputError
+        An unknown region, or no room left.
+    """
+    atlas = perivascular.regions()
+    names = {name: label for label, name in perivascular.REGIONS.items()}
+    unknown = set(counts) - set(names)
+    if unknown:
+        raise InputError(f"counts: {', '.join(sorted(unknown))}: not one of {', '.join(names)}")
+    labels = np.asarray(atlas.dataobj)
+    depth, away = _distances()
+    to_voxel = np.linalg.inv(atlas.affine)
+    spaces: list[Pvs] = []
+    for region, count in counts.items():
+        inside = labels == names[region]
+        candidates = np.argwhere(inside & (depth > 2.5))
+        for _ in range(count):
+            for _attempt in range(2000):
+                start = candidates[rng.integers(len(candidates))] + rng.uniform(-0.5, 0.5, 3)
+                start_mm = apply_affine(atlas.affine, start)
+                along = _direction(region, start_mm, away, start.round().astype(int))
+                length = rng.uniform(*lengths_mm)
+                line = _bend(rng, start_mm, along, length)
+                space = Pvs(line, rng.uniform(*diameters_mm), length, region)
+                voxels = apply_affine(to_voxel, space.centreline_mni_mm).round().astype(int)
+                if inside[tuple(voxels.T)].all() and _is_free(space, [*spaces, *avoid], GAP_MM):
+                    spaces.append(space)
+                    break
+            else:
+                raise InputError(
+                    f"counts: no room for {count} spaces in {region}; ask for fewer, or shorter"
+                )
+    return spaces
+
+
+@lru_cache(maxsize=1)
+def _distances() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """How deep inside its region, and how far from the ventricles (smooth), MNI voxels lie."""
+    outside = np.asarray(templates.mni("ventricles").dataobj) < 0.5
+    depth = edt.edt(np.asarray(perivascular.regions().dataobj))
+    return depth, ndimage.gaussian_filter(edt.edt(outside), 2.0)
+
+
+def _direction(region: str, at_mm: NDArray, away: NDArray, at: NDArray) -> NDArray:
+    """Direction in which a vessel runs at a place in MNI mm and its voxel."""
+    if region.startswith("cso"):
+        outward = [
+            away[tuple(at + step)] - away[tuple(at - step)] for step in np.eye(3, dtype=int)
+        ]
+        along = np.array(outward, np.float64) / 2 + np.array([0, 0, 0.15])
+    elif region.startswith("bg"):
+        along = at_mm - np.array([np.sign(at_mm[0]) * 18.0, 4.0, -28.0])
+    else:
+        along = np.array([np.sign(at_mm[0]) * 0.4, 0.5, 1.0])
+    return along / max(float(np.linalg.norm(along)), 1e-6)
+
+
+def _bend(
+    rng: Generator, start_mm: NDArray, along: NDArray, length_mm: float
+) -> NDArray[np.float64]:
+    """Points every half millimetre or less along an arc whose middle is `start_mm`."""
+    along = along + rng.normal(0, 0.2, 3)
+    along /= np.linalg.norm(along)
+    across = np.cross(along, rng.standard_normal(3))
+    across /= np.linalg.norm(across)
+    curvature = abs(rng.normal(0, 0.03)) + 1e-4  # 1 / mm
+    angle = curvature * np.linspace(-0.5, 0.5, int(np.ceil(length_mm / 0.5)) + 1) * length_mm
+    steps = np.sin(angle)[:, None] * along + (1 - np.cos(angle))[:, None] * across
+    return start_mm + steps / curvature
+
+
+def _is_free(new: Pvs | Spheroid, others: Sequence[Pvs | Spheroid], gap_mm: float) -> bool:
+    """Whether a space or lesion keeps its distance from others."""
+    points, radius_mm = _extent(new)
+    for other in others:
+        their_points, their_radius_mm = _extent(other)
+        distance = np.linalg.norm(points[:, None] - their_points, axis=-1).min()
+        if distance < gap_mm + radius_mm + their_radius_mm:
+            return False
+    return True
+
+
+def _extent(one: Pvs | Spheroid) -> tuple[NDArray[np.float64], float]:
+    """Points in MNI mm, shape (n, 3), and how far from them a space or lesion reaches, in mm."""
+    if isinstance(one, Pvs):
+        return one.centreline_mni_mm, one.diameter_mm / 2
+    return one.centre_mni_mm[None], one.half_axes_mm.max()
+
+
+def place_lesions(
+    rng: Generator, n_wmh: int, n_periventricular: int, n_lacunes: int, n_microbleeds: int
+) -> list[Spheroid]:
+    """Place white-matter hyperintensities, lacunes with their rims, and microbleeds.
+
+    Half axes are 1.5 to 4 mm for deep hyperintensities (each axis of its own) and for lacunes
+    (nearly round; their rim is 1.5 mm thick), 3 to 6 mm beside the ventricles, and 0.75 to 2 mm
+    for microbleeds.
+
+    Raises
+    ------
+    InputError
+        No room left.
+    """
+    lesions: list[Spheroid] = []
+    if n_wmh + n_periventricular + n_lacunes + n_microbleeds == 0:
+        return lesions
+    atlas = perivascular.regions()
+    depth, away = _distances()
+    deep = np.where(depth > 3.5, np.asarray(atlas.dataobj), 0)
+    white = np.asarray(templates.mni("wm").dataobj) > 0.6
+    heights = np.arange(atlas.shape[2]) + atlas.affine[2, 3]
+    beside = white & (away > 1) & (away < 4) & (heights > 5)
+    for kind, name, count, places, radii_mm in (
+        ("wmh", "n_wmh", n_wmh, (deep > 0) & (deep <= 2), (1.5, 4.0)),
+        ("wmh", "n_periventricular", n_periventricular, beside, (3.0, 6.0)),
+        ("lacune", "n_lacunes", n_lacunes, (deep > 0) & (deep <= 4), (1.5, 4.0)),
+        ("microbleed", "n_microbleeds", n_microbleeds, deep > 0, (0.75, 2.0)),
+    ):
+        candidates = np.argwhere(places)
+        for _ in range(count):
+            radius = rng.uniform(*radii_mm)
+            spread = rng.uniform(0.75, 1.35, 3) if kind == "wmh" else rng.uniform(0.9, 1.1, 3)
+            for _attempt in range(500):
+                centre = apply_affine(atlas.affine, candidates[rng.integers(len(candidates))])
+                lesion = Spheroid(centre, radius * spread, kind)
+                if _is_free(lesion, lesions, 2.0):
+                    lesions.append(lesion)
+                    break
+            else:
+                raise InputError(f"{name}: no room for {count}; ask for fewer")
+    rims = [
+        Spheroid(lesion.centre_mni_mm, lesion.half_axes_mm + 1.5, "rim")
+        for lesion in lesions
+        if lesion.kind == "lacune"
+    ]
+    return lesions + rims

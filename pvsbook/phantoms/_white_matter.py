@@ -103,17 +103,17 @@ class WhiteMatter:
             return [(1.0, tract)]
         nodes, weights = np.polynomial.hermite_e.hermegauss(3)
         each_way = np.deg2rad(self.dispersion_deg) / np.sqrt(2)
-        tilts, weights = each_way * nodes, weights / np.sqrt(2 * np.pi)
-        sideways = np.hypot(each_way, np.deg2rad(self.fanning_deg)) * nodes
-        frames = _across_sideways(tract) if self.fanning_deg else _across(tract)
-        return [
-            (
-                float(weights[i] * weights[j]),
-                _tilted(tract, frames, np.array([[sideways[i], tilts[j]]])),
-            )
-            for i in range(3)
-            for j in range(3)
-        ]
+        sideways = np.hypot(each_way, np.deg2rad(self.fanning_deg))
+        across, third = _across(tract, sideways=self.fanning_deg != 0)
+        weights = weights / np.sqrt(2 * np.pi)
+        parts = []
+        for a, weight_a in zip(sideways * nodes, weights, strict=True):
+            for b, weight_b in zip(each_way * nodes, weights, strict=True):
+                angle = np.sqrt(a * a + b * b)
+                towards = a / (angle or 1.0) * across + b / (angle or 1.0) * third
+                turned = np.cos(angle) * tract + np.sin(angle) * towards
+                parts.append((float(weight_a * weight_b), turned))
+        return parts
 
     def signal(
         self,
@@ -128,10 +128,11 @@ class WhiteMatter:
         `vessels`, shape (n,), from 0 to 1, is how much of `perivascular` each voxel has; all of
         it by default.
         """
-        if vessels is None and self.gaussian:
-            return _decay([(1.0, self.mean_tensor(fibres))], bvals_s_mm2, directions)
         if vessels is None:
-            return _decay(self.compartments(fibres), bvals_s_mm2, directions)
+            parts = self.compartments(fibres)
+            if self.gaussian:
+                parts = [(1.0, self.mean_tensor(fibres))]
+            return _decay(parts, bvals_s_mm2, directions)
         # both tensors and signals are linear in the fraction of vessels
         bare = replace(self, perivascular=0.0)
         if self.gaussian:
@@ -162,15 +163,13 @@ def true_index(tissue: WhiteMatter, *, b_s_mm2: float = 1000.0) -> float:
     """
     tilt = np.deg2rad(tissue.tilt_deg)
     projection = np.array([0.0, np.sin(tilt), np.cos(tilt)])
-    association = np.array([0.0, 1.0, 0.0])
-    vessel = np.array([1.0, 0.0, 0.0])
-    along, across = np.zeros(()), np.zeros(())
-    for tract in (projection, association):
+    along = across = 0.0
+    for tract in (projection, np.array([0.0, 1.0, 0.0])):
         tensor = _population_tensor(tissue, tract, b_s_mm2)
-        third = np.cross(vessel, tract)
-        along = along + vessel @ tensor @ vessel
-        across = across + third @ tensor @ third
-    return float(along / across)
+        third = np.cross([1.0, 0.0, 0.0], tract)  # x is the vessels' direction
+        along += float(tensor[0, 0])
+        across += float(third @ tensor @ third)
+    return along / across
 
 
 def _population_tensor(tissue: WhiteMatter, tract: NDArray, b_s_mm2: float) -> NDArray[np.float64]:
@@ -179,12 +178,10 @@ def _population_tensor(tissue: WhiteMatter, tract: NDArray, b_s_mm2: float) -> N
         return tissue.mean_tensor(tract[None])[0]
     g = _sphere(600)
     signal = tissue.signal(tract[None], np.full(len(g), b_s_mm2), g)[0]
-    design = np.column_stack(
-        [g**2, 2 * g[:, [0]] * g[:, [1]], 2 * g[:, [0]] * g[:, [2]], 2 * g[:, [1]] * g[:, [2]]]
-    )
-    weighted = -np.log(signal) / b_s_mm2 * signal
-    xx, yy, zz, xy, xz, yz = np.linalg.lstsq(design * signal[:, None], weighted, rcond=None)[0]
-    return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+    design = (g[:, :, None] * g[:, None, :]).reshape(-1, 9) * signal[:, None]
+    # of the nine, off-diagonal elements are told apart by the shortest solution: a symmetric one
+    fit = np.linalg.lstsq(design, -np.log(signal) / b_s_mm2 * signal, rcond=None)[0]
+    return fit.reshape(3, 3)
 
 
 def _decay(
@@ -199,28 +196,19 @@ def _decay(
     return total
 
 
-def _across(fibres: NDArray) -> NDArray[np.float64]:
-    """Two unit vectors perpendicular to each fibre and each other, shape (n, 2, 3)."""
+def _across(fibres: NDArray, *, sideways: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Two unit vectors perpendicular to each fibre and each other, shape (n, 3) each.
+
+    Where `sideways`, the first is as near to x, left-right, as it can be.
+    """
     least = np.eye(3)[np.abs(fibres).argmin(axis=1)]
     one = np.cross(fibres, least)
     one /= np.linalg.norm(one, axis=1, keepdims=True)
-    return np.stack([one, np.cross(fibres, one)], axis=1)
-
-
-def _across_sideways(fibres: NDArray) -> NDArray[np.float64]:
-    """Choose the first of the two perpendiculars as near to x, left-right, as it can be."""
-    towards_x = np.array([1.0, 0.0, 0.0]) - fibres[:, :1] * fibres
-    length = np.linalg.norm(towards_x, axis=1, keepdims=True)
-    one = np.where(length > 1e-6, towards_x / np.maximum(length, 1e-6), _across(fibres)[:, 0])
-    return np.stack([one, np.cross(fibres, one)], axis=1)
-
-
-def _tilted(fibres: NDArray, frames: NDArray, tilts_rad: NDArray) -> NDArray[np.float64]:
-    """Turn fibres by the length of a tilt vector towards where it points in the frame."""
-    angle = np.linalg.norm(tilts_rad, axis=1, keepdims=True)
-    unit = tilts_rad / np.where(angle > 0, angle, 1)
-    towards = unit[:, :1] * frames[:, 0] + unit[:, 1:] * frames[:, 1]
-    return np.cos(angle) * fibres + np.sin(angle) * towards
+    if sideways:
+        towards_x = np.array([1.0, 0.0, 0.0]) - fibres[:, :1] * fibres
+        length = np.linalg.norm(towards_x, axis=1, keepdims=True)
+        one = np.where(length > 1e-6, towards_x / np.maximum(length, 1e-6), one)
+    return one, np.cross(fibres, one)
 
 
 def _sphere(n: int) -> NDArray[np.float64]:

@@ -21,29 +21,67 @@ __all__ = [
     "Brain",
     "Grid",
     "GridOptions",
-    "brain_grid",
     "grey_ml",
     "make_brain",
     "pose",
     "resize_grey",
-    "sample_mni",
 ]
 
 TISSUES = ("wm", "gm", "csf", "ventricles", "brain")
 
 
 @dataclass(frozen=True, eq=False)
-class Brain:
+class Grid:
+    """Where the voxels of a scan lie, and where the head lies in the scanner.
+
+    Attributes
+    ----------
+    shape
+        Grid size in voxels.
+    affine
+        Voxel index to scanner mm, 4 x 4.
+    mni_to_world
+        MNI mm to scanner mm, 4 x 4: where the head lies in the scanner.
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    mni_to_world: NDArray[np.float64]
+
+    @property
+    def voxel_size_mm(self) -> NDArray[np.float64]:
+        """Voxel size in mm, shape (3,)."""
+        return nib.affines.voxel_sizes(self.affine)
+
+    @property
+    def to_mni(self) -> NDArray[np.float64]:
+        """Voxel index to MNI mm, 4 x 4."""
+        return np.linalg.inv(self.mni_to_world) @ self.affine
+
+    def mni_coordinates(self) -> NDArray[np.float32]:
+        """MNI coordinates in mm of every voxel centre, shape (x, y, z, 3)."""
+        matrix = self.to_mni.astype(np.float32)
+        i, j, k = (np.arange(n, dtype=np.float32) for n in self.shape)
+        return (
+            i[:, None, None, None] * matrix[:3, 0]
+            + j[None, :, None, None] * matrix[:3, 1]
+            + k[None, None, :, None] * matrix[:3, 2]
+            + matrix[:3, 3]
+        )
+
+    def image(self, data: ArrayLike) -> nib.Nifti1Image:
+        """Make an image of an array on this grid."""
+        return images.make(data, self.affine)
+
+
+@dataclass(frozen=True, eq=False)
+class Brain(Grid):
     """Tissue fractions of the MNI152 brain on a scanner grid.
 
     Attributes
     ----------
     wm, gm, csf, ventricles, brain
         Fractions 0..1, shape (x, y, z), float32; `csf` includes `ventricles`.
-    affine
-        Voxel index to scanner mm, 4 x 4.
-    mni_to_world
-        MNI mm to scanner mm, 4 x 4: where this head lies in the scanner.
     """
 
     wm: NDArray[np.float32]
@@ -51,26 +89,6 @@ class Brain:
     csf: NDArray[np.float32]
     ventricles: NDArray[np.float32]
     brain: NDArray[np.float32]
-    affine: NDArray[np.float64]
-    mni_to_world: NDArray[np.float64]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Grid size in voxels."""
-        return self.wm.shape
-
-    @property
-    def voxel_size_mm(self) -> NDArray[np.float64]:
-        """Voxel size in mm, shape (3,)."""
-        return nib.affines.voxel_sizes(self.affine)
-
-    def mni_coordinates(self) -> NDArray[np.float32]:
-        """MNI coordinates in mm of every voxel centre, shape (x, y, z, 3)."""
-        return _grid_coordinates(self.shape, np.linalg.inv(self.mni_to_world) @ self.affine)
-
-    def image(self, data: ArrayLike) -> nib.Nifti1Image:
-        """Make an image of an array on this grid."""
-        return images.make(data, self.affine)
 
 
 def pose(
@@ -92,9 +110,8 @@ def pose(
     array([ 0., -1.,  0.,  1.])
     """
     matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_euler(
-        "xyz", np.asarray(rotation_deg, float), degrees=True
-    ).as_matrix()
+    turns = np.asarray(rotation_deg, float)
+    matrix[:3, :3] = Rotation.from_euler("xyz", turns, degrees=True).as_matrix()
     matrix[:3, 3] = translation_mm
     return matrix.round(15) + 0.0
 
@@ -152,10 +169,8 @@ def make_brain(voxel_size_mm: float | ArrayLike = 1.0, **options: Unpack[GridOpt
     True
     """
     grid = brain_grid(voxel_size_mm, **options)
-    to_mni = np.linalg.inv(grid.mni_to_world) @ grid.affine
-    size = nib.affines.voxel_sizes(grid.affine)
-    maps = {kind: _voxel_mean(templates.mni(kind), grid.shape, to_mni, size) for kind in TISSUES}
-    return Brain(**maps, affine=grid.affine, mni_to_world=grid.mni_to_world)
+    maps = {kind: _voxel_mean(templates.mni(kind), grid) for kind in TISSUES}
+    return Brain(grid.shape, grid.affine, grid.mni_to_world, **maps)
 
 
 def grey_ml(brain: Brain) -> tuple[float, float]:
@@ -225,27 +240,7 @@ def resize_grey(brain: Brain, *, deep_grey: float = 1.0, cortex: float = 1.0) ->
 
 def _deep_share(brain: Brain) -> NDArray[np.float32]:
     """Fraction of each voxel that lies in the region of deep grey matter."""
-    to_mni = np.linalg.inv(brain.mni_to_world) @ brain.affine
-    return sample_mni(deep_grey_atlas.region(), brain.shape, to_mni)
-
-
-@dataclass(frozen=True, eq=False)
-class Grid:
-    """Where the voxels of a scan lie, and where the head lies in the scanner.
-
-    Attributes
-    ----------
-    shape
-        Grid size in voxels.
-    affine
-        Voxel index to scanner mm, 4 x 4.
-    mni_to_world
-        MNI mm to scanner mm, 4 x 4.
-    """
-
-    shape: tuple[int, int, int]
-    affine: NDArray[np.float64]
-    mni_to_world: NDArray[np.float64]
+    return _sample_mni(deep_grey_atlas.region(), brain.shape, brain.to_mni)
 
 
 def brain_grid(
@@ -281,28 +276,12 @@ def brain_grid(
     return Grid((x, y, z), affine + 0.0, to_world)
 
 
-def sample_mni(
-    image: nib.Nifti1Image, shape: tuple[int, ...], grid_to_mni: ArrayLike
+def _sample_mni(
+    image: nib.Nifti1Image, shape: tuple[int, ...], to_mni: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Interpolate an MNI image linearly on a grid given by its affine to MNI mm.
-
-    Parameters
-    ----------
-    image
-        Image in MNI space.
-    shape
-        Grid size in voxels, three numbers.
-    grid_to_mni
-        Voxel index of the grid to MNI mm, 4 x 4.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape `shape`, float32, zero outside the image.
-    """
-    to_voxel = np.linalg.inv(image.affine) @ np.asarray(grid_to_mni, dtype=np.float64)
+    """Interpolate an MNI image linearly on a grid; zero outside the image."""
     out = np.empty(shape, np.float32)
-    interpolate(images.array(image), to_voxel, out, False)
+    interpolate(images.array(image), np.linalg.inv(image.affine) @ to_mni, out, False)
     return out
 
 
@@ -313,49 +292,42 @@ def interpolate(values, m, out, clamp):  # type: ignore[no-untyped-def]
     Beyond the edge of `values`, `out` is zero or, where `clamp`, has the nearest value.
     """
     nx, ny, nz = values.shape
-    for i in range(out.shape[0]):
-        for j in range(out.shape[1]):
-            for k in range(out.shape[2]):
-                x = m[0, 0] * i + m[0, 1] * j + m[0, 2] * k + m[0, 3]
-                y = m[1, 0] * i + m[1, 1] * j + m[1, 2] * k + m[1, 3]
-                z = m[2, 0] * i + m[2, 1] * j + m[2, 2] * k + m[2, 3]
-                if clamp:
-                    x = min(max(x, np.float32(0)), np.float32(nx - 1.001))
-                    y = min(max(y, np.float32(0)), np.float32(ny - 1.001))
-                    z = min(max(z, np.float32(0)), np.float32(nz - 1.001))
-                elif x < 0 or y < 0 or z < 0 or x > nx - 1 or y > ny - 1 or z > nz - 1:
-                    out[i, j, k] = 0
-                    continue
-                out[i, j, k] = _trilinear(values, x, y, z)
+    for i, j, k in np.ndindex(out.shape):
+        x = m[0, 0] * i + m[0, 1] * j + m[0, 2] * k + m[0, 3]
+        y = m[1, 0] * i + m[1, 1] * j + m[1, 2] * k + m[1, 3]
+        z = m[2, 0] * i + m[2, 1] * j + m[2, 2] * k + m[2, 3]
+        if clamp:
+            x = min(max(x, np.float32(0)), np.float32(nx - 1.001))
+            y = min(max(y, np.float32(0)), np.float32(ny - 1.001))
+            z = min(max(z, np.float32(0)), np.float32(nz - 1.001))
+        elif x < 0 or y < 0 or z < 0 or x > nx - 1 or y > ny - 1 or z > nz - 1:
+            out[i, j, k] = 0
+            continue
+        a, b, c = min(int(x), nx - 2), min(int(y), ny - 2), min(int(z), nz - 2)
+        u, v, w = x - a, y - b, z - c
+        near = (values[a, b, c] * (1 - w) + values[a, b, c + 1] * w) * (1 - v) + (
+            values[a, b + 1, c] * (1 - w) + values[a, b + 1, c + 1] * w
+        ) * v
+        far = (values[a + 1, b, c] * (1 - w) + values[a + 1, b, c + 1] * w) * (1 - v) + (
+            values[a + 1, b + 1, c] * (1 - w) + values[a + 1, b + 1, c + 1] * w
+        ) * v
+        out[i, j, k] = near * (1 - u) + far * u
 
 
-@numba.njit(inline="always")
-def _trilinear(values, x, y, z):  # type: ignore[no-untyped-def]
-    """Interpolate at a point that lies inside the volume."""
-    nx, ny, nz = values.shape
-    a, b, c = min(int(x), nx - 2), min(int(y), ny - 2), min(int(z), nz - 2)
-    u, v, w = x - a, y - b, z - c
-    near = (values[a, b, c] * (1 - w) + values[a, b, c + 1] * w) * (1 - v) + (
-        values[a, b + 1, c] * (1 - w) + values[a, b + 1, c + 1] * w
-    ) * v
-    far = (values[a + 1, b, c] * (1 - w) + values[a + 1, b, c + 1] * w) * (1 - v) + (
-        values[a + 1, b + 1, c] * (1 - w) + values[a + 1, b + 1, c + 1] * w
-    ) * v
-    return near * (1 - u) + far * u
+def box_around(points: NDArray, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """Slices of the part of a grid that holds points in voxels, shape (n, 3); may be empty."""
+    start = np.clip(np.floor(points.min(axis=0)), 0, shape).astype(int)
+    stop = np.clip(np.ceil(points.max(axis=0)) + 1, start, shape).astype(int)
+    return tuple(map(slice, start, stop))
 
 
-def _voxel_mean(
-    image: nib.Nifti1Image,
-    shape: tuple[int, ...],
-    grid: NDArray[np.float64],
-    size_mm: NDArray[np.float64],
-) -> NDArray[np.float32]:
+def _voxel_mean(image: nib.Nifti1Image, grid: Grid) -> NDArray[np.float32]:
     """Average an MNI map over each voxel, from samples a millimetre apart inside it."""
-    parts = np.ceil(size_mm - 0.25).astype(int)
-    fine = grid @ np.diag([*(1 / parts), 1])
-    fine[:3, 3] = (grid @ np.append(0.5 / parts - 0.5, 1))[:3]
-    many = sample_mni(image, tuple(np.array(shape) * parts), fine)
-    blocks = [n for pair in zip(shape, parts, strict=True) for n in pair]
+    parts = np.ceil(grid.voxel_size_mm - 0.25).astype(int)
+    fine = grid.to_mni @ np.diag([*(1 / parts), 1])
+    fine[:3, 3] = (grid.to_mni @ np.append(0.5 / parts - 0.5, 1))[:3]
+    many = _sample_mni(image, tuple(np.array(grid.shape) * parts), fine)
+    blocks = [n for pair in zip(grid.shape, parts, strict=True) for n in pair]
     return many.reshape(blocks).mean(axis=(1, 3, 5), dtype=np.float32)
 
 
@@ -368,10 +340,7 @@ def _axes(axcodes: str) -> NDArray[np.float64]:
         valid = False
     if not valid:
         raise InputError(f"axcodes: {axcodes!r}; give one letter each of L/R, P/A and I/S")
-    axes = np.zeros((3, 3))
-    for column, (world, sign) in enumerate(orientation):
-        axes[int(world), column] = sign
-    return axes
+    return np.eye(3)[:, orientation[:, 0].astype(int)] * orientation[:, 1]
 
 
 def _brain_corners_mm(z_range: tuple[float, float] | None) -> NDArray[np.float64]:
@@ -381,14 +350,3 @@ def _brain_corners_mm(z_range: tuple[float, float] | None) -> NDArray[np.float64
     if z_range is not None:
         limits[2] = z_range
     return np.array(np.meshgrid(*limits)).reshape(3, -1).T
-
-
-def _grid_coordinates(shape: tuple[int, ...], affine: ArrayLike) -> NDArray[np.float32]:
-    matrix = np.asarray(affine, dtype=np.float32)
-    i, j, k = (np.arange(n, dtype=np.float32) for n in shape)
-    return (
-        i[:, None, None, None] * matrix[:3, 0]
-        + j[None, :, None, None] * matrix[:3, 1]
-        + k[None, None, :, None] * matrix[:3, 2]
-        + matrix[:3, 3]
-    )

@@ -214,7 +214,9 @@ def make_diffusion(
     to_head = images.rotation(brain.mni_to_world)
     clean = _signals(brain, tissue, bvals, bvecs @ to_head, density)
     dwi = images.Dwi(brain.image(_SCALE * clean), bvals, bvecs)
-    index = true_index(tissue, b_s_mm2=_nearest_shell(bvals))
+    weighted = bvals[bvals >= images.B0_BELOW_S_MM2]
+    fitted = weighted[np.abs(weighted - 1000).argmin()]  # a tensor is fitted to this shell
+    index = true_index(tissue, b_s_mm2=float(fitted))
     phantom = DiffusionPhantom(dwi, brain, tissue, index, 0.0, density)
     return add_noise(phantom, snr=snr, rng=rng)
 
@@ -240,12 +242,6 @@ def add_noise(
     noisy = np.hypot(real, np.float32(sigma) * rng.standard_normal(clean.shape, dtype=np.float32))
     dwi = replace(phantom.dwi, image=phantom.brain.image(noisy))
     return replace(phantom, dwi=dwi, noise_sigma=sigma)
-
-
-def _nearest_shell(bvals: NDArray) -> float:
-    """Return the shell that a tensor is fitted to: the one nearest to 1000 s/mm2."""
-    weighted = bvals[bvals >= images.B0_BELOW_S_MM2]
-    return float(weighted[np.abs(weighted - 1000).argmin()])
 
 
 def _signals(

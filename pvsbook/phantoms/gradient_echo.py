@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Any, Unpack
 
 import nibabel as nib
 import numba
@@ -16,16 +16,13 @@ from scipy import fft
 from pvsbook import images
 from pvsbook._constants import GAMMA_MHZ_T
 from pvsbook._errors import InputError
-from pvsbook.phantoms._head import CHI_PPB, MYELIN_PPB, R2S_HZ, SIGNAL, Head, draw_head
+from pvsbook.phantoms._head import CHI_PPB, MYELIN_PPB, R2S_HZ, SIGNAL, FineGrid, draw_head
 from pvsbook.phantoms.brain import GridOptions, brain_grid
 
 __all__ = ["CHI_PPB", "MYELIN_PPB", "GrePhantom", "make_gre"]
 
 SURROUND_MM = 14.0  # scalp and some air around it
 HALVES = nib.affines.from_matvec(np.eye(3) / 2, np.full(3, -0.25))  # half-voxel index to voxel
-_AVERAGED = (
-    "chi_ppm", "r2s_hz", "veins", "calcification", "bleeds", "iron_ppm", "myelin_ppm", "r2_hz",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,14 +165,10 @@ def make_gre(
     extra = np.ceil(max(SURROUND_MM + 4 - margin_mm, 0) / size).astype(int)
     grid["margin_mm"] = margin_mm + float((extra * size).max())
     whole = brain_grid(size, **grid)
-    to_mni = np.linalg.inv(whole.mni_to_world) @ whole.affine @ HALVES
     shape = tuple(2 * n for n in whole.shape)
     b0 = images.rotation(whole.affine)[2]
-    up = images.rotation(np.linalg.inv(whole.mni_to_world))[:, 2]  # the field, in the head
     head = draw_head(
-        shape,
-        to_mni,
-        size / 2,
+        FineGrid(shape, whole.to_mni @ HALVES, size / 2),
         values,
         myelin,
         rng if anatomy is None else anatomy,
@@ -184,33 +177,29 @@ def make_gre(
         n_microbleeds=n_microbleeds,
         sources=sources,
         anisotropy_ppb=anisotropy_ppb,
-        up=up,
+        up=images.rotation(np.linalg.inv(whole.mni_to_world))[:, 2],
     )
-    local = _dipole_field(np.where(head.brain, head.chi_ppm, np.float32(0)), size / 2, b0)
-    total = _dipole_field(head.chi_ppm, size / 2, b0)
+    inside = np.where(head["brain"], head["chi_ppm"], np.float32(0))
+    head["local_field_ppm"] = _dipole_field(inside, size / 2, b0)
+    head["field_ppm"] = _dipole_field(head["chi_ppm"], size / 2, b0)
     box = tuple(slice(2 * e, n - 2 * e) for e, n in zip(extra, shape, strict=True))
-    affine = whole.affine @ nib.affines.from_matvec(np.eye(3), extra)
-    head = Head(*(np.ascontiguousarray(a[box]) for a in vars(head).values()))
-    total = total[box] - _shim(total[box], head.brain, size / 2, rng)
-    offset = _coil_phase(tuple(n // 2 for n in total.shape), rng)
+    head = {name: np.ascontiguousarray(volume[box]) for name, volume in head.items()}
+    head["field_ppm"] -= _shim(head["field_ppm"], head["brain"], size / 2, rng)
+    labels, signal = _most_of_parts(head.pop("labels")), head.pop("signal")
+    offset = _coil_phase(labels.shape, rng)
     omega = 2 * math.pi * GAMMA_MHZ_T * field_strength_t
     clean = np.empty((*offset.shape, times.size), np.complex64)
-    _average(total, head.signal, head.r2s_hz, offset, times, omega, clean)
+    _average(head["field_ppm"], signal, head["r2s_hz"], offset, times, omega, clean)
     noise = SIGNAL["white matter"] * math.exp(-R2S_HZ["white matter"] * times[0]) / snr
     parts = rng.standard_normal((*clean.shape, 2), np.float32)  # real and imaginary
     scan = clean + np.float32(noise) * parts.view(np.complex64)[..., 0]
+    affine = whole.affine @ nib.affines.from_matvec(np.eye(3), extra)
     gre = images.Gre(
         np.abs(scan), np.angle(scan), times, float(field_strength_t), affine, "radians"
     )
-    return GrePhantom(
-        gre=gre,
-        local_field_ppm=_mean_of_parts(local[box]),
-        field_ppm=_mean_of_parts(total),
-        brain=_mean_of_parts(head.brain) > 0.5,
-        labels=_most_of_parts(head.labels),
-        mni_to_world=whole.mni_to_world,
-        **{name: _mean_of_parts(getattr(head, name)) for name in _AVERAGED},
-    )
+    truth: dict[str, Any] = {name: _mean_of_parts(volume) for name, volume in head.items()}
+    truth["brain"] = truth["brain"] > 0.5
+    return GrePhantom(gre=gre, labels=labels, mni_to_world=whole.mni_to_world, **truth)
 
 
 def _replaced(
@@ -231,19 +220,15 @@ def _dipole_field(chi_ppm: NDArray, size_mm: NDArray, b0: NDArray) -> NDArray[np
     rim = np.float32(np.median(chi_ppm[:, :, -1]))
     big = [fft.next_fast_len(int(n * 1.25), real=True) for n in chi_ppm.shape]
     spectrum = fft.rfftn(chi_ppm - rim, s=big, workers=2)
-    k = [fft.fftfreq(n, s).astype(np.float32) for n, s in zip(big[:2], size_mm[:2], strict=True)]
-    kx, ky = k[0][:, None, None], k[1][None, :, None]
-    kz = fft.rfftfreq(big[2], size_mm[2]).astype(np.float32)[None, None, :]
-    for i in range(big[0]):  # a plane at a time keeps memory low
-        x = kx[i, 0, 0]
-        square = x * x + ky[0] ** 2 + kz[0] ** 2
-        along = np.float32(b0[0]) * x + np.float32(b0[1]) * ky[0] + np.float32(b0[2]) * kz[0]
-        if i == 0:
-            square[0, 0] = 1
-        kernel = np.float32(1 / 3) - along * along / square
-        if i == 0:
-            kernel[0, 0] = 0
-        spectrum[i] *= kernel
+    frequencies = (fft.fftfreq, fft.fftfreq, fft.rfftfreq)
+    axes = zip(frequencies, big, size_mm, strict=True)
+    kx, ky, kz = (along(n, s).astype(np.float32) for along, n, s in axes)
+    a, b, c = b0.astype(np.float32)
+    for x, plane in zip(kx, spectrum, strict=True):  # a plane at a time keeps memory low
+        square = x * x + ky[:, None] ** 2 + kz**2
+        along = a * x + b * ky[:, None] + c * kz
+        plane *= np.float32(1 / 3) - along * along / np.maximum(square, np.float32(1e-12))
+    spectrum[0, 0, 0] = 0
     x, y, z = chi_ppm.shape
     return fft.irfftn(spectrum, s=big, overwrite_x=True, workers=2)[:x, :y, :z]
 
@@ -282,49 +267,33 @@ def _coil_phase(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.
 
 @numba.njit(cache=True, fastmath=True)
 def _average(field, signal, r2s, offset, times, omega, out):  # type: ignore[no-untyped-def]
-    nx, ny, nz = offset.shape
-    for i in range(nx):
-        for j in range(ny):
-            for k in range(nz):
-                for e in range(times.size):
-                    re = 0.0
-                    im = 0.0
-                    for p in range(8):
-                        a = 2 * i + (p >> 2)
-                        b = 2 * j + ((p >> 1) & 1)
-                        c = 2 * k + (p & 1)
-                        s = signal[a, b, c]
-                        if s > 0:
-                            s *= math.exp(-r2s[a, b, c] * times[e])
-                            angle = omega * field[a, b, c] * times[e] + offset[i, j, k]
-                            re += s * math.cos(angle)
-                            im += s * math.sin(angle)
-                    out[i, j, k, e] = complex(re / 8, im / 8)
+    for i, j, k, e in np.ndindex(out.shape):
+        re = 0.0
+        im = 0.0
+        for p in range(8):
+            a = 2 * i + (p >> 2)
+            b = 2 * j + ((p >> 1) & 1)
+            c = 2 * k + (p & 1)
+            s = signal[a, b, c]
+            if s > 0:
+                s *= math.exp(-r2s[a, b, c] * times[e])
+                angle = omega * field[a, b, c] * times[e] + offset[i, j, k]
+                re += s * math.cos(angle)
+                im += s * math.sin(angle)
+        out[i, j, k, e] = complex(re / 8, im / 8)
+
+
+def _parts(fine: NDArray) -> list[NDArray]:
+    """Take the eight voxels of each 2 x 2 x 2 block."""
+    return [fine[i::2, j::2, k::2] for i in (0, 1) for j in (0, 1) for k in (0, 1)]
 
 
 def _mean_of_parts(fine: NDArray) -> NDArray[np.float32]:
     """Return the mean of each 2 x 2 x 2 block."""
-    parts = [fine[i::2, j::2, k::2] for i in (0, 1) for j in (0, 1) for k in (0, 1)]
-    out = parts[0].astype(np.float32)
-    for part in parts[1:]:
-        out += part
-    return out / np.float32(8)
+    return np.asarray(sum(_parts(fine), np.float32(0)) / np.float32(8))
 
 
-@numba.njit(cache=True)
-def _most_of_parts(fine):  # type: ignore[no-untyped-def]
+def _most_of_parts(fine: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the label that more than half of each 2 x 2 x 2 block has; else zero."""
-    nx, ny, nz = fine.shape[0] // 2, fine.shape[1] // 2, fine.shape[2] // 2
-    out = np.zeros((nx, ny, nz), np.uint8)
-    for i in range(nx):
-        for j in range(ny):
-            for k in range(nz):
-                block = fine[2 * i : 2 * i + 2, 2 * j : 2 * j + 2, 2 * k : 2 * k + 2]
-                for label in block.flat:
-                    if label > 0:
-                        n = 0
-                        for other in block.flat:
-                            n += other == label
-                        if n > 4:
-                            out[i, j, k] = label
-    return out
+    ordered = np.sort(_parts(fine), axis=0)  # such a label fills five places, the fourth too
+    return np.where((ordered[:4] == ordered[4:]).any(axis=0), ordered[3], 0)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Unpack
+from functools import partial
+from typing import Any, TypedDict, Unpack
 
 import nibabel as nib
 import numpy as np
@@ -16,18 +17,18 @@ import pandas as pd
 from nibabel.affines import apply_affine
 from numpy.random import Generator
 from numpy.typing import NDArray
+from scipy import fft, ndimage
 
 from pvsbook._errors import InputError
-from pvsbook.phantoms import _scanner
-from pvsbook.phantoms._placement import DEFAULT_COUNTS, place_pvs, place_spheroids
-from pvsbook.phantoms._scanner import Artefacts
 from pvsbook.phantoms._shapes import (
+    DEFAULT_COUNTS,
     LESIONS,
     Pvs,
-    Spheroid,
     draw_spheroids,
     draw_tube,
     draw_tubes,
+    place_lesions,
+    place_pvs,
 )
 from pvsbook.phantoms.brain import Brain, GridOptions, make_brain
 
@@ -38,12 +39,10 @@ __all__ = [
     "Artefacts",
     "Pvs",
     "PvsPhantom",
-    "Spheroid",
     "draw_scan",
     "draw_tube",
     "make_phantom",
     "place_pvs",
-    "place_spheroids",
 ]
 
 # Signal relative to normal white matter.  Background (air) is 0.  After STRIVE (Wardlaw et al.
@@ -64,11 +63,48 @@ SIGNALS: Mapping[str, Mapping[str, float]] = {
 WEAK: Mapping[str, float] = {"T2w": 1.38, "T1w": 0.8, "FLAIR": 0.9, "SWI": 1.0}
 STRENGTHS = ("csf", "weak")
 
+
+@dataclass(frozen=True)
+class Artefacts:
+    """Artefacts of a scan, each as a fraction from 0 (none) to 0.5.
+
+    Attributes
+    ----------
+    bias
+        Strength of the smooth receive field: 0.3 makes places 30 % brighter or darker.
+    texture
+        Standard deviation of tissue about its mean, smooth over 3 mm.
+    ghosting
+        Strength of a ghost half a field of view away along the second axis, as motion makes it.
+    gibbs
+        Outer part of k-space that was not measured: edges ring.
+    """
+
+    bias: float = 0.0
+    texture: float = 0.0
+    ghosting: float = 0.0
+    gibbs: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value <= 0.5:
+                raise InputError(f"{name}: {value}; give a fraction from 0 to 0.5")
+
+
 # What a scanner does to the picture; pass one to `make_phantom` with ``**SCANNERS["7T"]``.
 SCANNERS: Mapping[str, Mapping[str, Any]] = {
     "3T": {"voxel_size_mm": 1.0, "snr": 20.0, "artefacts": Artefacts(0.1, 0.02, gibbs=0.1)},
     "7T": {"voxel_size_mm": 0.5, "snr": 20.0, "artefacts": Artefacts(0.3, 0.02, gibbs=0.1)},
 }
+
+
+class ScanSettings(TypedDict, total=False):
+    """Settings of a scan, as of `draw_scan`."""
+
+    contrast: str
+    strength: str
+    snr: float
+    artefacts: Artefacts | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,26 +145,9 @@ class PvsPhantom:
         """Mask of the white-matter hyperintensities: at least half of the voxel."""
         return self.brain.image(self.lesions["wmh"] >= 0.5)
 
-    def scan_again(
-        self,
-        rng: Generator,
-        *,
-        contrast: str = "T2w",
-        strength: str = "csf",
-        snr: float = 20.0,
-        artefacts: Artefacts | None = None,
-    ) -> nib.Nifti1Image:
+    def scan_again(self, rng: Generator, **settings: Unpack[ScanSettings]) -> nib.Nifti1Image:
         """Scan the same brain once more, with new noise and other settings (`draw_scan`)."""
-        return draw_scan(
-            rng,
-            self.brain,
-            self.fraction,
-            self.lesions,
-            contrast=contrast,
-            strength=strength,
-            snr=snr,
-            artefacts=artefacts,
-        )
+        return draw_scan(rng, self.brain, self.fraction, self.lesions, **settings)
 
 
 def make_phantom(
@@ -196,33 +215,16 @@ def make_phantom(
     ['bg_left', 'bg_left', 'bg_left']
     """
     brain = make_brain(voxel_size_mm, **grid)
-    spheroids = place_spheroids(
-        rng,
-        n_wmh=n_wmh,
-        n_periventricular=n_periventricular,
-        n_lacunes=n_lacunes,
-        n_microbleeds=n_microbleeds,
-    )
+    placed = place_lesions(rng, n_wmh, n_periventricular, n_lacunes, n_microbleeds)
     spaces = place_pvs(
-        rng, counts=counts, diameters_mm=diameters_mm, lengths_mm=lengths_mm, avoid=spheroids
+        rng, counts=counts, diameters_mm=diameters_mm, lengths_mm=lengths_mm, avoid=placed
     )
     labels, fraction = draw_tubes(brain, spaces)
-    lesions = {kind: draw_spheroids(brain, spheroids, kind) for kind in LESIONS}
-    scans = {
-        contrast: draw_scan(
-            rng,
-            brain,
-            fraction,
-            lesions,
-            contrast=contrast,
-            strength=strength,
-            snr=snr,
-            artefacts=artefacts,
-        )
-        for contrast in contrasts
-    }
+    lesions = {kind: draw_spheroids(brain, placed, kind) for kind in LESIONS}
+    settings: ScanSettings = {"strength": strength, "snr": snr, "artefacts": artefacts}
+    draw = partial(draw_scan, rng, brain, fraction, lesions, **settings)
     return PvsPhantom(
-        scans=scans,
+        scans={contrast: draw(contrast=contrast) for contrast in contrasts},
         labels=brain.image(labels),
         fraction=fraction,
         lesions=lesions,
@@ -238,7 +240,7 @@ def draw_scan(
     fraction: NDArray[np.float32],
     lesions: Mapping[str, NDArray[np.float32]],
     *,
-    contrast: str,
+    contrast: str = "T2w",
     strength: str = "csf",
     snr: float = 20.0,
     artefacts: Artefacts | None = None,
@@ -274,8 +276,48 @@ def draw_scan(
             mixed += lesions[kind] * (signal[kind] - mixed)
     inside = signal["csf"] if strength == "csf" else WEAK[contrast] * mixed
     mixed += fraction * (inside - mixed)
-    image = _scanner.scan(rng, brain, mixed, snr, Artefacts() if artefacts is None else artefacts)
-    return brain.image(100 * image)
+    return brain.image(100 * _scan(rng, brain, mixed, snr, artefacts or Artefacts()))
+
+
+def _scan(
+    rng: Generator, brain: Brain, signal: NDArray[np.float32], snr: float, artefacts: Artefacts
+) -> NDArray[np.float32]:
+    """Return the magnitude image of a signal: artefacts, then Rician noise of 1 / `snr`."""
+    if not (np.isfinite(snr) and snr > 0):
+        raise InputError(f"snr: {snr}; give a positive ratio, such as 20")
+    if artefacts.texture:
+        grain = rng.standard_normal(brain.shape, dtype=np.float32)
+        grain = ndimage.gaussian_filter(grain, 1.3 / brain.voxel_size_mm)
+        signal = signal * (1 + np.float32(artefacts.texture) * grain / grain.std())
+    if artefacts.bias:
+        signal = signal * _receive_field(rng, brain, artefacts.bias)
+    if artefacts.gibbs:
+        signal = _truncate(signal, artefacts.gibbs)
+    if artefacts.ghosting:
+        ghost = np.roll(signal, signal.shape[1] // 2, axis=1)
+        signal = signal + np.float32(artefacts.ghosting) * ghost
+    noise = rng.standard_normal((2, *brain.shape), dtype=np.float32) / np.float32(snr)
+    return np.hypot(signal + noise[0], noise[1])
+
+
+def _receive_field(rng: Generator, brain: Brain, strength: float) -> NDArray[np.float32]:
+    """Smooth field about 1 inside the brain, from a random quadratic in MNI coordinates."""
+    x, y, z = np.moveaxis(brain.mni_coordinates() / np.float32(75), -1, 0)
+    a = rng.standard_normal(6).astype(np.float32)
+    field = a[0] * x + a[1] * y + a[2] * z + a[3] * x * x + a[4] * y * y + a[5] * z * z
+    inside = field[brain.brain > 0.5]
+    field -= inside.mean()
+    return 1 + np.clip(field * np.float32(strength / np.abs(inside).max()), -0.9, 0.9)
+
+
+def _truncate(image: NDArray[np.float32], missing: float) -> NDArray[np.float32]:
+    """Drop the outer part of k-space along each axis, as a zero-filled scan does."""
+    spectrum = fft.rfftn(image)
+    for axis, n in enumerate(image.shape):
+        frequency = np.abs(fft.rfftfreq(n) if axis == 2 else fft.fftfreq(n))
+        drop = frequency > 0.5 * (1 - missing)
+        spectrum[(slice(None),) * axis + (drop,)] = 0
+    return np.abs(fft.irfftn(spectrum, image.shape)).astype(np.float32)
 
 
 def _truth_table(spaces: Sequence[Pvs], brain: Brain) -> pd.DataFrame:

@@ -148,8 +148,10 @@ def test_slices_show_the_left_on_the_right_whatever_the_storage(axcodes):
     grid = brain.make_brain(4.0, axcodes=axcodes)
     where = grid.mni_coordinates()
     mark = np.exp(-((where - [-40, 0, 20]) ** 2).sum(-1) / 200)
-    figure = figures.show_slices(grid.image(mark), [("axial", 20), ("coronal", 0)])
-    for ax in figure.axes:
+    at = [("axial", 20), ("coronal", 0)]
+    plain = figures.show_slices(grid.image(mark), at)
+    labelled = figures.show_slices(grid.image(mark), at, overlay=grid.image(mark > 0.5))
+    for ax in (*plain.axes, *labelled.axes):
         drawn = ax.images[0].get_array()
         column = int(np.argmax(drawn.sum(axis=0)))
         left, right = ax.get_xlim()

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from pvsbook import InputError
 from pvsbook.phantoms.brain import pose
@@ -11,8 +12,6 @@ from pvsbook.phantoms.perivascular import (
     Pvs,
     draw_tube,
     make_phantom,
-    place_pvs,
-    place_spheroids,
 )
 
 FEW = {"cso_left": 4, "bg_right": 2}
@@ -54,6 +53,13 @@ def test_one_seed_is_the_same_brain_on_every_grid():
     assert total[0] == pytest.approx(total[1], rel=0.03)
 
 
+def test_a_slab_holds_the_parts_that_cross_it():
+    slab, whole = phantom(z_range_mni_mm=(20, 40), n_wmh=2), phantom(n_wmh=2)
+    assert len(slab.spaces) == len(whole.spaces)
+    for a, b in ((slab.fraction, whole.fraction), (slab.lesions["wmh"], whole.lesions["wmh"])):
+        assert 0 < a.sum() < b.sum()
+
+
 def test_turning_the_head_turns_the_directions():
     turned = pose((0, 0, 90))
     there = phantom(mni_to_world=turned).truth
@@ -81,9 +87,12 @@ def test_noise_is_rician():
 
 
 def test_spaces_keep_their_distance():
-    lesions = place_spheroids(np.random.default_rng(1), n_wmh=5, n_lacunes=2)
-    assert [lesion.kind for lesion in lesions] == 5 * ["wmh"] + 2 * ["lacune"] + 2 * ["rim"]
-    spaces = place_pvs(np.random.default_rng(1), counts={"cso_right": 12}, avoid=lesions)
+    made = phantom(counts={"cso_right": 12}, n_wmh=5, n_lacunes=2)
+    counts = {kind: ndimage.label(made.lesions[kind])[1] for kind in LESIONS}
+    assert counts == {"wmh": 5, "rim": 2, "lacune": 2, "microbleed": 0}
+    for kind in LESIONS:
+        assert not ((made.fraction > 0) & (made.lesions[kind] > 0)).any()
+    spaces = made.spaces
     for n, one in enumerate(spaces):
         for other in spaces[:n]:
             apart = np.linalg.norm(

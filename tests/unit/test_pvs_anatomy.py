@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from pvsbook import InputError, images
 from pvsbook.atlas.registration import Registration
-from pvsbook.phantoms.brain import brain_grid, make_brain
+from pvsbook.phantoms.brain import make_brain
 from pvsbook.pvs import anatomy
 from pvsbook.pvs.anatomy import foreground_mask, locate_regions
 
@@ -44,7 +44,7 @@ def test_nonlinear_registration_follows_bent_anatomy(monkeypatch):
 
 def whole(part, found):
     """Array of the box on the grid of the scan."""
-    out = np.zeros(brain_grid(2.0).shape, part.dtype)
+    out = np.zeros(make_brain(2.0).shape, part.dtype)
     out[found.box] = part
     return out
 
