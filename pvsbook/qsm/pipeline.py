@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,15 +22,7 @@ from pvsbook.qsm.background import LocalField, lbv, pdf, resharp, smv, vsharp
 from pvsbook.qsm.field import TWO_PI, FieldMap, check_readout, fit_field, hz_to_ppm
 from pvsbook.qsm.inversion import Inversion, closed_form_l2, ndi, tikhonov, tkd, tv
 from pvsbook.qsm.mask import mask_from_gre
-from pvsbook.qsm.quality import (
-    Flag,
-    check_echoes,
-    check_magnitude,
-    check_map,
-    check_mask,
-    check_scan,
-    check_steps,
-)
+from pvsbook.qsm.quality import STEPS, Flag, check_echoes, check_magnitude, check_map, check_mask
 from pvsbook.qsm.reference import (
     REFERENCE_COLUMNS,
     Susceptibility,
@@ -38,7 +31,7 @@ from pvsbook.qsm.reference import (
 )
 from pvsbook.qsm.unwrap import without_jumps
 
-__all__ = ["COLUMNS", "Flag", "QsmResult", "invert_field", "reconstruct"]
+__all__ = ["COLUMNS", "QsmResult", "invert_field", "reconstruct"]
 
 MAX_RESIDUAL_RAD = 0.2  # a voxel beyond it is left out
 MAX_DROPPED_SHARE = 0.2
@@ -107,8 +100,7 @@ class QsmResult:
     @property
     def unsupported_steps(self) -> tuple[str, ...]:
         """Steps that ran, but whose result this scan cannot support."""
-        order = ("unwrapping", "background removal", "inversion")
-        return tuple(step for step in order if any(step in f.steps for f in self.flags))
+        return tuple(step for step in STEPS if any(step in f.steps for f in self.flags))
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -259,8 +251,8 @@ def reconstruct(
     Raises
     ------
     InputError
-        Shapes that differ, echo times that are not seconds, a mask that is empty, tiny or of
-        another shape, a phase that is noise, an unknown method.
+        A mask that is empty, tiny or of another shape, a phase that is noise, an unknown method
+        or an option that it does not have.
 
     References
     ----------
@@ -274,13 +266,10 @@ def reconstruct(
     >>> result.status, result.susceptibility.reference
     ('pass', 'whole brain')
     """
-    check_scan(gre)
     if phase_sign not in (1, -1):
         raise InputError(f"phase_sign: {phase_sign}; give 1 or -1")
-    if background not in BACKGROUNDS:
-        raise InputError(f"background: {background!r}; known are {', '.join(BACKGROUNDS)}")
-    if inversion not in INVERSIONS:
-        raise InputError(f"inversion: {inversion!r}; known are {', '.join(INVERSIONS)}")
+    _check_method("background", background, BACKGROUNDS, background_options)
+    _check_method("inversion", inversion, INVERSIONS, inversion_options)
     if background == "smv" and inversion not in ("tv", "edge tv"):
         raise InputError(
             f"inversion: {inversion!r} cannot undo the ball mean that background 'smv' subtracts; "
@@ -305,8 +294,9 @@ def reconstruct(
         # What fails later is a consequence: the first cause is what must be mended.
         raise InputError(f"magnitude: {flags[0].message}") from error
     n_dropped = int(inside.sum() - known.sum())
-    flags += check_steps(gre, known, field, n_dropped, is_bipolar)
-    flags += check_map(chi[local.mask], known, field)
+    flags += check_map(
+        gre, known, field, chi[local.mask], n_dropped=n_dropped, is_bipolar=is_bipolar
+    )
     regions = {"white matter": white_matter}
     if not isinstance(reference, str):
         regions["custom region"] = reference
@@ -342,6 +332,21 @@ def reconstruct(
             }
         ),
     )
+
+
+def _check_method(
+    step: str, name: str, methods: Mapping[str, Callable[..., Any]], options: Mapping[str, Any]
+) -> None:
+    """Refuse a method that is unknown, and options that it does not have."""
+    if name not in methods:
+        raise InputError(f"{step}: {name!r}; known are {', '.join(methods)}")
+    parameters = inspect.signature(methods[name]).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    unknown = [str(option) for option in options if option not in known]
+    if unknown:
+        raise InputError(
+            f"{step}_options: {name} has no option {', '.join(unknown)}; it has {', '.join(known)}"
+        )
 
 
 def _measure_field(
@@ -421,18 +426,9 @@ def invert_field(
     return subtract_reference(chi, local.mask).chi_ppm
 
 
-BACKGROUNDS: Mapping[str, Callable[..., LocalField]] = {
-    "lbv": lbv,
-    "smv": smv,
-    "vsharp": vsharp,
-    "resharp": resharp,
-    "pdf": pdf,
-}
-INVERSIONS: Mapping[str, Callable[..., Inversion | NDArray[np.float32]]] = {
-    "tv": tv,
-    "edge tv": tv,
-    "tkd": tkd,
-    "l2": closed_form_l2,
-    "tikhonov": tikhonov,
-    "ndi": ndi,
-}
+BACKGROUNDS: Mapping[str, Callable[..., LocalField]] = MappingProxyType(
+    {"lbv": lbv, "smv": smv, "vsharp": vsharp, "resharp": resharp, "pdf": pdf}
+)
+INVERSIONS: Mapping[str, Callable[..., Inversion | NDArray[np.float32]]] = MappingProxyType(
+    {"tv": tv, "edge tv": tv, "tkd": tkd, "l2": closed_form_l2, "tikhonov": tikhonov, "ndi": ndi}
+)
