@@ -18,6 +18,7 @@ from pvsbook import images
 from pvsbook._constants import GAMMA_MHZ_T
 from pvsbook._errors import InputError
 from pvsbook.derivatives import Writer
+from pvsbook.method import describe_columns
 from pvsbook.qsm.background import LocalField, lbv, pdf, resharp, smv, vsharp
 from pvsbook.qsm.field import TWO_PI, FieldMap, check_readout, fit_field, hz_to_ppm
 from pvsbook.qsm.inversion import Inversion, closed_form_l2, ndi, tikhonov, tkd, tv
@@ -37,28 +38,25 @@ MAX_RESIDUAL_RAD = 0.2  # a voxel beyond it is left out
 MAX_DROPPED_SHARE = 0.2
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
-COLUMNS = {
-    "status": {"Description": "pass, warn (read the reasons), or fail (susceptibility withheld)"},
-    "reasons": {"Description": "what was found, separated by semicolons"},
-    "reference": {"Description": "region whose mean susceptibility counts as zero"},
-    "reference_value_ppb": {"Description": "what was subtracted", "Units": "ppb"},
-    "chi_mean_ppb": {"Description": "mean susceptibility in the mask", "Units": "ppb"},
-    "chi_sd_ppb": {"Description": "standard deviation in the mask", "Units": "ppb"},
-    "chi_p1_ppb": {"Description": "1st percentile in the mask", "Units": "ppb"},
-    "chi_p99_ppb": {"Description": "99th percentile in the mask", "Units": "ppb"},
-    "n_echoes": {"Description": "echoes used"},
-    "field_strength_t": {"Description": "static field", "Units": "T"},
-    "b0_tilt_deg": {"Description": "angle from the third voxel axis to the field", "Units": "deg"},
-    "mask_cm3": {"Description": "volume of the first mask", "Units": "cm3"},
-    "chi_mask_cm3": {"Description": "volume where susceptibility is known", "Units": "cm3"},
-    "n_regions": {"Description": "pieces of the mask, each unwrapped on its own"},
-    "n_dropped": {"Description": "voxels left out, where unwrapping or the line fit failed"},
-    "residual_p95_rad": {
-        "Description": "95th percentile of the line fit's misfit",
-        "Units": "rad",
-    },
-    "field_se_median_ppb": {"Description": "median standard error of the field", "Units": "ppb"},
-}
+COLUMNS = describe_columns(
+    ("status", "pass, warn (read the reasons), or fail (susceptibility withheld)"),
+    ("reasons", "what was found, separated by semicolons"),
+    ("reference", "region whose mean susceptibility counts as zero"),
+    ("reference_value_ppb", "what was subtracted", "ppb"),
+    ("chi_mean_ppb", "mean susceptibility in the mask", "ppb"),
+    ("chi_sd_ppb", "standard deviation in the mask", "ppb"),
+    ("chi_p1_ppb", "1st percentile in the mask", "ppb"),
+    ("chi_p99_ppb", "99th percentile in the mask", "ppb"),
+    ("n_echoes", "echoes used"),
+    ("field_strength_t", "static field", "T"),
+    ("b0_tilt_deg", "angle from the third voxel axis to the field", "deg"),
+    ("mask_cm3", "volume of the first mask", "cm3"),
+    ("chi_mask_cm3", "volume where susceptibility is known", "cm3"),
+    ("n_regions", "pieces of the mask, each unwrapped on its own"),
+    ("n_dropped", "voxels left out, where unwrapping or the line fit failed"),
+    ("residual_p95_rad", "95th percentile of the line fit's misfit", "rad"),
+    ("field_se_median_ppb", "median standard error of the field", "ppb"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,33 +159,33 @@ class QsmResult:
         """
         writer = Writer(folder, prefix=prefix, datatype="anat", sources=sources)
 
-        def put(data: ArrayLike, suffix: str, units: str, **entities: str) -> None:
-            writer.image(images.make(data, self.affine), suffix, meta={"Units": units}, **entities)
+        def put(data: ArrayLike, suffix: str, meta: Mapping[str, Any], **entities: str) -> None:
+            writer.image(images.make(data, self.affine), suffix, meta=meta, **entities)
 
-        lost = {s: {"desc": "unsupported"} for s in self.unsupported_steps}  # another name
-        writer.image(
-            images.make(self.susceptibility.chi_ppm, self.affine),
-            "Chimap",
-            **lost.get("inversion", {}),
-            meta={
-                "Units": "ppm",
-                "Reference": self.susceptibility.reference,
-                "ReferenceValuePpm": self.susceptibility.value_ppm,
-                "Supported": "inversion" not in self.unsupported_steps,
-                "Reasons": list(self.reasons),
-                "Settings": dict(self.settings),
-                "Scan": dict(self.scan),
-            },
-        )
-        put(self.field.field_hz, "fieldmap", "Hz", desc="total")
-        local = "localunsupported" if "background removal" in lost else "local"
-        put(self.local_field.field_ppm, "fieldmap", "ppm", desc=local)
-        put(self.field.residual_rad, "fieldmap", "rad", desc="residual")
-        put(self.mask, "mask", "", desc="brain")
-        put(self.local_field.mask, "mask", "", desc="chi")
+        is_chi = "inversion" not in self.unsupported_steps
+        is_local = "background removal" not in self.unsupported_steps
+        about = {
+            "Units": "ppm",
+            "Reference": self.susceptibility.reference,
+            "ReferenceValuePpm": self.susceptibility.value_ppm,
+            "Supported": is_chi,
+            "Reasons": list(self.reasons),
+            "Settings": dict(self.settings),
+            "Scan": dict(self.scan),
+        }
+        other_name = {} if is_chi else {"desc": "unsupported"}
+        put(self.susceptibility.chi_ppm, "Chimap", about, **other_name)
+        for desc, suffix, units, data in (
+            ("total", "fieldmap", "Hz", self.field.field_hz),
+            ("local" if is_local else "localunsupported", "fieldmap", "ppm",
+             self.local_field.field_ppm),
+            ("residual", "fieldmap", "rad", self.field.residual_rad),
+            ("brain", "mask", "", self.mask),
+            ("chi", "mask", "", self.local_field.mask),
+        ):  # fmt: skip
+            put(data, suffix, {"Units": units}, desc=desc)
         values = ["reference_value_ppb", "standard_error_ppb", "mean_ppb"]
-        unsupported = "inversion" in self.unsupported_steps
-        table = self.references.assign(**dict.fromkeys(values if unsupported else [], np.nan))
+        table = self.references.assign(**dict.fromkeys([] if is_chi else values, np.nan))
         writer.table(table, REFERENCE_COLUMNS, "qsm", desc="references")
         return writer.table(self.to_row(), COLUMNS, "qsm")
 
@@ -399,16 +397,14 @@ def _local_field(
 def _chi(
     gre: images.Gre, local: LocalField, inversion: str, options: Mapping[str, Any]
 ) -> NDArray[np.float32]:
-    own: dict[str, Any] = {}  # what one method alone needs of the scan
-    if local.ball_mm > 0:
-        own["ball_mm"] = local.ball_mm
+    own: dict[str, Any] = {"ball_mm": local.ball_mm} if local.ball_mm > 0 else {}
     if inversion == "edge tv":
         own["magnitude"] = gre.magnitude[..., -1]
     if inversion == "ndi":
         mean_time_s = float(np.mean(gre.echo_times_s))
         own["radians_per_ppm"] = TWO_PI * (GAMMA_MHZ_T * gre.field_strength_t * mean_time_s)
     found = INVERSIONS[inversion](
-        local.field_ppm, local.mask, gre.voxel_size_mm, gre.b0_direction, **{**own, **options}
+        local.field_ppm, local.mask, gre.voxel_size_mm, gre.b0_direction, **(own | dict(options))
     )
     return found.chi_ppm if isinstance(found, Inversion) else found
 

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from pvsbook import images
 from pvsbook._errors import InputError
+from pvsbook.method import describe_columns
 from pvsbook.qsm.pipeline import QsmResult, invert_field
 from pvsbook.qsm.reference import MIN_VOXELS
 
@@ -16,16 +17,16 @@ __all__ = ["REGION_COLUMNS", "erode_labels", "measure_regions", "noise_ppb", "ph
 
 MIN_REGION_VOXELS = 8
 
-REGION_COLUMNS = {
-    "label": {"Description": "number in the label image"},
-    "region": {"Description": "name of the nucleus"},
-    "side": {"Description": "left or right"},
-    "n_voxels": {"Description": "voxels measured"},
-    "volume_mm3": {"Description": "volume of the label before erosion", "Units": "mm3"},
-    "mean_ppb": {"Description": "mean susceptibility", "Units": "ppb"},
-    "median_ppb": {"Description": "median susceptibility", "Units": "ppb"},
-    "sd_ppb": {"Description": "standard deviation over voxels", "Units": "ppb"},
-}
+REGION_COLUMNS = describe_columns(
+    ("label", "number in the label image"),
+    ("region", "name of the nucleus"),
+    ("side", "left or right"),
+    ("n_voxels", "voxels measured"),
+    ("volume_mm3", "volume of the label before erosion", "mm3"),
+    ("mean_ppb", "mean susceptibility", "ppb"),
+    ("median_ppb", "median susceptibility", "ppb"),
+    ("sd_ppb", "standard deviation over voxels", "ppb"),
+)
 
 
 def erode_labels(labels: ArrayLike, *, n_voxels: int = 1) -> NDArray[np.int32]:
@@ -98,19 +99,10 @@ def measure_regions(
     rows = []
     for label, region, side in table[["label", "region", "side"]].itertuples(index=False):
         values = 1e3 * chi[(core == label) & known].astype(np.float64)
+        volume_mm3 = voxel_mm3 * int((numbers == label).sum())
         enough = values.size >= MIN_REGION_VOXELS
-        rows.append(
-            {
-                "label": label,
-                "region": region,
-                "side": side,
-                "n_voxels": values.size,
-                "volume_mm3": voxel_mm3 * int((numbers == label).sum()),
-                "mean_ppb": float(values.mean()) if enough else np.nan,
-                "median_ppb": float(np.median(values)) if enough else np.nan,
-                "sd_ppb": float(values.std(ddof=1)) if enough else np.nan,
-            }
-        )
+        found = (values.mean(), np.median(values), values.std(ddof=1)) if enough else (np.nan,) * 3
+        rows.append((label, region, side, values.size, volume_mm3, *map(float, found)))
     return pd.DataFrame(rows, columns=list(REGION_COLUMNS))
 
 
