@@ -220,7 +220,8 @@ def region() -> nib.Nifti1Image:
     like = templates.mni("ventricles")
     out = np.zeros(like.shape, np.float32)
     distances = distances_on_grid(like.shape, like.affine)
-    for label in table().loc[lambda rows: rows["region"].isin(CEREBRAL), "label"]:
+    names = table()
+    for label in names["label"][names["region"].isin(CEREBRAL)]:
         box, level = distances[label]
         out[box][level < REGION_RIM_MM] = 1
     return images.make(out, like.affine)

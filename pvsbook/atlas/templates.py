@@ -87,13 +87,10 @@ def box(limits_mm: Sequence[tuple[int, int]], affine: np.ndarray) -> tuple[slice
 def _ventricle_mask(csf: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Mask the large CSF objects inside the boxes, grown by a voxel to keep their soft rim."""
     inside = np.zeros(csf.shape, bool)
-    for limits_mm, is_inside in (
-        (_VENTRICLES_MM, True),
-        (_MIDLINE_MM, False),
-        (_THIRD_VENTRICLE_MM, True),
-        (_CISTERN_MM, False),
-    ):
-        inside[box(limits_mm, affine)] = is_inside
+    inside[box(_VENTRICLES_MM, affine)] = True
+    inside[box(_MIDLINE_MM, affine)] = False
+    inside[box(_THIRD_VENTRICLE_MM, affine)] = True
+    inside[box(_CISTERN_MM, affine)] = False
     labels, _ = ndimage.label((csf > 0.5) & inside)
     large = np.flatnonzero(np.bincount(labels.ravel()) >= 300)[1:]
     centres = ndimage.center_of_mass(labels > 0, labels, large)

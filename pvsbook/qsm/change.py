@@ -272,19 +272,13 @@ def measure_change(
         )
     if control is not None and control not in set(table["region"]):
         raise InputError(f"control: {control!r} is not a region of the table")
-    to_world = (
-        np.linalg.inv(alignment.first_to_halfway) @ np.asarray(labels_to_halfway, float),
-        np.linalg.inv(alignment.second_to_halfway) @ np.asarray(labels_to_halfway, float),
-    )
+    to_halfway = alignment.first_to_halfway, alignment.second_to_halfway
     measured, errors = [], []
-    for (gre, result), matrix in zip((first, second), to_world, strict=True):
-        native = resample_labels(labels, matrix, result.mask.shape, result.affine)
-        measured.append(
-            measure_regions(
-                result.susceptibility.chi_ppm, native, table, result.local_field.mask,
-                gre.voxel_size_mm, erode=erode,
-            )
-        )  # fmt: skip
+    for (gre, result), matrix in zip((first, second), to_halfway, strict=True):
+        to_world = np.linalg.inv(matrix) @ np.asarray(labels_to_halfway, float)
+        native = resample_labels(labels, to_world, result.mask.shape, result.affine)
+        chi, known = result.susceptibility.chi_ppm, result.local_field.mask
+        measured.append(measure_regions(chi, native, table, known, gre.voxel_size_mm, erode=erode))
         errors.append(noise_ppb(gre, result, native, table, rng, n_repeats=n_repeats, erode=erode))
     one, two = measured
     rows = pd.DataFrame(

@@ -11,7 +11,7 @@ from scipy import fft
 from pvsbook._errors import InputError
 from pvsbook.qsm._solve import convolve
 
-__all__ = ["dipole_field", "dipole_kernel", "padded_shape"]
+__all__ = ["dipole_field", "dipole_kernel"]
 
 PAD_MM = 16.0
 

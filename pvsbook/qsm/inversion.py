@@ -9,7 +9,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 
 from pvsbook._errors import InputError
-from pvsbook.qsm._admm import scale, scale_and_add, shrink
 from pvsbook.qsm._solve import (
     Volume,
     check_field,
@@ -17,6 +16,9 @@ from pvsbook.qsm._solve import (
     convolve,
     gradient_power,
     relative_weight,
+    scale,
+    scale_and_add,
+    shrink,
     sphere,
     transfer_of,
 )

@@ -32,7 +32,7 @@ from pvsbook.qsm.reference import (
 )
 from pvsbook.qsm.unwrap import without_jumps
 
-__all__ = ["COLUMNS", "QsmResult", "invert_field", "reconstruct"]
+__all__ = ["COLUMNS", "QsmResult", "reconstruct"]
 
 MAX_RESIDUAL_RAD = 0.2  # a voxel beyond it is left out
 MAX_DROPPED_SHARE = 0.2

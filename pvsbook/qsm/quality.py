@@ -12,7 +12,7 @@ from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.qsm.field import FieldMap
 
-__all__ = ["Flag", "check_echoes", "check_magnitude", "check_map", "check_mask"]
+__all__ = ["Flag", "check_magnitude"]
 
 MIN_MASK_CM3 = 1.0
 BRAIN_CM3 = 400.0

@@ -241,18 +241,17 @@ def list_references(
     notes = {"none": "the inversion's own zero", "whole brain": "the mask of the map"}
     regions = {name: np.asarray(region, bool) for name, region in given.items()}
     notes |= dict.fromkeys(regions, "mask given")
-    if "CSF" not in regions:
-        if gre.echo_times_s.size < 2:
-            notes["CSF"] = "not looked for: R2* needs two echoes"
-        else:
-            fluid = find_csf(gre.magnitude, gre.echo_times_s, inside, gre.voxel_size_mm)
-            notes["CSF"] = (
-                f"not found: no {MIN_VOXELS} voxels that hang together near the middle of the "
-                f"mask have R2* below {CSF_R2S_HZ:g} Hz"
-            )
-            if fluid.any():
-                regions["CSF"] = fluid
-                notes["CSF"] = f"found by R2* below {CSF_R2S_HZ:g} Hz; check where it lies"
+    if "CSF" not in regions and gre.echo_times_s.size < 2:
+        notes["CSF"] = "not looked for: R2* needs two echoes"
+    elif "CSF" not in regions:
+        fluid = find_csf(gre.magnitude, gre.echo_times_s, inside, gre.voxel_size_mm)
+        notes["CSF"] = (
+            f"not found: no {MIN_VOXELS} voxels that hang together near the middle of the mask "
+            f"have R2* below {CSF_R2S_HZ:g} Hz"
+        )
+        if fluid.any():
+            regions["CSF"] = fluid
+            notes["CSF"] = f"found by R2* below {CSF_R2S_HZ:g} Hz; check where it lies"
     notes.setdefault("white matter", "no mask of it was given")
     choices: dict[str, Any] = {"none": "none", "whole brain": "whole brain", **regions}
     chi = np.asarray(chi_ppm, np.float64)

@@ -139,10 +139,9 @@ def noise_ppb(
         Standard error of each row of `table`, ppb.  It holds thermal noise only: not the labels'
         error, motion, or what background removal leaves.
     """
-    size = gre.voxel_size_mm
-    base = measure_regions(
-        result.susceptibility.chi_ppm, labels, table, result.local_field.mask, size, erode=erode
-    )
+    size, known = gre.voxel_size_mm, result.local_field.mask
+    chi = result.susceptibility.chi_ppm
+    base = measure_regions(chi, labels, table, known, size, erode=erode)
     spread = np.zeros(len(table))
     error = result.field.standard_error_hz
     if not np.isfinite(error[result.mask]).all():
@@ -150,9 +149,7 @@ def noise_ppb(
     for _ in range(n_repeats):
         noise = rng.standard_normal(error.shape, np.float32) * error
         disturbed = invert_field(gre, result, result.field.field_hz + noise)
-        again = measure_regions(
-            disturbed, labels, table, result.local_field.mask, size, erode=erode
-        )
+        again = measure_regions(disturbed, labels, table, known, size, erode=erode)
         spread += (again["mean_ppb"].to_numpy() - base["mean_ppb"].to_numpy()) ** 2 / n_repeats
     n = base["n_voxels"].to_numpy()
     common = np.nanmedian(spread * n)  # noise of a mean falls with the voxels in it
