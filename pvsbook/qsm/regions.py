@@ -9,24 +9,16 @@ from scipy import ndimage
 
 from pvsbook import images
 from pvsbook._errors import InputError
-from pvsbook.method import describe_columns
 from pvsbook.qsm.pipeline import QsmResult, invert_field
 from pvsbook.qsm.reference import MIN_VOXELS
 
-__all__ = ["REGION_COLUMNS", "erode_labels", "measure_regions", "noise_ppb", "phase_sign_agrees"]
+__all__ = ["erode_labels", "measure_regions", "noise_ppb", "phase_sign_agrees"]
 
 MIN_REGION_VOXELS = 8
 
-REGION_COLUMNS = describe_columns(
-    ("label", "number in the label image"),
-    ("region", "name of the nucleus"),
-    ("side", "left or right"),
-    ("n_voxels", "voxels measured"),
-    ("volume_mm3", "volume of the label before erosion", "mm3"),
-    ("mean_ppb", "mean susceptibility", "ppb"),
-    ("median_ppb", "median susceptibility", "ppb"),
-    ("sd_ppb", "standard deviation over voxels", "ppb"),
-)
+_COLUMNS = (
+    "label", "region", "side", "n_voxels", "volume_mm3", "mean_ppb", "median_ppb", "sd_ppb",
+)  # fmt: skip
 
 
 def erode_labels(labels: ArrayLike, *, n_voxels: int = 1) -> NDArray[np.int32]:
@@ -78,7 +70,9 @@ def measure_regions(
     Returns
     -------
     pandas.DataFrame
-        Columns as `REGION_COLUMNS`; values are NaN where fewer than 8 voxels are left.
+        Number, name and side of each label; ``n_voxels`` measured; ``volume_mm3`` of the label
+        before erosion; ``mean_ppb``, ``median_ppb`` and standard deviation over voxels
+        (``sd_ppb``) of susceptibility, NaN where fewer than 8 voxels are left.
 
     Examples
     --------
@@ -103,7 +97,7 @@ def measure_regions(
         enough = values.size >= MIN_REGION_VOXELS
         found = (values.mean(), np.median(values), values.std(ddof=1)) if enough else (np.nan,) * 3
         rows.append((label, region, side, values.size, volume_mm3, *map(float, found)))
-    return pd.DataFrame(rows, columns=list(REGION_COLUMNS))
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
 def noise_ppb(

@@ -10,20 +10,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from pvsbook._errors import InputError
-from pvsbook.method import describe_columns
 
-__all__ = ["CANDIDATE_COLUMNS", "find_round_sources", "minimum_projection", "weight_by_phase"]
+__all__ = ["find_round_sources", "minimum_projection", "weight_by_phase"]
 
-CANDIDATE_COLUMNS = describe_columns(
-    ("kind", "bleed (paramagnetic) or calcification (diamagnetic)"),
-    ("x_voxel", "centre, first voxel axis"),
-    ("y_voxel", "centre, second voxel axis"),
-    ("z_voxel", "centre, third voxel axis"),
-    ("diameter_mm", "of the ball that fits best", "mm"),
-    ("chi_peak_ppb", "extreme susceptibility, less its surround", "ppb"),
-    ("roundness", "smallest over largest curvature: 1 a ball, 0 a vein"),
-    ("edge_distance_mm", "distance to the mask's edge", "mm"),
-)
+_COLUMNS = (
+    "kind", "x_voxel", "y_voxel", "z_voxel", "diameter_mm", "chi_peak_ppb", "roundness",
+    "edge_distance_mm",
+)  # fmt: skip
 _SCALES_MM = (0.8, 1.2, 1.8, 2.6)
 
 
@@ -125,8 +118,12 @@ def find_round_sources(
     Returns
     -------
     pandas.DataFrame
-        One row a candidate, columns as `CANDIDATE_COLUMNS`, strongest first.  Candidates are for
-        a reader to judge: vein ends, flow and iron-rich nuclei are among them.
+        One row a candidate, strongest first: ``kind``, bleed (paramagnetic) or calcification
+        (diamagnetic); ``x_voxel``, ``y_voxel`` and ``z_voxel``, its centre along the voxel axes;
+        ``diameter_mm`` of the ball that fits best; ``chi_peak_ppb``, extreme susceptibility less
+        its surround; ``roundness``, smallest over largest curvature, 1 a ball and 0 a vein;
+        ``edge_distance_mm`` to the mask's edge.  Candidates are for a reader to judge: vein ends,
+        flow and iron-rich nuclei are among them.
 
     References
     ----------
@@ -178,7 +175,7 @@ def find_round_sources(
         kind, roundness = "bleed" if sign > 0 else "calcification", curvature[0] / curvature[2]
         diameter_mm = 2 * 3**0.5 * sigma_mm
         rows.append((kind, *centre, diameter_mm, sign * peak_ppb, roundness, edge_mm[at]))
-    frame = pd.DataFrame(rows, columns=list(CANDIDATE_COLUMNS))
+    frame = pd.DataFrame(rows, columns=list(_COLUMNS))
     order = frame["chi_peak_ppb"].abs().sort_values(ascending=False).index
     return _one_each(frame.loc[order], size).reset_index(drop=True)
 
