@@ -9,11 +9,7 @@ from itertools import product
 import nibabel as nib
 import numpy as np
 from dipy.align.imaffine import AffineRegistration, MutualInformationMetric
-from dipy.align.transforms import (
-    AffineTransform3D,
-    RigidScalingTransform3D,
-    RigidTransform3D,
-)
+from dipy.align.transforms import AffineTransform3D, RigidScalingTransform3D, RigidTransform3D
 from nibabel.affines import apply_affine, voxel_sizes
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -141,6 +137,13 @@ def _shifts_mm(native: Side, template: Side) -> list[tuple[float, float, float]]
     return [tuple(float(s) if a == axis else 0.0 for a in range(3)) for s in steps]  # type: ignore[misc]
 
 
+def _places(native: tuple, template: tuple, start: NDArray) -> dict[str, NDArray]:
+    """Say where two images lie, in DIPY's words."""
+    return {
+        "static_grid2world": native[1], "moving_grid2world": template[1], "starting_affine": start,
+    }  # fmt: skip
+
+
 def optimise(
     native: tuple, template: tuple, transform: object, start: NDArray
 ) -> tuple[NDArray[np.float64], float]:
@@ -158,10 +161,8 @@ def optimise(
         template[0],
         transform,
         None,
-        static_grid2world=native[1],
-        moving_grid2world=template[1],
-        starting_affine=start,
         ret_metric=True,
+        **_places(native, template, start),
     )
     return found.affine, -float(value)
 
@@ -169,14 +170,7 @@ def optimise(
 def _score(native: tuple, template: tuple, start: NDArray) -> float:
     metric = MutualInformationMetric(nbins=_BINS)
     rigid = RigidTransform3D()
-    metric.setup(
-        rigid,
-        native[0],
-        template[0],
-        static_grid2world=native[1],
-        moving_grid2world=template[1],
-        starting_affine=start,
-    )
+    metric.setup(rigid, native[0], template[0], **_places(native, template, start))
     return -float(metric.distance(rigid.get_identity_parameters()))
 
 
@@ -230,9 +224,7 @@ def quality(native: Side, template: Side, found: NDArray) -> tuple[float, float,
     """Correlation, overlap and coverage on the 4 mm grid of the scan."""
     (data, affine), (target, target_affine) = native.fine, template.fine
     to_target = np.linalg.inv(target_affine) @ found @ affine
-    moved = ndimage.affine_transform(
-        target, to_target[:3, :3], to_target[:3, 3], data.shape, order=1
-    )
+    moved = ndimage.affine_transform(target, to_target, output_shape=data.shape, order=1)
     brain, there = data > 0.1 * data.max(), moved > 0.1 * target.max()
     both = brain & there
     correlation = np.corrcoef(data[both], moved[both])[0, 1] if both.sum() > 2 else 0.0

@@ -21,16 +21,7 @@ from pvsbook import images, manifest
 from pvsbook._errors import InputError
 from pvsbook.atlas import templates
 
-__all__ = [
-    "NUCLEI",
-    "Nucleus",
-    "distance_mm",
-    "distances_on_grid",
-    "labels",
-    "region",
-    "table",
-    "tian",
-]
+__all__ = ["distance_mm", "distances_on_grid", "labels", "region", "table", "tian"]
 
 
 @dataclass(frozen=True)
@@ -44,54 +35,41 @@ class Nucleus:
     flat
         How many times thinner than the radius the chain is along x.
     without
-        Nuclei that are cut out of this one.
+        Nucleus that is cut out of this one, if any.
     """
 
     chain: tuple[tuple[float, float, float, float], ...]
     flat: float = 1.0
-    without: tuple[str, ...] = ()
+    without: str = ""
 
 
 NUCLEI = {
     "caudate": Nucleus(
-        (
-            (11.0, 17.0, -2.0, 5.0),
-            (13.0, 15.0, 6.0, 6.0),
-            (14.0, 8.0, 12.0, 5.2),
-            (16.0, -2.0, 17.0, 3.8),
-            (18.0, -12.0, 19.5, 2.8),
-            (21.0, -22.0, 19.0, 2.0),
-        )
+        ((11.0, 17.0, -2.0, 5.0), (13.0, 15.0, 6.0, 6.0), (14.0, 8.0, 12.0, 5.2),
+         (16.0, -2.0, 17.0, 3.8), (18.0, -12.0, 19.5, 2.8), (21.0, -22.0, 19.0, 2.0)),
     ),
     "putamen": Nucleus(
-        (
-            (22.5, 14.0, -2.0, 7.5),
-            (26.0, 6.0, 1.0, 10.5),
-            (28.0, -4.0, 3.0, 10.0),
-            (30.0, -14.0, 4.0, 6.0),
-            (31.0, -19.0, 4.0, 3.5),
-        ),
-        flat=1.9,
-        without=("pallidum",),
+        ((22.5, 14.0, -2.0, 7.5), (26.0, 6.0, 1.0, 10.5), (28.0, -4.0, 3.0, 10.0),
+         (30.0, -14.0, 4.0, 6.0), (31.0, -19.0, 4.0, 3.5)),
+        flat=1.9, without="pallidum",
     ),
     "pallidum": Nucleus(
-        ((15.5, 1.0, -3.0, 4.5), (19.0, -3.5, -1.5, 6.5), (22.5, -10.0, 0.0, 5.0)), flat=1.5
+        ((15.5, 1.0, -3.0, 4.5), (19.0, -3.5, -1.5, 6.5), (22.5, -10.0, 0.0, 5.0)), flat=1.5,
     ),
     "thalamus": Nucleus(
         ((7.0, -6.0, 7.0, 5.5), (10.0, -14.0, 7.5, 9.5), (13.0, -22.0, 6.5, 9.5)),
-        flat=1.1,
-        without=("pulvinar",),
+        flat=1.1, without="pulvinar",
     ),
     "pulvinar": Nucleus(((13.5, -27.5, 4.5, 6.5), (16.5, -30.5, 4.0, 5.0))),
     "red nucleus": Nucleus(((4.8, -19.0, -10.0, 3.3), (5.6, -21.0, -6.5, 3.5))),
     "substantia nigra": Nucleus(
         ((7.0, -13.0, -13.5, 2.8), (10.0, -16.0, -12.5, 3.3), (13.5, -20.0, -10.5, 2.8)),
-        without=("red nucleus",),
+        without="red nucleus",
     ),
     "dentate": Nucleus(
-        ((10.5, -55.0, -36.0, 4.0), (14.0, -60.0, -35.0, 5.2), (18.0, -65.0, -36.0, 4.0))
+        ((10.5, -55.0, -36.0, 4.0), (14.0, -60.0, -35.0, 5.2), (18.0, -65.0, -36.0, 4.0)),
     ),
-}
+}  # fmt: skip
 SIDES = ("left", "right")
 CEREBRAL = ("caudate", "putamen", "pallidum", "thalamus", "pulvinar")
 REGION_RIM_MM, BOX_RIM_MM = 2.5, 3.0
@@ -107,10 +85,8 @@ def table() -> pd.DataFrame:
     0      1  caudate   left
     1      2  caudate  right
     """
-    rows = [(region, side) for region in NUCLEI for side in SIDES]
-    frame = pd.DataFrame(rows, columns=["region", "side"])
-    frame.insert(0, "label", np.arange(1, len(rows) + 1))
-    return frame
+    rows = [(n, *pair) for n, pair in enumerate(itertools.product(NUCLEI, SIDES), start=1)]
+    return pd.DataFrame(rows, columns=["label", "region", "side"])
 
 
 def distance_mm(points_mm: ArrayLike, region: str, side: str) -> NDArray[np.float32]:
@@ -121,7 +97,7 @@ def distance_mm(points_mm: ArrayLike, region: str, side: str) -> NDArray[np.floa
     points_mm
         MNI coordinates in mm, shape (..., 3).
     region, side
-        One of `NUCLEI`; ``"left"`` or ``"right"``.
+        A region of `table`; ``"left"`` or ``"right"``.
 
     Returns
     -------
@@ -148,8 +124,8 @@ def distance_mm(points_mm: ArrayLike, region: str, side: str) -> NDArray[np.floa
     if side == "left":
         points[..., 0] *= -1
     level = _distance_from_chain(points, nucleus)
-    for other in nucleus.without:
-        np.maximum(level, -_distance_from_chain(points, NUCLEI[other]), out=level)
+    if nucleus.without:
+        np.maximum(level, -_distance_from_chain(points, NUCLEI[nucleus.without]), out=level)
     return level
 
 
@@ -243,23 +219,20 @@ def region() -> nib.Nifti1Image:
     """
     like = templates.mni("ventricles")
     out = np.zeros(like.shape, np.float32)
-    names = table().set_index("label")["region"]
-    for label, (box, level) in distances_on_grid(like.shape, like.affine).items():
-        if names[label] in CEREBRAL:
-            out[box][level < REGION_RIM_MM] = 1
+    distances = distances_on_grid(like.shape, like.affine)
+    names = table()
+    for label in names["label"][names["region"].isin(CEREBRAL)]:
+        box, level = distances[label]
+        out[box][level < REGION_RIM_MM] = 1
     return images.make(out, like.affine)
 
 
 TIAN_REGIONS = {
-    "HIP": "hippocampus",
-    "AMY": "amygdala",
-    "pTHA": "posterior thalamus",
-    "aTHA": "anterior thalamus",
-    "NAc": "accumbens",
-    "GP": "pallidum",
-    "PUT": "putamen",
+    "HIP": "hippocampus", "AMY": "amygdala", "pTHA": "posterior thalamus",
+    "aTHA": "anterior thalamus", "NAc": "accumbens", "GP": "pallidum", "PUT": "putamen",
     "CAU": "caudate",
-}
+}  # fmt: skip
+TIAN_SIDES = {"lh": "left", "rh": "right"}
 
 
 def tian() -> tuple[nib.Nifti1Image, pd.DataFrame]:
@@ -291,7 +264,6 @@ def tian() -> tuple[nib.Nifti1Image, pd.DataFrame]:
     """
     image_name, names = "Tian_Subcortex_S1_3T_2009cAsym.nii.gz", "Tian_Subcortex_S1_3T_label.txt"
     files = manifest.fetch("atlas_tian", [image_name, names])
-    short = [line.split("-") for line in files[names].read_text().split()]
-    sides = {"lh": "left", "rh": "right"}
-    rows = [(k, TIAN_REGIONS[r], sides[s]) for k, (r, s) in enumerate(short, start=1)]
+    short = (line.split("-") for line in files[names].read_text().split())
+    rows = [(k, TIAN_REGIONS[r], TIAN_SIDES[s]) for k, (r, s) in enumerate(short, start=1)]
     return images.load(files[image_name]), pd.DataFrame(rows, columns=["label", "region", "side"])

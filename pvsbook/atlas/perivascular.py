@@ -62,10 +62,7 @@ def regions() -> nib.Nifti1Image:
     True
     """
     whole = templates.mni("wm")
-    corner = whole.affine[:3, 3]
-    box = tuple(
-        slice(int(low - c), int(high - c)) for (low, high), c in zip(_BOX_MM, corner, strict=True)
-    )
+    box = templates.box(_BOX_MM, whole.affine)
     wm, csf, ventricles = (
         np.asarray(templates.mni(kind).dataobj)[box] for kind in ("wm", "csf", "ventricles")
     )

@@ -42,6 +42,11 @@ __all__ = [
 _WARP_MM = 2.5
 
 
+def _grid_mm(shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Place every voxel of a grid, shape (x, y, z, 3)."""
+    return apply_affine(affine, np.moveaxis(np.indices(shape), 0, -1))
+
+
 @dataclass(frozen=True, eq=False)
 class Warp:
     """A nonlinear correction on top of an affine transform.
@@ -79,14 +84,11 @@ class Warp:
         Nifti1Image
             On the same grid; `Registration.to_native` takes it to the scan.
         """
-        grid = np.moveaxis(np.indices(self.shift_mm.shape[:3]), 0, -1)
-        there = apply_affine(self.affine, grid)
-        source = there
+        source = there = _grid_mm(self.shift_mm.shape[:3], self.affine)
         for _ in range(8):  # p + shift(p) = there, by fixed-point iteration
             source = there - self.at(source)
         back = Warp(self.affine, (source - there).astype(np.float32))
-        voxels = np.moveaxis(np.indices(mni_image.shape), 0, -1).reshape(-1, 3)
-        points = apply_affine(mni_image.affine, voxels)
+        points = _grid_mm(mni_image.shape, mni_image.affine).reshape(-1, 3)
         places = apply_affine(np.linalg.inv(mni_image.affine), points + back.at(points)).T
         moved = ndimage.map_coordinates(np.asanyarray(mni_image.dataobj), places, order=order)
         return nib.Nifti1Image(moved.reshape(mni_image.shape), mni_image.affine)
@@ -281,10 +283,7 @@ def register_to_mni(
 
 
 def rigid_between(
-    moving: nib.Nifti1Image,
-    static: nib.Nifti1Image,
-    *,
-    start: NDArray[np.float64] | None = None,
+    moving: nib.Nifti1Image, static: nib.Nifti1Image, *, start: NDArray[np.float64] | None = None
 ) -> NDArray[np.float64]:
     """Find the rigid transform from one scan of a head to another by mutual information.
 
@@ -316,10 +315,7 @@ def rigid_between(
 
 
 def refine_nonlinear(
-    registration: Registration,
-    image: nib.Nifti1Image,
-    *,
-    mask: nib.Nifti1Image | None = None,
+    registration: Registration, image: nib.Nifti1Image, *, mask: nib.Nifti1Image | None = None
 ) -> Registration:
     """Add a diffeomorphic correction (SyN, cross-correlation, 2.5 mm) to an affine registration.
 
@@ -345,11 +341,9 @@ def refine_nonlinear(
     target, grid = _sampled_template(registration.contrast, _WARP_MM)
     scan = intensities(image, mask)
     to_scan = np.linalg.inv(scan.affine) @ np.linalg.inv(registration.native_to_mni) @ grid
-    moved = ndimage.affine_transform(
-        np.asarray(scan.dataobj), to_scan[:3, :3], to_scan[:3, 3], target.shape, order=1
-    )
-    seen = ndimage.affine_transform(
-        np.ones(scan.shape, np.float32), to_scan[:3, :3], to_scan[:3, 3], target.shape, order=1
+    moved, seen = (
+        ndimage.affine_transform(volume, to_scan, output_shape=target.shape, order=1)
+        for volume in (np.asarray(scan.dataobj), np.ones(scan.shape, np.float32))
     )
     static = np.where(seen > 0.5, target, 0)
     engine = SymmetricDiffeomorphicRegistration(

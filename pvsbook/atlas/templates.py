@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import as_file, files
 
@@ -75,20 +76,21 @@ def mni(kind: str = "t1") -> nib.Nifti1Image:
     return images.make(csf * _ventricle_mask(csf, t1.affine), t1.affine)
 
 
+def box(limits_mm: Sequence[tuple[int, int]], affine: np.ndarray) -> tuple[slice, ...]:
+    """Return the voxels of a 1 mm map between limits in MNI mm, one pair an axis."""
+    corner = affine[:3, 3]
+    return tuple(
+        slice(int(a - c), int(b - c)) for (a, b), c in zip(limits_mm, corner, strict=True)
+    )
+
+
 def _ventricle_mask(csf: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Mask the large CSF objects inside the boxes, grown by a voxel to keep their soft rim."""
-
-    def box(limits_mm: tuple[tuple[int, int], ...]) -> tuple[slice, ...]:
-        return tuple(
-            slice(int(low - o), int(high - o))
-            for (low, high), o in zip(limits_mm, affine[:3, 3], strict=True)
-        )
-
     inside = np.zeros(csf.shape, bool)
-    inside[box(_VENTRICLES_MM)] = True
-    inside[box(_MIDLINE_MM)] = False
-    inside[box(_THIRD_VENTRICLE_MM)] = True
-    inside[box(_CISTERN_MM)] = False
+    inside[box(_VENTRICLES_MM, affine)] = True
+    inside[box(_MIDLINE_MM, affine)] = False
+    inside[box(_THIRD_VENTRICLE_MM, affine)] = True
+    inside[box(_CISTERN_MM, affine)] = False
     labels, _ = ndimage.label((csf > 0.5) & inside)
     large = np.flatnonzero(np.bincount(labels.ravel()) >= 300)[1:]
     centres = ndimage.center_of_mass(labels > 0, labels, large)

@@ -34,21 +34,17 @@ def measure(
     """Measure change between two visits (see `pvsbook.qsm.change.measure_visits`)."""
     import numpy as np
 
+    from pvsbook import images
     from pvsbook.atlas import deep_grey
     from pvsbook.qsm import change
 
     times, strengths = _of_both(echo_times_s), _of_both(field_strength_t)
+    files = (first_magnitude, first_phase), (second_magnitude, second_phase)
     visits = [
-        qsm.load(
-            magnitude,
-            phase,
-            echo_times_s=times[k],
-            field_strength_t=strengths[k],
-            phase_period=phase_period,
+        images.load_gre(
+            *scan, echo_times_s=seconds, field_strength_t=tesla, phase_period=phase_period
         )
-        for k, (magnitude, phase) in enumerate(
-            ((first_magnitude, first_phase), (second_magnitude, second_phase))
-        )
+        for scan, seconds, tesla in zip(files, times, strengths, strict=True)
     ]
     settings: Mapping[str, Any] = {
         "background": background,

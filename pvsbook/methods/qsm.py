@@ -11,34 +11,14 @@ from pvsbook.method import Input, Method, Option, Shown
 from pvsbook.visit import BidsFile, Found, Visit, natural
 
 if TYPE_CHECKING:
-    from pvsbook.images import Gre, PathLike
+    from pvsbook.images import PathLike
     from pvsbook.qsm.pipeline import QsmResult
 
-__all__ = ["ECHO_OPTIONS", "METHOD", "load"]
+__all__ = ["ECHO_OPTIONS", "METHOD"]
 
 PARTS = {"mag": "mag", "": "mag", "phase": "phase", "pha": "phase"}
 GRADIENT_ECHO = ("MEGRE", "T2starw", "GRE")
 NO_FILE = ("whole brain", "none")  # references that are no mask
-
-
-def load(
-    magnitude: Sequence[PathLike],
-    phase: Sequence[PathLike],
-    *,
-    echo_times_s: Any,
-    field_strength_t: float | None,
-    phase_period: float | None,
-) -> Gre:
-    """Load a gradient echo from its files (see `pvsbook.images.load_gre`)."""
-    from pvsbook import images
-
-    return images.load_gre(
-        list(magnitude),
-        list(phase),
-        echo_times_s=echo_times_s,
-        field_strength_t=field_strength_t,
-        phase_period=phase_period,
-    )
 
 
 def measure(
@@ -57,7 +37,7 @@ def measure(
     from pvsbook import images
     from pvsbook.qsm import pipeline
 
-    gre = load(
+    gre = images.load_gre(
         magnitude,
         phase,
         echo_times_s=echo_times_s,

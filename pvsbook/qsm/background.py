@@ -48,12 +48,12 @@ class LocalField:
     ball_mm: float = 0.0
 
 
+def _local_field(local: Volume, known: NDArray[np.bool_], ball_mm: float = 0.0) -> LocalField:
+    return LocalField(np.where(known, local, np.float32(0)), known, ball_mm)
+
+
 def smv(
-    field_ppm: ArrayLike,
-    mask: ArrayLike,
-    voxel_size_mm: ArrayLike,
-    *,
-    radius_mm: float = 5.0,
+    field_ppm: ArrayLike, mask: ArrayLike, voxel_size_mm: ArrayLike, *, radius_mm: float = 5.0
 ) -> LocalField:
     """Subtract from each voxel the mean over the ball around it, and leave it at that.
 
@@ -94,9 +94,7 @@ def smv(
     (True, 5.0)
     """
     field, served, contrast, big = _less_ball_mean(field_ppm, mask, voxel_size_mm, radius_mm)
-    local = convolve(field, contrast, big)
-    local[~served] = 0
-    return LocalField(local, served, float(radius_mm))
+    return _local_field(convolve(field, contrast, big), served, float(radius_mm))
 
 
 def _less_ball_mean(
@@ -184,22 +182,17 @@ def vsharp(
     spectrum = fft.rfftn(field, s=big)
     local = np.zeros_like(field)
     served = np.zeros_like(inside)
-    largest = None
-    for radius, kernel in kernels:
+    for radius, kernel in reversed(kernels):  # from the smallest: a larger ball replaces it
         mean = transfer_of(kernel, big)
-        if largest is None:
-            largest = 1 - mean
         smooth = crop(fft.irfftn(spectrum * mean, s=big, overwrite_x=True), field.shape)
-        new = (distance > radius * (1 + 1e-6)) & ~served
-        local[new] = field[new] - smooth[new]
-        served |= new
-    spectrum = fft.rfftn(local, s=big)
-    assert largest is not None
+        fits = distance > radius * (1 + 1e-6)
+        local[fits] = field[fits] - smooth[fits]
+        served |= fits
+    largest = 1 - mean
     usable = np.abs(largest) >= threshold
-    spectrum *= np.divide(1, largest, out=np.zeros_like(largest), where=usable)
-    local = crop(fft.irfftn(spectrum, s=big, overwrite_x=True), field.shape)
-    local[~served] = 0
-    return LocalField(local, served)
+    inverse = np.divide(1, largest, out=np.zeros_like(largest), where=usable)
+    local = convolve(local, inverse, big)
+    return _local_field(local, served)
 
 
 def resharp(
@@ -263,8 +256,7 @@ def resharp(
 
     right = twice(field)
     local, _, _ = conjugate_gradients(normal, right, tolerance, max_iterations)
-    local[~served] = 0
-    return LocalField(local, served)
+    return _local_field(local, served)
 
 
 def pdf(
@@ -333,9 +325,7 @@ def pdf(
 
     right = outside * convolve(trust * data, kernel, big)
     sources, _, _ = conjugate_gradients(normal, right, tolerance, max_iterations)
-    local = (data - convolve(sources, kernel, big))[box]
-    local[~inside] = 0
-    return LocalField(np.ascontiguousarray(local), inside)
+    return _local_field((data - convolve(sources, kernel, big))[box], inside)
 
 
 def lbv(
@@ -387,9 +377,7 @@ def lbv(
     scale = float(np.std(field[inside]))
     background = _harmonic(padded, whole, interior, size, tolerance * scale, max_sweeps)
     centre = (slice(1, -1),) * 3
-    local, known = (padded - background)[centre].copy(), interior[centre].copy()
-    local[~known] = 0
-    return LocalField(local, known)
+    return _local_field((padded - background)[centre], interior[centre].copy())
 
 
 def _harmonic(

@@ -11,18 +11,14 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy import ndimage
 
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas import deep_grey
 from pvsbook.atlas.registration import register_to_mni, resample_labels
 from pvsbook.derivatives import Writer
-from pvsbook.qsm._visits import (
-    compare_protocols,
-    compare_signs,
-    doubts,
-    tilt_difference_deg,
-)
+from pvsbook.method import describe_columns
 from pvsbook.qsm.alignment import Alignment, align_visits, halve
 from pvsbook.qsm.pipeline import QsmResult, reconstruct
 from pvsbook.qsm.regions import measure_regions, noise_ppb
@@ -31,9 +27,7 @@ __all__ = [
     "COLUMNS",
     "REGION_COLUMNS",
     "SETTINGS",
-    "Alignment",
     "Change",
-    "align_visits",
     "measure_change",
     "measure_visits",
 ]
@@ -51,22 +45,25 @@ SETTINGS: Mapping[str, Any] = MappingProxyType(
     }
 )
 
-REGION_COLUMNS = {
-    "region": {"Description": "name of the nucleus"},
-    "side": {"Description": "left or right"},
-    "first_ppb": {"Description": "mean susceptibility at the first visit", "Units": "ppb"},
-    "second_ppb": {"Description": "mean susceptibility at the second visit", "Units": "ppb"},
-    "change_ppb": {"Description": "second less first", "Units": "ppb"},
-    "error_ppb": {"Description": "standard error from thermal noise of both", "Units": "ppb"},
-    "median_change_ppb": {"Description": "change of the median", "Units": "ppb"},
-    "first_sd_ppb": {"Description": "spread over voxels, first visit", "Units": "ppb"},
-    "second_sd_ppb": {"Description": "spread over voxels, second visit", "Units": "ppb"},
-    "first_n": {"Description": "voxels measured, first visit"},
-    "second_n": {"Description": "voxels measured, second visit"},
-    "first_volume_mm3": {"Description": "volume of the label, first visit", "Units": "mm3"},
-    "second_volume_mm3": {"Description": "volume of the label, second visit", "Units": "mm3"},
-    "is_control": {"Description": "region that is not expected to change"},
-}
+MIN_OVERLAP = 0.9
+MAX_TILT_DEG = 12.0
+
+REGION_COLUMNS = describe_columns(
+    ("region", "name of the nucleus"),
+    ("side", "left or right"),
+    ("first_ppb", "mean susceptibility at the first visit", "ppb"),
+    ("second_ppb", "mean susceptibility at the second visit", "ppb"),
+    ("change_ppb", "second less first", "ppb"),
+    ("error_ppb", "standard error from thermal noise of both", "ppb"),
+    ("median_change_ppb", "change of the median", "ppb"),
+    ("first_sd_ppb", "spread over voxels, first visit", "ppb"),
+    ("second_sd_ppb", "spread over voxels, second visit", "ppb"),
+    ("first_n", "voxels measured, first visit"),
+    ("second_n", "voxels measured, second visit"),
+    ("first_volume_mm3", "volume of the label, first visit", "mm3"),
+    ("second_volume_mm3", "volume of the label, second visit", "mm3"),
+    ("is_control", "region that is not expected to change"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,19 +272,13 @@ def measure_change(
         )
     if control is not None and control not in set(table["region"]):
         raise InputError(f"control: {control!r} is not a region of the table")
-    to_world = (
-        np.linalg.inv(alignment.first_to_halfway) @ np.asarray(labels_to_halfway, float),
-        np.linalg.inv(alignment.second_to_halfway) @ np.asarray(labels_to_halfway, float),
-    )
+    to_halfway = alignment.first_to_halfway, alignment.second_to_halfway
     measured, errors = [], []
-    for (gre, result), matrix in zip((first, second), to_world, strict=True):
-        native = resample_labels(labels, matrix, result.mask.shape, result.affine)
-        measured.append(
-            measure_regions(
-                result.susceptibility.chi_ppm, native, table, result.local_field.mask,
-                gre.voxel_size_mm, erode=erode,
-            )
-        )  # fmt: skip
+    for (gre, result), matrix in zip((first, second), to_halfway, strict=True):
+        to_world = np.linalg.inv(matrix) @ np.asarray(labels_to_halfway, float)
+        native = resample_labels(labels, to_world, result.mask.shape, result.affine)
+        chi, known = result.susceptibility.chi_ppm, result.local_field.mask
+        measured.append(measure_regions(chi, native, table, known, gre.voxel_size_mm, erode=erode))
         errors.append(noise_ppb(gre, result, native, table, rng, n_repeats=n_repeats, erode=erode))
     one, two = measured
     rows = pd.DataFrame(
@@ -308,16 +299,16 @@ def measure_change(
             "is_control": one["region"] == control,
         }
     )
-    tilt = tilt_difference_deg(alignment)
+    tilt = _tilt_deg(alignment)
     unsupported = tuple(
         f"{name} visit: {step} is not supported, so its change is not a measurement"
         for name, result in zip(("first", "second"), results, strict=True)
         for step in result.unsupported_steps
-    ) or compare_signs(results, alignment)
+    ) or _compare_signs(results, alignment)
     reasons = (
         unsupported
-        + compare_protocols((first[0], second[0]))
-        + doubts(results, alignment, tilt, rows)
+        + _compare_protocols((first[0], second[0]))
+        + _doubts(results, alignment, tilt, rows)
         + (() if rows["change_ppb"].notna().any() else ("regions: no nucleus could be measured",))
     )
     if unsupported:
@@ -326,34 +317,100 @@ def measure_change(
     return Change(rows, alignment, tilt, reasons, is_supported=not unsupported)
 
 
-def _describe_columns() -> dict[str, dict[str, str]]:
-    columns = {
-        "first_session": {"Description": "session that counts as the first visit"},
-        "status": {"Description": "pass, warn (read the reasons) or fail"},
-        "reasons": {"Description": "what was found, separated by semicolons"},
-        "overlap": {"Description": "Dice overlap of the two brain masks once aligned"},
-        "rotation_deg": {"Description": "rotation between the visits", "Units": "deg"},
-        "tilt_difference_deg": {
-            "Description": "angle between the static fields as the head saw them",
-            "Units": "deg",
-        },
-        "registration_correlation": {
-            "Description": "correlation of the first visit with the template"
-        },
-    }
-    for _, region, side in deep_grey.table().itertuples(index=False):
-        name = f"{region}_{side}".replace(" ", "_")
-        columns[f"{name}_change_ppb"] = {
-            "Description": f"change of {region}, {side}: later visit minus first",
-            "Units": "ppb",
-        }
-        columns[f"{name}_error_ppb"] = {
-            "Description": f"standard error of that from thermal noise, {region}, {side}",
-            "Units": "ppb",
-        }
-    return columns
+def _compare_protocols(visits: tuple[images.Gre, images.Gre]) -> tuple[str, ...]:
+    """Compare how two visits were scanned, before their values are compared."""
+    one, two = visits
+    reasons = []
+    if abs(one.field_strength_t - two.field_strength_t) > 0.05 * one.field_strength_t:
+        reasons.append(
+            f"protocol: {one.field_strength_t:g} T at the first visit and "
+            f"{two.field_strength_t:g} T at the second; check the sidecars"
+        )
+    times = one.echo_times_s, two.echo_times_s
+    if times[0].shape != times[1].shape or not np.allclose(*times, rtol=0.02):
+        texts = [", ".join(f"{1e3 * t:.3g}" for t in visit) for visit in times]
+        reasons.append(f"protocol: echo times of {texts[0]} and {texts[1]} ms")
+    sizes = one.voxel_size_mm, two.voxel_size_mm
+    if not np.allclose(np.sort(sizes[0]), np.sort(sizes[1]), rtol=0.05):
+        texts = [" x ".join(f"{v:.3g}" for v in size) for size in sizes]
+        reasons.append(f"protocol: voxels of {texts[0]} and {texts[1]} mm")
+    if one.phase_rad.shape == two.phase_rad.shape and np.array_equal(one.phase_rad, two.phase_rad):
+        reasons.append("visits: both hold the same phase, so this is one scan given twice")
+    return tuple(reasons)
 
 
-COLUMNS: Mapping[str, Mapping[str, str]] = _describe_columns()
+def _tilt_deg(alignment: Alignment) -> float:
+    """Return the angle between the fields, scanner z in both visits, as the head saw them."""
+    return float(np.degrees(np.arccos(np.clip(alignment.first_to_second[2, 2], -1, 1))))
+
+
+def _compare_signs(results: tuple[QsmResult, QsmResult], alignment: Alignment) -> tuple[str, ...]:
+    """Compare the maps of two visits: one brain has one contrast, whatever changed in it."""
+    one, two = results
+    there = np.linalg.inv(two.affine) @ alignment.first_to_second @ one.affine
+    chi, inside = (
+        ndimage.affine_transform(
+            np.asarray(values, np.float32), there, output_shape=one.mask.shape, order=1
+        )
+        for values in (two.susceptibility.chi_ppm, two.local_field.mask)
+    )
+    both = one.local_field.mask & (inside > 0.99)
+    if both.sum() < 100:  # a share that small is told by the overlap
+        return ()
+    r = float(np.corrcoef(one.susceptibility.chi_ppm[both], chi[both])[0, 1])
+    if r >= 0:
+        return ()
+    return (
+        f"sign: where one visit is bright the other is dark (correlation of the maps {r:.2f}); "
+        "the phase of one has the other sign: negate it, and measure again",
+    )
+
+
+def _doubts(
+    results: tuple[QsmResult, QsmResult], alignment: Alignment, tilt: float, rows: pd.DataFrame
+) -> tuple[str, ...]:
+    reasons = [f"{w} visit: {r}" for w, q in zip(("first", "second"), results, strict=True)
+               for r in q.reasons]  # fmt: skip
+    if alignment.overlap < MIN_OVERLAP:
+        reasons.append(f"overlap: the aligned brains share {100 * alignment.overlap:.0f} %")
+    if tilt > MAX_TILT_DEG:
+        reasons.append(
+            f"tilt: the head lay {tilt:.0f} degrees differently in the field; change by less than "
+            "about 3 ppb may be tilt"
+        )
+    misfit = [float(np.percentile(r.field.residual_rad[r.mask], 95)) for r in results]
+    if max(misfit) > 1.5 * min(misfit):
+        reasons.append(
+            f"misfit: {misfit[0]:.3f} and {misfit[1]:.3f} rad; one visit is noisier, or moved"
+        )
+    control = rows[rows["is_control"]]
+    moved = control["change_ppb"].abs() > 3 * np.hypot(control["error_ppb"], 1.0)
+    if moved.any():
+        reasons.append(
+            f"control: {control['region'].iloc[0]} changed by "
+            f"{control['change_ppb'].abs().max():.1f} ppb"
+        )
+    return tuple(reasons)
+
+
+COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
+    ("first_session", "session that counts as the first visit"),
+    ("status", "pass, warn (read the reasons) or fail"),
+    ("reasons", "what was found, separated by semicolons"),
+    ("overlap", "Dice overlap of the two brain masks once aligned"),
+    ("rotation_deg", "rotation between the visits", "deg"),
+    ("tilt_difference_deg", "angle between the static fields as the head saw them", "deg"),
+    ("registration_correlation", "correlation of the first visit with the template"),
+    *(
+        row
+        for _, region, side in deep_grey.table().itertuples(index=False)
+        for name in [f"{region}_{side}".replace(" ", "_")]
+        for row in (
+            (f"{name}_change_ppb", f"change of {region}, {side}: later visit minus first", "ppb"),
+            (f"{name}_error_ppb",
+             f"standard error of that from thermal noise, {region}, {side}", "ppb"),
+        )
+    ),
+)  # fmt: skip
 """What each column of `Change.to_row` is, where the nuclei of `pvsbook.atlas.deep_grey` are
 measured."""

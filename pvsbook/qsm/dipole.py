@@ -11,7 +11,7 @@ from scipy import fft
 from pvsbook._errors import InputError
 from pvsbook.qsm._solve import convolve
 
-__all__ = ["dipole_field", "dipole_kernel", "padded_shape"]
+__all__ = ["dipole_field", "dipole_kernel"]
 
 PAD_MM = 16.0
 
@@ -65,15 +65,15 @@ def dipole_kernel(
     if b.shape != (3,) or not np.linalg.norm(b) > 0:
         raise InputError(f"b0_direction: {b}, but a vector of length one is needed")
     b = b / np.linalg.norm(b)
-    axes = [
-        fft.fftfreq(shape[0], size[0]),
-        fft.fftfreq(shape[1], size[1]),
-        fft.rfftfreq(shape[2], size[2]),
-    ]
-    k = [a.astype(np.float32).reshape([-1 if i == j else 1 for j in range(3)])
-         for i, a in enumerate(axes)]  # fmt: skip
-    # The mean over both signs of a Nyquist frequency drops its products with the other axes.
-    odd = [np.where(_is_nyquist(a.size, i, shape), 0, a) for i, a in enumerate(k)]
+    frequencies = [fft.fftfreq, fft.fftfreq, fft.rfftfreq]
+    k, odd = [], []
+    for axis, (n, mm, of_axis) in enumerate(zip(shape, size, frequencies, strict=True)):
+        line = of_axis(n, mm).astype(np.float32)
+        k.append(line.reshape([-1 if axis == j else 1 for j in range(3)]))
+        # The mean over both signs of a Nyquist frequency drops its products with the other axes.
+        odd.append(k[-1].copy())
+        if n % 2 == 0:
+            odd[-1].flat[n // 2] = 0
     square = sum(a * a for a in k)
     along = sum(np.float32(b[i] ** 2) * a * a for i, a in enumerate(k))
     for i, j in ((0, 1), (0, 2), (1, 2)):
@@ -83,14 +83,6 @@ def dipole_kernel(
     kernel = np.float32(1 / 3) - along / square
     kernel[0, 0, 0] = 0
     return kernel
-
-
-def _is_nyquist(n: int, axis: int, shape: Sequence[int]) -> NDArray[np.bool_]:
-    """Mark the highest frequency of an axis of even length."""
-    out = np.zeros(n, bool)
-    if shape[axis] % 2 == 0:
-        out[shape[axis] // 2] = True
-    return out.reshape([-1 if axis == j else 1 for j in range(3)])
 
 
 def padded_shape(

@@ -15,14 +15,7 @@ from pvsbook._constants import GAMMA_MHZ_T
 from pvsbook._errors import InputError
 from pvsbook.qsm.unwrap import romeo, wrap
 
-__all__ = [
-    "FieldMap",
-    "Readout",
-    "check_readout",
-    "echo_difference",
-    "fit_field",
-    "hz_to_ppm",
-]
+__all__ = ["FieldMap", "Readout", "check_readout", "echo_difference", "fit_field", "hz_to_ppm"]
 
 TWO_PI = 2 * math.pi
 
@@ -176,27 +169,19 @@ def fit_field(
     difference, interval_s = echo_difference(phase, mag, times)
     template = romeo(difference, inside, magnitude=mag[..., 0])
     n = times.size
-    field, offset, residual, sxx, rss = (np.zeros(inside.size, np.float32) for _ in range(5))
-    _fit_lines(
-        phase.reshape(-1, n), mag.reshape(-1, n), times, inside.ravel(),
-        template.phase_rad.ravel(), interval_s, field, offset, residual, sxx, rss,
-    )  # fmt: skip
+    maps = [np.zeros(inside.shape, np.float32) for _ in range(5)]
+    flat = (m.ravel() for m in (inside, template.phase_rad, *maps))
+    _fit_lines(phase.reshape(-1, n), mag.reshape(-1, n), times, interval_s, *flat)
+    field, offset, residual, sxx, rss = maps
     # The phase variance of a voxel with unit magnitude: of a chi-squared number's median, so that
     # the voxels beside air, which no line fits, do not make every other voxel look noisy.
     error = np.full_like(sxx, np.nan)
     if n > 2:
-        variance = np.median(rss[inside.ravel()]) / chi2.median(n - 2)
+        variance = np.median(rss[inside]) / chi2.median(n - 2)
         error = np.divide(
             math.sqrt(variance) / TWO_PI, np.sqrt(sxx), out=np.zeros_like(sxx), where=sxx > 0
         )
-    grid = inside.shape
-    return FieldMap(
-        field.reshape(grid),
-        offset.reshape(grid),
-        residual.reshape(grid),
-        error.reshape(grid),
-        template.n_regions,
-    )
+    return FieldMap(field, offset, residual, error, template.n_regions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,8 +266,7 @@ def check_readout(
     weight = np.where(inside, mag[..., 0] * mag[..., 1] ** 2 * mag[..., 2], 0)
     signal = weight * np.exp(1j * curvature)
     width = smoothing_mm / np.asarray(voxel_size_mm, np.float64)
-    real, imag = (ndimage.gaussian_filter(p, width) for p in (signal.real, signal.imag))
-    smooth = np.arctan2(imag, real).astype(np.float32)
+    smooth = np.angle(ndimage.gaussian_filter(signal, width)).astype(np.float32)
     difference = (-0.5 * romeo(smooth, inside).phase_rad).astype(np.float32)
     is_bipolar = bool(np.sqrt(np.mean(difference[inside] ** 2)) > threshold_rad)
     if not is_bipolar:
@@ -292,7 +276,7 @@ def check_readout(
 
 
 @numba.njit(cache=True, fastmath=True)
-def _fit_lines(phase, mag, times, inside, step, interval, field, offset, residual, sxx, rss):  # type: ignore[no-untyped-def]
+def _fit_lines(phase, mag, times, interval, inside, step, field, offset, residual, sxx, rss):  # type: ignore[no-untyped-def]
     n = times.size
     psi = np.empty(n)
     weight = np.empty(n)

@@ -9,7 +9,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 
 from pvsbook._errors import InputError
-from pvsbook.qsm._admm import scale, scale_and_add, shrink
 from pvsbook.qsm._solve import (
     Volume,
     check_field,
@@ -17,6 +16,9 @@ from pvsbook.qsm._solve import (
     convolve,
     gradient_power,
     relative_weight,
+    scale,
+    scale_and_add,
+    shrink,
     sphere,
     transfer_of,
 )
@@ -33,8 +35,11 @@ def _prepare(
     voxel_size_mm: ArrayLike,
     b0_direction: ArrayLike,
     pad_mm: float,
+    regularisation: float = 1.0,
 ) -> tuple[Volume, NDArray[np.bool_], tuple[int, int, int], Volume]:
     """Return the field, the mask, the padded shape and the dipole kernel on it."""
+    if not regularisation > 0:
+        raise InputError(f"regularisation: {regularisation:g}, but it must be positive")
     field, inside = check_field(field_ppm, mask)
     big = padded_shape(field.shape, voxel_size_mm, pad_mm)
     return field, inside, big, dipole_kernel(big, voxel_size_mm, b0_direction)
@@ -96,9 +101,7 @@ def tkd(
     floor = np.copysign(np.float32(threshold), kernel)
     inverse = 1 / np.where(np.abs(kernel) < threshold, floor, kernel)
     inverse[0, 0, 0] = 0
-    chi = convolve(field, inverse, big)
-    chi[~inside] = 0
-    return chi
+    return np.where(inside, convolve(field, inverse, big), np.float32(0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,14 +167,12 @@ def closed_form_l2(
     >>> bool(np.corrcoef(back.ravel(), chi.ravel())[0, 1] > 0.98)
     True
     """
-    if not regularisation > 0:
-        raise InputError(f"regularisation: {regularisation:g}, but it must be positive")
-    field, inside, big, kernel = _prepare(field_ppm, mask, voxel_size_mm, b0_direction, pad_mm)
+    field, inside, big, kernel = _prepare(
+        field_ppm, mask, voxel_size_mm, b0_direction, pad_mm, regularisation
+    )
     below = kernel * kernel + np.float32(regularisation**2) * gradient_power(big, voxel_size_mm)
     below[0, 0, 0] = 1
-    chi = convolve(field, kernel / below, big)
-    chi[~inside] = 0
-    return chi
+    return np.where(inside, convolve(field, kernel / below, big), np.float32(0))
 
 
 def tikhonov(
@@ -220,9 +221,9 @@ def tikhonov(
     >>> bool(0.05 < found.chi_ppm[12, 12, 12] < 0.12)
     True
     """
-    if not regularisation > 0:
-        raise InputError(f"regularisation: {regularisation:g}, but it must be positive")
-    field, inside, big, kernel = _prepare(field_ppm, mask, voxel_size_mm, b0_direction, pad_mm)
+    field, inside, big, kernel = _prepare(
+        field_ppm, mask, voxel_size_mm, b0_direction, pad_mm, regularisation
+    )
     weights = relative_weight(weight, inside) ** 2
 
     def normal(chi: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -374,13 +375,11 @@ def tv(
     """
     if tolerance is None:
         tolerance = 0.01 if weight is None else 0.003
-    if not regularisation > 0:
-        raise InputError(f"regularisation: {regularisation:g}, but it must be positive")
-    field, inside = check_field(field_ppm, mask)
+    field, inside, big, kernel = _prepare(
+        field_ppm, mask, voxel_size_mm, b0_direction, max(pad_mm, ball_mm), regularisation
+    )
     size = np.asarray(voxel_size_mm, np.float64)
-    big = padded_shape(field.shape, size, max(pad_mm, ball_mm))
     box = tuple(slice(n) for n in field.shape)
-    kernel = dipole_kernel(big, size, b0_direction)
     if ball_mm > 0:
         kernel *= 1 - transfer_of(sphere(ball_mm, size), big)
     strength = np.full(big, regularisation, np.float32)
@@ -419,9 +418,7 @@ def tv(
         new = fft.irfftn(spectrum, s=big, overwrite_x=guessed is None)
         change = shrink(new, chi, dual, strength, inverse_size, adjoint)
         chi = new
-    out = np.ascontiguousarray(chi[box])
-    out[~inside] = 0
-    return Inversion(out, n, change)
+    return Inversion(np.where(inside, chi[box], np.float32(0)), n, change)
 
 
 def edges(

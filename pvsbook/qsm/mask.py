@@ -143,8 +143,6 @@ def mask_from_gre(
     True
     """
     mag = np.asarray(magnitude, np.float32)[..., 0]
-    if echo_times_s is None and np.asarray(phase_rad).shape[-1] > 1:
-        raise InputError("echo_times_s: not given, but the phase has several echoes")
     passed = mag > magnitude_fraction * np.quantile(mag[mag > 0] if (mag > 0).any() else mag, 0.98)
     passed &= phase_quality(phase_rad, echo_times_s=echo_times_s) > quality
     size = np.asarray(voxel_size_mm, np.float64)

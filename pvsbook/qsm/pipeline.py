@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,19 +18,12 @@ from pvsbook import images
 from pvsbook._constants import GAMMA_MHZ_T
 from pvsbook._errors import InputError
 from pvsbook.derivatives import Writer
+from pvsbook.method import describe_columns
 from pvsbook.qsm.background import LocalField, lbv, pdf, resharp, smv, vsharp
 from pvsbook.qsm.field import TWO_PI, FieldMap, check_readout, fit_field, hz_to_ppm
 from pvsbook.qsm.inversion import Inversion, closed_form_l2, ndi, tikhonov, tkd, tv
 from pvsbook.qsm.mask import mask_from_gre
-from pvsbook.qsm.quality import (
-    Flag,
-    check_echoes,
-    check_magnitude,
-    check_map,
-    check_mask,
-    check_scan,
-    check_steps,
-)
+from pvsbook.qsm.quality import STEPS, Flag, check_echoes, check_magnitude, check_map, check_mask
 from pvsbook.qsm.reference import (
     REFERENCE_COLUMNS,
     Susceptibility,
@@ -38,34 +32,31 @@ from pvsbook.qsm.reference import (
 )
 from pvsbook.qsm.unwrap import without_jumps
 
-__all__ = ["COLUMNS", "Flag", "QsmResult", "invert_field", "reconstruct"]
+__all__ = ["COLUMNS", "QsmResult", "reconstruct"]
 
 MAX_RESIDUAL_RAD = 0.2  # a voxel beyond it is left out
 MAX_DROPPED_SHARE = 0.2
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
-COLUMNS = {
-    "status": {"Description": "pass, warn (read the reasons), or fail (susceptibility withheld)"},
-    "reasons": {"Description": "what was found, separated by semicolons"},
-    "reference": {"Description": "region whose mean susceptibility counts as zero"},
-    "reference_value_ppb": {"Description": "what was subtracted", "Units": "ppb"},
-    "chi_mean_ppb": {"Description": "mean susceptibility in the mask", "Units": "ppb"},
-    "chi_sd_ppb": {"Description": "standard deviation in the mask", "Units": "ppb"},
-    "chi_p1_ppb": {"Description": "1st percentile in the mask", "Units": "ppb"},
-    "chi_p99_ppb": {"Description": "99th percentile in the mask", "Units": "ppb"},
-    "n_echoes": {"Description": "echoes used"},
-    "field_strength_t": {"Description": "static field", "Units": "T"},
-    "b0_tilt_deg": {"Description": "angle from the third voxel axis to the field", "Units": "deg"},
-    "mask_cm3": {"Description": "volume of the first mask", "Units": "cm3"},
-    "chi_mask_cm3": {"Description": "volume where susceptibility is known", "Units": "cm3"},
-    "n_regions": {"Description": "pieces of the mask, each unwrapped on its own"},
-    "n_dropped": {"Description": "voxels left out, where unwrapping or the line fit failed"},
-    "residual_p95_rad": {
-        "Description": "95th percentile of the line fit's misfit",
-        "Units": "rad",
-    },
-    "field_se_median_ppb": {"Description": "median standard error of the field", "Units": "ppb"},
-}
+COLUMNS = describe_columns(
+    ("status", "pass, warn (read the reasons), or fail (susceptibility withheld)"),
+    ("reasons", "what was found, separated by semicolons"),
+    ("reference", "region whose mean susceptibility counts as zero"),
+    ("reference_value_ppb", "what was subtracted", "ppb"),
+    ("chi_mean_ppb", "mean susceptibility in the mask", "ppb"),
+    ("chi_sd_ppb", "standard deviation in the mask", "ppb"),
+    ("chi_p1_ppb", "1st percentile in the mask", "ppb"),
+    ("chi_p99_ppb", "99th percentile in the mask", "ppb"),
+    ("n_echoes", "echoes used"),
+    ("field_strength_t", "static field", "T"),
+    ("b0_tilt_deg", "angle from the third voxel axis to the field", "deg"),
+    ("mask_cm3", "volume of the first mask", "cm3"),
+    ("chi_mask_cm3", "volume where susceptibility is known", "cm3"),
+    ("n_regions", "pieces of the mask, each unwrapped on its own"),
+    ("n_dropped", "voxels left out, where unwrapping or the line fit failed"),
+    ("residual_p95_rad", "95th percentile of the line fit's misfit", "rad"),
+    ("field_se_median_ppb", "median standard error of the field", "ppb"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,8 +98,7 @@ class QsmResult:
     @property
     def unsupported_steps(self) -> tuple[str, ...]:
         """Steps that ran, but whose result this scan cannot support."""
-        order = ("unwrapping", "background removal", "inversion")
-        return tuple(step for step in order if any(step in f.steps for f in self.flags))
+        return tuple(step for step in STEPS if any(step in f.steps for f in self.flags))
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -169,33 +159,33 @@ class QsmResult:
         """
         writer = Writer(folder, prefix=prefix, datatype="anat", sources=sources)
 
-        def put(data: ArrayLike, suffix: str, units: str, **entities: str) -> None:
-            writer.image(images.make(data, self.affine), suffix, meta={"Units": units}, **entities)
+        def put(data: ArrayLike, suffix: str, meta: Mapping[str, Any], **entities: str) -> None:
+            writer.image(images.make(data, self.affine), suffix, meta=meta, **entities)
 
-        lost = {s: {"desc": "unsupported"} for s in self.unsupported_steps}  # another name
-        writer.image(
-            images.make(self.susceptibility.chi_ppm, self.affine),
-            "Chimap",
-            **lost.get("inversion", {}),
-            meta={
-                "Units": "ppm",
-                "Reference": self.susceptibility.reference,
-                "ReferenceValuePpm": self.susceptibility.value_ppm,
-                "Supported": "inversion" not in self.unsupported_steps,
-                "Reasons": list(self.reasons),
-                "Settings": dict(self.settings),
-                "Scan": dict(self.scan),
-            },
-        )
-        put(self.field.field_hz, "fieldmap", "Hz", desc="total")
-        local = "localunsupported" if "background removal" in lost else "local"
-        put(self.local_field.field_ppm, "fieldmap", "ppm", desc=local)
-        put(self.field.residual_rad, "fieldmap", "rad", desc="residual")
-        put(self.mask, "mask", "", desc="brain")
-        put(self.local_field.mask, "mask", "", desc="chi")
+        is_chi = "inversion" not in self.unsupported_steps
+        is_local = "background removal" not in self.unsupported_steps
+        about = {
+            "Units": "ppm",
+            "Reference": self.susceptibility.reference,
+            "ReferenceValuePpm": self.susceptibility.value_ppm,
+            "Supported": is_chi,
+            "Reasons": list(self.reasons),
+            "Settings": dict(self.settings),
+            "Scan": dict(self.scan),
+        }
+        other_name = {} if is_chi else {"desc": "unsupported"}
+        put(self.susceptibility.chi_ppm, "Chimap", about, **other_name)
+        for desc, suffix, units, data in (
+            ("total", "fieldmap", "Hz", self.field.field_hz),
+            ("local" if is_local else "localunsupported", "fieldmap", "ppm",
+             self.local_field.field_ppm),
+            ("residual", "fieldmap", "rad", self.field.residual_rad),
+            ("brain", "mask", "", self.mask),
+            ("chi", "mask", "", self.local_field.mask),
+        ):  # fmt: skip
+            put(data, suffix, {"Units": units}, desc=desc)
         values = ["reference_value_ppb", "standard_error_ppb", "mean_ppb"]
-        unsupported = "inversion" in self.unsupported_steps
-        table = self.references.assign(**dict.fromkeys(values if unsupported else [], np.nan))
+        table = self.references.assign(**dict.fromkeys([] if is_chi else values, np.nan))
         writer.table(table, REFERENCE_COLUMNS, "qsm", desc="references")
         return writer.table(self.to_row(), COLUMNS, "qsm")
 
@@ -259,8 +249,8 @@ def reconstruct(
     Raises
     ------
     InputError
-        Shapes that differ, echo times that are not seconds, a mask that is empty, tiny or of
-        another shape, a phase that is noise, an unknown method.
+        A mask that is empty, tiny or of another shape, a phase that is noise, an unknown method
+        or an option that it does not have.
 
     References
     ----------
@@ -274,13 +264,10 @@ def reconstruct(
     >>> result.status, result.susceptibility.reference
     ('pass', 'whole brain')
     """
-    check_scan(gre)
     if phase_sign not in (1, -1):
         raise InputError(f"phase_sign: {phase_sign}; give 1 or -1")
-    if background not in BACKGROUNDS:
-        raise InputError(f"background: {background!r}; known are {', '.join(BACKGROUNDS)}")
-    if inversion not in INVERSIONS:
-        raise InputError(f"inversion: {inversion!r}; known are {', '.join(INVERSIONS)}")
+    _check_method("background", background, BACKGROUNDS, background_options)
+    _check_method("inversion", inversion, INVERSIONS, inversion_options)
     if background == "smv" and inversion not in ("tv", "edge tv"):
         raise InputError(
             f"inversion: {inversion!r} cannot undo the ball mean that background 'smv' subtracts; "
@@ -305,8 +292,9 @@ def reconstruct(
         # What fails later is a consequence: the first cause is what must be mended.
         raise InputError(f"magnitude: {flags[0].message}") from error
     n_dropped = int(inside.sum() - known.sum())
-    flags += check_steps(gre, known, field, n_dropped, is_bipolar)
-    flags += check_map(chi[local.mask], known, field)
+    flags += check_map(
+        gre, known, field, chi[local.mask], n_dropped=n_dropped, is_bipolar=is_bipolar
+    )
     regions = {"white matter": white_matter}
     if not isinstance(reference, str):
         regions["custom region"] = reference
@@ -342,6 +330,21 @@ def reconstruct(
             }
         ),
     )
+
+
+def _check_method(
+    step: str, name: str, methods: Mapping[str, Callable[..., Any]], options: Mapping[str, Any]
+) -> None:
+    """Refuse a method that is unknown, and options that it does not have."""
+    if name not in methods:
+        raise InputError(f"{step}: {name!r}; known are {', '.join(methods)}")
+    parameters = inspect.signature(methods[name]).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    unknown = [str(option) for option in options if option not in known]
+    if unknown:
+        raise InputError(
+            f"{step}_options: {name} has no option {', '.join(unknown)}; it has {', '.join(known)}"
+        )
 
 
 def _measure_field(
@@ -394,16 +397,14 @@ def _local_field(
 def _chi(
     gre: images.Gre, local: LocalField, inversion: str, options: Mapping[str, Any]
 ) -> NDArray[np.float32]:
-    own: dict[str, Any] = {}  # what one method alone needs of the scan
-    if local.ball_mm > 0:
-        own["ball_mm"] = local.ball_mm
+    own: dict[str, Any] = {"ball_mm": local.ball_mm} if local.ball_mm > 0 else {}
     if inversion == "edge tv":
         own["magnitude"] = gre.magnitude[..., -1]
     if inversion == "ndi":
         mean_time_s = float(np.mean(gre.echo_times_s))
         own["radians_per_ppm"] = TWO_PI * (GAMMA_MHZ_T * gre.field_strength_t * mean_time_s)
     found = INVERSIONS[inversion](
-        local.field_ppm, local.mask, gre.voxel_size_mm, gre.b0_direction, **{**own, **options}
+        local.field_ppm, local.mask, gre.voxel_size_mm, gre.b0_direction, **(own | dict(options))
     )
     return found.chi_ppm if isinstance(found, Inversion) else found
 
@@ -421,18 +422,9 @@ def invert_field(
     return subtract_reference(chi, local.mask).chi_ppm
 
 
-BACKGROUNDS: Mapping[str, Callable[..., LocalField]] = {
-    "lbv": lbv,
-    "smv": smv,
-    "vsharp": vsharp,
-    "resharp": resharp,
-    "pdf": pdf,
-}
-INVERSIONS: Mapping[str, Callable[..., Inversion | NDArray[np.float32]]] = {
-    "tv": tv,
-    "edge tv": tv,
-    "tkd": tkd,
-    "l2": closed_form_l2,
-    "tikhonov": tikhonov,
-    "ndi": ndi,
-}
+BACKGROUNDS: Mapping[str, Callable[..., LocalField]] = MappingProxyType(
+    {"lbv": lbv, "smv": smv, "vsharp": vsharp, "resharp": resharp, "pdf": pdf}
+)
+INVERSIONS: Mapping[str, Callable[..., Inversion | NDArray[np.float32]]] = MappingProxyType(
+    {"tv": tv, "edge tv": tv, "tkd": tkd, "l2": closed_form_l2, "tikhonov": tikhonov, "ndi": ndi}
+)

@@ -12,16 +12,7 @@ from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.qsm.field import FieldMap
 
-__all__ = [
-    "Flag",
-    "check_echoes",
-    "check_magnitude",
-    "check_map",
-    "check_mask",
-    "check_scan",
-    "check_steps",
-    "wrap_shares",
-]
+__all__ = ["Flag", "check_magnitude"]
 
 MIN_MASK_CM3 = 1.0
 BRAIN_CM3 = 400.0
@@ -37,7 +28,34 @@ SILENT_SHARE = 0.01  # of the first echo's median: an echo below it holds no sig
 JUMP = 0.8  # of the range
 JUMPS_SHARE = 0.002  # of neighbours
 WRAPS_SHARE = 0.7  # of jumps
-EVERY_STEP = ("unwrapping", "background removal", "inversion")
+STEPS = ("unwrapping", "background removal", "inversion")
+# What is flagged: the first step whose result cannot be used (those after it cannot be either;
+# None where all can), and what was seen and what it means.
+FLAGS: dict[str, tuple[str | None, str]] = {
+    "exchanged": (
+        "unwrapping",
+        "the magnitude jumps by nearly its whole range between neighbours, as a wrapped "
+        "phase does; are magnitude and phase exchanged?",
+    ),
+    "silent echo": ("unwrapping", "the magnitude in the brain is {}: an echo is empty"),
+    "decay": (
+        "unwrapping",
+        "the magnitude in the brain is {} from echo to echo, but it must fall with "
+        "echo time; are the files in the order of the echoes?",
+    ),
+    "no noise": ("unwrapping", "the line fits all echoes without any error, as copies do"),
+    "crop": (
+        "background removal",
+        "the mask reaches through {} of the volume's 6 faces, so field from tissue "
+        "that was not scanned cannot be told from its own",
+    ),
+    "small mask": (None, "{:.0f} cm3, less than a brain"),
+    "pieces": (None, "the mask is in {} pieces; each is off by a constant"),
+    "jumps": (None, "{} voxels left out, where unwrapping or the line fit failed"),
+    "residual": (None, "95 % of the line fits miss by up to {:.2f} rad"),
+    "bipolar": (None, "odd and even echoes differ by a smooth phase, which was taken out"),
+    "one echo": (None, "the coil's phase cannot be told from the field"),
+}
 
 
 @dataclass(frozen=True)
@@ -59,29 +77,9 @@ class Flag:
     steps: tuple[str, ...] = ()
 
 
-def check_scan(gre: images.Gre) -> None:
-    """Refuse a scan whose arrays and echo times do not belong together.
-
-    Raises
-    ------
-    InputError
-        Shapes that differ, echo times that are not seconds or not rising, no signal.
-    """
-    times = np.asarray(gre.echo_times_s, np.float64)
-    if gre.magnitude.ndim != 4 or gre.magnitude.shape != gre.phase_rad.shape:
-        raise InputError(
-            f"phase: has shape {gre.phase_rad.shape}, but magnitude has {gre.magnitude.shape}; "
-            "both must be (x, y, z, echo), from the same series"
-        )
-    values = ", ".join(f"{t:g}" for t in times)
-    if times.shape != gre.magnitude.shape[3:]:
-        raise InputError(
-            f"echo_times_s: {times.size} ({values}), but there are {gre.magnitude.shape[3]} echoes"
-        )
-    if times.max() >= 0.5:
-        raise InputError(f"echo_times_s: {values} look like milliseconds; give seconds")
-    if times.min() < 1e-4 or (np.diff(times) <= 0).any():
-        raise InputError(f"echo_times_s: {values}; they must be positive and rising, in seconds")
+def _flag(code: str, *found: object) -> Flag:
+    first, message = FLAGS[code]
+    return Flag(code, message.format(*found), STEPS[STEPS.index(first) :] if first else ())
 
 
 def check_mask(mask: ArrayLike, gre: images.Gre) -> NDArray[np.bool_]:
@@ -116,7 +114,7 @@ def _volume_cm3(inside: NDArray[np.bool_], gre: images.Gre) -> float:
     return float(inside.sum() * abs(np.linalg.det(gre.affine[:3, :3])) / 1000)
 
 
-def wrap_shares(volume: ArrayLike) -> tuple[float, float]:
+def _wrap_shares(volume: ArrayLike) -> tuple[float, float]:
     """Return how often neighbours differ by most of the range, and how often that is a wrap.
 
     A wrapped phase climbs to the top of its range, drops to the bottom and climbs on: the steps
@@ -139,16 +137,16 @@ def wrap_shares(volume: ArrayLike) -> tuple[float, float]:
     Examples
     --------
     >>> ramp = np.arange(1.0, 31.0)[:, None, None] * np.ones((1, 2, 2))
-    >>> [round(share, 2) for share in wrap_shares((ramp - 1) % 10 + 1)]
+    >>> [round(share, 2) for share in _wrap_shares((ramp - 1) % 10 + 1)]
     [0.03, 1.0]
-    >>> wrap_shares(np.where(ramp < 15, 1.0, 100.0))[1]  # an edge is no wrap
+    >>> _wrap_shares(np.where(ramp < 15, 1.0, 100.0))[1]  # an edge is no wrap
     0.0
     """
     values = np.asarray(volume)
     if not (values > 0).any():
         return 0.0, 0.0
     low, high = np.quantile(values[values > 0], (0.001, 0.999))
-    n_pairs = n_jumps = n_inner = n_wraps = 0
+    counts = np.zeros(4)
     for axis in range(3):
         along = np.moveaxis(values, axis, 0)
         pair = (along[1:] > 0) & (along[:-1] > 0)
@@ -157,24 +155,16 @@ def wrap_shares(volume: ArrayLike) -> tuple[float, float]:
         inner = jump[1:-1] & pair[:-2] & pair[2:]
         direction = np.sign(step[1:-1])
         wraps = inner & (step[:-2] * direction < 0) & (step[2:] * direction < 0)
-        n_pairs, n_jumps = n_pairs + pair.sum(), n_jumps + jump.sum()
-        n_inner, n_wraps = n_inner + inner.sum(), n_wraps + wraps.sum()
+        counts += pair.sum(), jump.sum(), inner.sum(), wraps.sum()
+    n_pairs, n_jumps, n_inner, n_wraps = counts
     return float(n_jumps / max(n_pairs, 1)), float(n_wraps / max(n_inner, 1))
 
 
 def check_magnitude(gre: images.Gre) -> tuple[Flag, ...]:
     """Flag a magnitude that is a wrapped phase; the last echo has the most wraps."""
-    jumps_share, wraps_share = wrap_shares(gre.magnitude[..., -1])
-    if jumps_share <= JUMPS_SHARE or wraps_share <= WRAPS_SHARE:
-        return ()
-    return (
-        Flag(
-            "exchanged",
-            "the magnitude jumps by nearly its whole range between neighbours, as a wrapped "
-            "phase does; are magnitude and phase exchanged?",
-            EVERY_STEP,
-        ),
-    )
+    jumps_share, wraps_share = _wrap_shares(gre.magnitude[..., -1])
+    is_wrapped = jumps_share > JUMPS_SHARE and wraps_share > WRAPS_SHARE
+    return (_flag("exchanged"),) if is_wrapped else ()
 
 
 def check_echoes(gre: images.Gre, inside: NDArray[np.bool_]) -> tuple[Flag, ...]:
@@ -182,70 +172,67 @@ def check_echoes(gre: images.Gre, inside: NDArray[np.bool_]) -> tuple[Flag, ...]
     medians = np.array([np.median(echo[inside]) for echo in np.moveaxis(gre.magnitude, -1, 0)])
     values = ", ".join(f"{m:.3g}" for m in medians)
     if (medians < SILENT_SHARE * medians[0]).any():
-        message = f"the magnitude in the brain is {values}: an echo is empty"
-        return (Flag("silent echo", message, EVERY_STEP),)
-    if (medians[1:] > ECHO_RISE * medians[:-1]).any():
-        message = (
-            f"the magnitude in the brain is {values} from echo to echo, but it must fall with "
-            "echo time; are the files in the order of the echoes?"
-        )
-        return (Flag("decay", message, EVERY_STEP),)
-    return ()
-
-
-def check_steps(
-    gre: images.Gre, inside: NDArray[np.bool_], field: FieldMap, n_dropped: int, is_bipolar: bool
-) -> tuple[Flag, ...]:
-    """Flag what mask, unwrapping and the line fit over the echoes say of a scan."""
-    flags = []
-    if gre.echo_times_s.size > 2 and not (field.standard_error_hz[inside] > 0).any():
-        message = "the line fits all echoes without any error, as copies do"
-        flags.append(Flag("no noise", message, EVERY_STEP))
-    faces = [np.take(inside, end, axis).mean() for axis in range(3) for end in (0, -1)]
-    cut = sum(share > BORDER_SHARE for share in faces)
-    if cut:
-        message = (
-            f"the mask reaches through {cut} of the volume's 6 faces, so field from tissue "
-            "that was not scanned cannot be told from its own"
-        )
-        flags.append(Flag("crop", message, EVERY_STEP[1:]))
-    volume_cm3 = _volume_cm3(inside, gre)
-    if volume_cm3 < BRAIN_CM3:
-        flags.append(Flag("small mask", f"{volume_cm3:.0f} cm3, less than a brain"))
-    pieces = cc3d.connected_components(inside, connectivity=6)
-    if np.bincount(pieces.ravel())[1:].max() < 0.99 * inside.sum():
-        message = f"the mask is in {field.n_regions} pieces; each is off by a constant"
-        flags.append(Flag("pieces", message))
-    if n_dropped > DROPPED_SHARE * inside.sum():
-        message = f"{n_dropped} voxels left out, where unwrapping or the line fit failed"
-        flags.append(Flag("jumps", message))
-    residual = _residual_rad(field, inside)
-    if residual > RESIDUAL_RAD:
-        flags.append(Flag("residual", f"95 % of the line fits miss by up to {residual:.2f} rad"))
-    if is_bipolar:
-        message = "odd and even echoes differ by a smooth phase, which was taken out"
-        flags.append(Flag("bipolar", message))
-    if gre.echo_times_s.size == 1:
-        flags.append(Flag("one echo", "the coil's phase cannot be told from the field"))
-    return tuple(flags)
-
-
-def _residual_rad(field: FieldMap, inside: NDArray[np.bool_]) -> float:
-    return float(np.percentile(field.residual_rad[inside], 95))
+        return (_flag("silent echo", values),)
+    return (_flag("decay", values),) if (medians[1:] > ECHO_RISE * medians[:-1]).any() else ()
 
 
 def check_map(
-    chi_ppm: NDArray[np.float32], inside: NDArray[np.bool_], field: FieldMap
+    gre: images.Gre,
+    known: NDArray[np.bool_],
+    field: FieldMap,
+    chi_ppm: NDArray[np.float32],
+    *,
+    n_dropped: int,
+    is_bipolar: bool,
 ) -> tuple[Flag, ...]:
+    """Flag what mask, unwrapping, the line fit over the echoes and susceptibility say of a scan.
+
+    Parameters
+    ----------
+    gre
+        The scan.
+    known
+        Mask of the voxels that were measured.
+    field
+        Their field.
+    chi_ppm
+        Susceptibility of the voxels where it is known, one after the other.
+    n_dropped
+        Voxels left out of the mask.
+    is_bipolar
+        Whether a difference of odd and even echoes was taken out.
+    """
+    n_echoes = gre.echo_times_s.size
+    faces = [np.take(known, end, axis).mean() for axis in range(3) for end in (0, -1)]
+    n_cut = sum(share > BORDER_SHARE for share in faces)
+    volume_cm3 = _volume_cm3(known, gre)
+    pieces = cc3d.connected_components(known, connectivity=6)
+    largest = np.bincount(pieces.ravel())[1:].max()
+    residual_rad = float(np.percentile(field.residual_rad[known], 95))
+    is_exact = n_echoes > 2 and not (field.standard_error_hz[known] > 0).any()
+    flags = (
+        (is_exact, "no noise", None),
+        (n_cut > 0, "crop", n_cut),
+        (volume_cm3 < BRAIN_CM3, "small mask", volume_cm3),
+        (largest < 0.99 * known.sum(), "pieces", field.n_regions),
+        (n_dropped > DROPPED_SHARE * known.sum(), "jumps", n_dropped),
+        (residual_rad > RESIDUAL_RAD, "residual", residual_rad),
+        (is_bipolar, "bipolar", None),
+        (n_echoes == 1, "one echo", None),
+    )
+    raised = tuple(_flag(code, found) for is_raised, code, found in flags if is_raised)
+    return raised + _check_spread(1e3 * float(chi_ppm.std()), residual_rad > RESIDUAL_RAD)
+
+
+def _check_spread(spread_ppb: float, is_noisy: bool) -> tuple[Flag, ...]:
     """Flag values of susceptibility that spread as those of no brain do."""
-    spread_ppb = 1e3 * float(chi_ppm.std())
     low, high = CHI_SD_PPB
     if low <= spread_ppb <= high:
         return ()
     words = (
         f"susceptibility spreads by {spread_ppb:.3g} ppb (SD), in a brain by {low:g} to {high:g}"
     )
-    if spread_ppb > high and _residual_rad(field, inside) > RESIDUAL_RAD:
+    if spread_ppb > high and is_noisy:
         return (Flag("spread", f"{words}: the noise of the phase is in it"),)
     words += "; check the echo times, the field strength and the scale of the phase"
     return (Flag("spread", words, ("inversion",)),)

@@ -15,11 +15,11 @@ from scipy import ndimage
 
 from pvsbook import images
 from pvsbook._errors import InputError
+from pvsbook.method import describe_columns
 from pvsbook.qsm._solve import distance_inside
 from pvsbook.qsm.r2s import fit_r2s
 
 __all__ = [
-    "MIN_VOXELS",
     "REFERENCE_COLUMNS",
     "Susceptibility",
     "find_csf",
@@ -30,20 +30,18 @@ __all__ = [
 MIN_VOXELS = 20
 CSF_R2S_HZ = 5.0
 
-REFERENCE_COLUMNS = {
-    "reference": {"Description": "region whose mean susceptibility counts as zero"},
-    "reference_value_ppb": {
-        "Description": "what is subtracted, on the scale of the map as it came",
-        "Units": "ppb",
-    },
-    "standard_error_ppb": {
-        "Description": "of that value, from the spread of the region's voxels as if independent",
-        "Units": "ppb",
-    },
-    "n_voxels": {"Description": "voxels of the region in the mask"},
-    "mean_ppb": {"Description": "mean of the whole map, by this reference", "Units": "ppb"},
-    "note": {"Description": "how the region was found, or why it is missing"},
-}
+REFERENCE_COLUMNS = describe_columns(
+    ("reference", "region whose mean susceptibility counts as zero"),
+    ("reference_value_ppb", "what is subtracted, on the scale of the map as it came", "ppb"),
+    (
+        "standard_error_ppb",
+        "of that value, from the spread of the region's voxels as if independent",
+        "ppb",
+    ),
+    ("n_voxels", "voxels of the region in the mask"),
+    ("mean_ppb", "mean of the whole map, by this reference", "ppb"),
+    ("note", "how the region was found, or why it is missing"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,9 +185,10 @@ def find_csf(
     inside, size = np.asarray(mask, bool), np.asarray(voxel_size_mm, np.float64)
     if not inside.any():
         raise InputError("mask: is empty; give a mask that holds the brain")
-    axes = zip(np.ogrid[tuple(map(slice, inside.shape))], ndimage.center_of_mass(inside), size,
-               strict=True)  # fmt: skip
-    near = sum(np.square((i - centre) * step) for i, centre, step in axes) <= within_mm**2
+    axes = np.ogrid[tuple(map(slice, inside.shape))]
+    centre = ndimage.center_of_mass(inside)
+    from_centre = (np.square((i - c) * s) for i, c, s in zip(axes, centre, size, strict=True))
+    near = sum(from_centre) <= within_mm**2
     central = near & (distance_inside(inside, size, rim_is_outside=False) > depth_mm)
     slow = central & (fit_r2s(magnitude, echo_times_s, central) < r2s_below_hz)
     pieces = cc3d.dust(slow, threshold=MIN_VOXELS, connectivity=6)
@@ -242,18 +241,17 @@ def list_references(
     notes = {"none": "the inversion's own zero", "whole brain": "the mask of the map"}
     regions = {name: np.asarray(region, bool) for name, region in given.items()}
     notes |= dict.fromkeys(regions, "mask given")
-    if "CSF" not in regions:
-        if gre.echo_times_s.size < 2:
-            notes["CSF"] = "not looked for: R2* needs two echoes"
-        else:
-            fluid = find_csf(gre.magnitude, gre.echo_times_s, inside, gre.voxel_size_mm)
-            notes["CSF"] = (
-                f"not found: no {MIN_VOXELS} voxels that hang together near the middle of the "
-                f"mask have R2* below {CSF_R2S_HZ:g} Hz"
-            )
-            if fluid.any():
-                regions["CSF"] = fluid
-                notes["CSF"] = f"found by R2* below {CSF_R2S_HZ:g} Hz; check where it lies"
+    if "CSF" not in regions and gre.echo_times_s.size < 2:
+        notes["CSF"] = "not looked for: R2* needs two echoes"
+    elif "CSF" not in regions:
+        fluid = find_csf(gre.magnitude, gre.echo_times_s, inside, gre.voxel_size_mm)
+        notes["CSF"] = (
+            f"not found: no {MIN_VOXELS} voxels that hang together near the middle of the mask "
+            f"have R2* below {CSF_R2S_HZ:g} Hz"
+        )
+        if fluid.any():
+            regions["CSF"] = fluid
+            notes["CSF"] = f"found by R2* below {CSF_R2S_HZ:g} Hz; check where it lies"
     notes.setdefault("white matter", "no mask of it was given")
     choices: dict[str, Any] = {"none": "none", "whole brain": "whole brain", **regions}
     chi = np.asarray(chi_ppm, np.float64)

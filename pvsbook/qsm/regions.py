@@ -12,20 +12,13 @@ from pvsbook._errors import InputError
 from pvsbook.qsm.pipeline import QsmResult, invert_field
 from pvsbook.qsm.reference import MIN_VOXELS
 
-__all__ = ["REGION_COLUMNS", "erode_labels", "measure_regions", "noise_ppb", "phase_sign_agrees"]
+__all__ = ["erode_labels", "measure_regions", "noise_ppb", "phase_sign_agrees"]
 
 MIN_REGION_VOXELS = 8
 
-REGION_COLUMNS = {
-    "label": {"Description": "number in the label image"},
-    "region": {"Description": "name of the nucleus"},
-    "side": {"Description": "left or right"},
-    "n_voxels": {"Description": "voxels measured"},
-    "volume_mm3": {"Description": "volume of the label before erosion", "Units": "mm3"},
-    "mean_ppb": {"Description": "mean susceptibility", "Units": "ppb"},
-    "median_ppb": {"Description": "median susceptibility", "Units": "ppb"},
-    "sd_ppb": {"Description": "standard deviation over voxels", "Units": "ppb"},
-}
+_COLUMNS = (
+    "label", "region", "side", "n_voxels", "volume_mm3", "mean_ppb", "median_ppb", "sd_ppb",
+)  # fmt: skip
 
 
 def erode_labels(labels: ArrayLike, *, n_voxels: int = 1) -> NDArray[np.int32]:
@@ -77,7 +70,9 @@ def measure_regions(
     Returns
     -------
     pandas.DataFrame
-        Columns as `REGION_COLUMNS`; values are NaN where fewer than 8 voxels are left.
+        Number, name and side of each label; ``n_voxels`` measured; ``volume_mm3`` of the label
+        before erosion; ``mean_ppb``, ``median_ppb`` and standard deviation over voxels
+        (``sd_ppb``) of susceptibility, NaN where fewer than 8 voxels are left.
 
     Examples
     --------
@@ -98,20 +93,11 @@ def measure_regions(
     rows = []
     for label, region, side in table[["label", "region", "side"]].itertuples(index=False):
         values = 1e3 * chi[(core == label) & known].astype(np.float64)
+        volume_mm3 = voxel_mm3 * int((numbers == label).sum())
         enough = values.size >= MIN_REGION_VOXELS
-        rows.append(
-            {
-                "label": label,
-                "region": region,
-                "side": side,
-                "n_voxels": values.size,
-                "volume_mm3": voxel_mm3 * int((numbers == label).sum()),
-                "mean_ppb": float(values.mean()) if enough else np.nan,
-                "median_ppb": float(np.median(values)) if enough else np.nan,
-                "sd_ppb": float(values.std(ddof=1)) if enough else np.nan,
-            }
-        )
-    return pd.DataFrame(rows, columns=list(REGION_COLUMNS))
+        found = (values.mean(), np.median(values), values.std(ddof=1)) if enough else (np.nan,) * 3
+        rows.append((label, region, side, values.size, volume_mm3, *map(float, found)))
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
 def noise_ppb(
@@ -147,10 +133,9 @@ def noise_ppb(
         Standard error of each row of `table`, ppb.  It holds thermal noise only: not the labels'
         error, motion, or what background removal leaves.
     """
-    size = gre.voxel_size_mm
-    base = measure_regions(
-        result.susceptibility.chi_ppm, labels, table, result.local_field.mask, size, erode=erode
-    )
+    size, known = gre.voxel_size_mm, result.local_field.mask
+    chi = result.susceptibility.chi_ppm
+    base = measure_regions(chi, labels, table, known, size, erode=erode)
     spread = np.zeros(len(table))
     error = result.field.standard_error_hz
     if not np.isfinite(error[result.mask]).all():
@@ -158,9 +143,7 @@ def noise_ppb(
     for _ in range(n_repeats):
         noise = rng.standard_normal(error.shape, np.float32) * error
         disturbed = invert_field(gre, result, result.field.field_hz + noise)
-        again = measure_regions(
-            disturbed, labels, table, result.local_field.mask, size, erode=erode
-        )
+        again = measure_regions(disturbed, labels, table, known, size, erode=erode)
         spread += (again["mean_ppb"].to_numpy() - base["mean_ppb"].to_numpy()) ** 2 / n_repeats
     n = base["n_voxels"].to_numpy()
     common = np.nanmedian(spread * n)  # noise of a mean falls with the voxels in it

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
@@ -9,18 +11,12 @@ from scipy import ndimage
 
 from pvsbook._errors import InputError
 
-__all__ = ["CANDIDATE_COLUMNS", "find_round_sources", "minimum_projection", "weight_by_phase"]
+__all__ = ["find_round_sources", "minimum_projection", "weight_by_phase"]
 
-CANDIDATE_COLUMNS = {
-    "kind": {"Description": "bleed (paramagnetic) or calcification (diamagnetic)"},
-    "x_voxel": {"Description": "centre, first voxel axis"},
-    "y_voxel": {"Description": "centre, second voxel axis"},
-    "z_voxel": {"Description": "centre, third voxel axis"},
-    "diameter_mm": {"Description": "of the ball that fits best", "Units": "mm"},
-    "chi_peak_ppb": {"Description": "extreme susceptibility, less its surround", "Units": "ppb"},
-    "roundness": {"Description": "smallest over largest curvature: 1 a ball, 0 a vein"},
-    "edge_distance_mm": {"Description": "distance to the mask's edge", "Units": "mm"},
-}
+_COLUMNS = (
+    "kind", "x_voxel", "y_voxel", "z_voxel", "diameter_mm", "chi_peak_ppb", "roundness",
+    "edge_distance_mm",
+)  # fmt: skip
 _SCALES_MM = (0.8, 1.2, 1.8, 2.6)
 
 
@@ -67,9 +63,7 @@ def weight_by_phase(
         raise InputError(f"magnitude {mag.shape} and phase {phase.shape} must be one volume each")
     width = smoothing_mm / np.asarray(voxel_size_mm, np.float64)
     signal = mag * np.exp(1j * phase)
-    slow = ndimage.gaussian_filter(signal.real, width) + 1j * ndimage.gaussian_filter(
-        signal.imag, width
-    )
+    slow = ndimage.gaussian_filter(signal, width)
     high = np.angle(signal * np.conj(slow))
     return (mag * np.clip(1 - high / np.pi, 0, 1) ** power).astype(np.float32)
 
@@ -124,8 +118,12 @@ def find_round_sources(
     Returns
     -------
     pandas.DataFrame
-        One row a candidate, columns as `CANDIDATE_COLUMNS`, strongest first.  Candidates are for
-        a reader to judge: vein ends, flow and iron-rich nuclei are among them.
+        One row a candidate, strongest first: ``kind``, bleed (paramagnetic) or calcification
+        (diamagnetic); ``x_voxel``, ``y_voxel`` and ``z_voxel``, its centre along the voxel axes;
+        ``diameter_mm`` of the ball that fits best; ``chi_peak_ppb``, extreme susceptibility less
+        its surround; ``roundness``, smallest over largest curvature, 1 a ball and 0 a vein;
+        ``edge_distance_mm`` to the mask's edge.  Candidates are for a reader to judge: vein ends,
+        flow and iron-rich nuclei are among them.
 
     References
     ----------
@@ -174,17 +172,10 @@ def find_round_sources(
         )
         if peak_ppb < min_peak_ppb or curvature[0] < min_roundness * curvature[2]:
             continue
-        rows.append(
-            {
-                "kind": "bleed" if sign > 0 else "calcification",
-                **dict(zip(("x_voxel", "y_voxel", "z_voxel"), map(int, centre), strict=True)),
-                "diameter_mm": 2 * 3**0.5 * sigma_mm,
-                "chi_peak_ppb": sign * peak_ppb,
-                "roundness": float(curvature[0] / curvature[2]),
-                "edge_distance_mm": float(edge_mm[at]),
-            }
-        )
-    frame = pd.DataFrame(rows, columns=list(CANDIDATE_COLUMNS))
+        kind, roundness = "bleed" if sign > 0 else "calcification", curvature[0] / curvature[2]
+        diameter_mm = 2 * 3**0.5 * sigma_mm
+        rows.append((kind, *centre, diameter_mm, sign * peak_ppb, roundness, edge_mm[at]))
+    frame = pd.DataFrame(rows, columns=list(_COLUMNS))
     order = frame["chi_peak_ppb"].abs().sort_values(ascending=False).index
     return _one_each(frame.loc[order], size).reset_index(drop=True)
 
@@ -203,11 +194,8 @@ def _one_each(frame: pd.DataFrame, size_mm: NDArray) -> pd.DataFrame:
 def _laplacian(chi: NDArray, sigma_mm: float, size_mm: NDArray) -> NDArray[np.float32]:
     """Return the Laplacian at a scale, times the scale squared."""
     out = np.zeros(chi.shape, np.float32)
-    for axis in range(3):
-        order = [2 if a == axis else 0 for a in range(3)]
-        out += ndimage.gaussian_filter(chi, sigma_mm / size_mm, order=order) / np.float32(
-            size_mm[axis] ** 2
-        )
+    for order, size in zip(2 * np.eye(3, dtype=int), size_mm, strict=True):
+        out += ndimage.gaussian_filter(chi, sigma_mm / size_mm, order=order) / np.float32(size**2)
     return out * np.float32(sigma_mm**2)
 
 
@@ -215,11 +203,8 @@ def _curvatures(
     box: NDArray, centre: tuple[int, ...], sigma_mm: float, size_mm: NDArray
 ) -> NDArray[np.float64]:
     hessian = np.empty((3, 3))
-    for a in range(3):
-        for b in range(a, 3):
-            order = [0, 0, 0]
-            order[a] += 1
-            order[b] += 1
-            filtered = ndimage.gaussian_filter(box, sigma_mm / size_mm, order=order)
-            hessian[a, b] = hessian[b, a] = filtered[centre] / (size_mm[a] * size_mm[b])
+    for a, b in itertools.combinations_with_replacement(range(3), 2):
+        order = np.eye(3, dtype=int)[[a, b]].sum(axis=0)
+        filtered = ndimage.gaussian_filter(box, sigma_mm / size_mm, order=order)
+        hessian[a, b] = hessian[b, a] = filtered[centre] / (size_mm[a] * size_mm[b])
     return np.asarray(np.linalg.eigvalsh(hessian), np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ N_BINS = 256
 CHUNK = 64
 ROW = 1024
 TWO_PI = 2 * math.pi
+# Of least squares in a mask: stop when the residual has fallen to this share, or after so many.
+TOLERANCE, MAX_ITERATIONS = 1e-4, 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +63,7 @@ def wrap(phase_rad: ArrayLike) -> NDArray:
 
 
 def romeo(
-    phase_rad: ArrayLike,
-    mask: ArrayLike,
-    *,
-    magnitude: ArrayLike | None = None,
+    phase_rad: ArrayLike, mask: ArrayLike, *, magnitude: ArrayLike | None = None
 ) -> Unwrapped:
     r"""Unwrap a phase volume along its most reliable edges first.
 
@@ -126,12 +126,7 @@ def romeo(
 
 
 def laplacian(
-    phase_rad: ArrayLike,
-    voxel_size_mm: ArrayLike,
-    *,
-    mask: ArrayLike | None = None,
-    tolerance: float = 1e-4,
-    max_iterations: int = 100,
+    phase_rad: ArrayLike, voxel_size_mm: ArrayLike, *, mask: ArrayLike | None = None
 ) -> NDArray[np.float32]:
     """Unwrap by least squares: Poisson's equation for the Laplacian of the wrapped steps.
 
@@ -148,8 +143,6 @@ def laplacian(
     mask
         Where steps count, shape (x, y, z).  By default everywhere, noise outside the head
         included.  Phase set to zero outside a mask is no mask: it makes false steps at the rim.
-    tolerance, max_iterations
-        With a mask: stop when the residual has fallen to this share, at the latest after so many.
 
     Returns
     -------
@@ -191,9 +184,9 @@ def laplacian(
     counts: list[NDArray] = []  # of each step along each axis: how much it counts
     power = np.zeros(phase.shape)
     for axis, (n, s) in enumerate(zip(phase.shape, size, strict=True)):
-        low, high = _ends(axis)
-        pair = np.ones(phase[low].shape) if inside is None else inside[low] & inside[high]
-        counts.append(pair / s**2)
+        counts.append(
+            _steps(np.ones(phase.shape, bool) if inside is None else inside, axis) / s**2
+        )
         wave = (2 - 2 * np.cos(np.pi * np.arange(n) / n)) / s**2
         power += wave.reshape([-1 if a == axis else 1 for a in range(3)])
     power[0, 0, 0] = np.inf  # the mean is arbitrary: zero
@@ -202,13 +195,10 @@ def laplacian(
         return fft.idctn(fft.dctn(source, norm="ortho") / power, norm="ortho")
 
     def divergence(volume: NDArray, of_step: Callable[[NDArray], NDArray]) -> NDArray:
-        source = np.zeros(phase.shape)
-        for axis, count in enumerate(counts):
-            low, high = _ends(axis)
-            step = count * of_step(np.diff(volume, axis=axis))
-            source[low] -= step
-            source[high] += step
-        return source
+        return -sum(
+            np.diff(count * of_step(np.diff(volume, axis=axis)), axis=axis, prepend=0, append=0)
+            for axis, count in enumerate(counts)
+        )
 
     source = divergence(phase.astype(np.float64), wrap)
     if inside is None:
@@ -219,21 +209,17 @@ def laplacian(
             (phase.size, phase.size), lambda v: operator(v.reshape(phase.shape)).ravel()
         )
 
+    normal = on_vectors(lambda volume: divergence(volume, lambda step: step))
     solution, _ = cg(
-        on_vectors(lambda volume: divergence(volume, lambda step: step)),
-        source.ravel(),
-        M=on_vectors(poisson),
-        rtol=tolerance,
-        maxiter=max_iterations,
+        normal, source.ravel(), M=on_vectors(poisson), rtol=TOLERANCE, maxiter=MAX_ITERATIONS
     )
     return np.where(inside, solution.reshape(phase.shape), 0).astype(np.float32)
 
 
-def _ends(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Return the indices of the first and of the second voxel of each step along an axis."""
-    low, high = [slice(None)] * 3, [slice(None)] * 3
-    low[axis], high[axis] = slice(None, -1), slice(1, None)
-    return tuple(low), tuple(high)
+def _steps(inside: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
+    """Mark the steps along an axis that begin and end inside a mask."""
+    n = inside.shape[axis]
+    return np.take(inside, range(n - 1), axis) & np.take(inside, range(1, n), axis)
 
 
 def _same_shape(values: ArrayLike, like: NDArray, name: str) -> NDArray:
@@ -296,10 +282,9 @@ def _grow(phase3, waiting3, bins, n_inside):  # type: ignore[no-untyped-def]
     phase = phase3.ravel()
     waiting = waiting3.ravel()
     offsets = np.array([1, -1, nz, -nz, ny * nz, -ny * nz])
-    chunks = np.empty(
-        (3 * n_inside // CHUNK + N_BINS + 1, CHUNK), np.int64
-    )  # 8 source + direction
-    below = np.empty(chunks.shape[0], np.int32)  # the chunk under each, or the next free one
+    n_chunks = 3 * n_inside // CHUNK + N_BINS + 1
+    chunks = np.empty((n_chunks, CHUNK), np.int64)  # 8 source + direction
+    below = np.empty(n_chunks, np.int32)  # the chunk under each, or the next free one
     free = -1
     used = 0
     top = np.full(N_BINS, -1, np.int32)  # chunk
@@ -391,19 +376,11 @@ def count_open_loops(phase_rad: ArrayLike, mask: ArrayLike) -> int:
     """
     phase, inside = np.asarray(phase_rad), np.asarray(mask, dtype=bool)
     total = 0
-    for first, second in ((0, 1), (0, 2), (1, 2)):
-        corners = []
-        for i, j in ((0, 0), (1, 0), (1, 1), (0, 1)):
-            at = [slice(None)] * 3
-            at[first] = slice(i, phase.shape[first] - 1 + i)
-            at[second] = slice(j, phase.shape[second] - 1 + j)
-            corners.append(tuple(at))
-        known = np.logical_and.reduce([inside[c] for c in corners])
-        turned = sum(
-            wrap(phase[b] - phase[a])
-            for a, b in zip(corners, corners[1:] + corners[:1], strict=True)
-        )
-        total += int((np.abs(turned) > 1)[known].sum())
+    for first, second in itertools.combinations(range(3), 2):
+        across = np.diff(wrap(np.diff(phase, axis=second)), axis=first)
+        turned = across - np.diff(wrap(np.diff(phase, axis=first)), axis=second)
+        square = _steps(_steps(inside, first), second)
+        total += int((np.abs(turned) > 1)[square].sum())
     return total
 
 
@@ -427,6 +404,4 @@ def without_jumps(phase_rad: ArrayLike, mask: ArrayLike) -> NDArray[np.bool_]:
 def _jumps(phase_rad: ArrayLike, mask: ArrayLike) -> Iterator[tuple[int, NDArray[np.bool_]]]:
     phase, inside = np.asarray(phase_rad), np.asarray(mask, dtype=bool)
     for axis in range(3):
-        n = phase.shape[axis]
-        both = np.take(inside, range(n - 1), axis) & np.take(inside, range(1, n), axis)
-        yield axis, (np.abs(np.diff(phase, axis=axis)) > math.pi) & both
+        yield axis, (np.abs(np.diff(phase, axis=axis)) > math.pi) & _steps(inside, axis)

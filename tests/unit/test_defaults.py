@@ -177,8 +177,8 @@ LIMITS = {
         "tract_angle_deg": (60.0, 40.0),
     },
     "bids.group.OUTLYING": 3.5,  # Iglewicz and Hoaglin 1993
-    "qsm._visits.MIN_OVERLAP": 0.9,
-    "qsm._visits.MAX_TILT_DEG": 12.0,
+    "qsm.change.MIN_OVERLAP": 0.9,
+    "qsm.change.MAX_TILT_DEG": 12.0,
     "qsm.quality.MIN_MASK_CM3": 1.0,
     "qsm.quality.BRAIN_CM3": 400.0,
     "qsm.quality.BORDER_SHARE": 0.2,

@@ -1,5 +1,7 @@
 """Iterative inversions, background methods, sources, regions and change, against known truth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +14,7 @@ from pvsbook.atlas import deep_grey, registration
 from pvsbook.phantoms.brain import pose
 from pvsbook.phantoms.gradient_echo import make_gre
 from pvsbook.qsm import (
-    _visits,
+    alignment,
     background,
     change,
     dipole,
@@ -244,20 +246,20 @@ def test_two_visits_give_the_known_change_and_an_alignment():
         for k, (at, chi) in enumerate(((np.eye(4), {}), (turned, {"caudate": 64.0})))
     ]  # fmt: skip
     results = [qsm.reconstruct(h.gre) for h in heads]
-    alignment = change.align_visits(
+    between = alignment.align_visits(
         *(h.image(h.gre.magnitude[..., 4]) for h in heads), *(r.mask for r in results)
     )
-    miss = alignment.first_to_second @ np.linalg.inv(turned)
+    miss = between.first_to_second @ np.linalg.inv(turned)
     assert np.abs(miss - np.eye(4))[:3, :3].max() < 0.01
     assert np.abs(miss - np.eye(4))[:3, 3].max() < 0.5
-    assert alignment.overlap > 0.97
-    halves = np.linalg.inv(alignment.second_to_halfway) @ alignment.first_to_halfway
-    assert np.allclose(halves, alignment.first_to_second, atol=1e-6)
+    assert between.overlap > 0.97
+    halves = np.linalg.inv(between.second_to_halfway) @ between.first_to_halfway
+    assert np.allclose(halves, between.first_to_second, atol=1e-6)
     table = deep_grey.table().head(8)
     pairs = tuple((h.gre, r) for h, r in zip(heads, results, strict=True))
-    arguments = (deep_grey.labels(), alignment.first_to_halfway, table)
+    arguments = (deep_grey.labels(), between.first_to_halfway, table)
     found = change.measure_change(
-        *pairs, *arguments, np.random.default_rng(0), alignment=alignment, control="putamen"
+        *pairs, *arguments, np.random.default_rng(0), alignment=between, control="putamen"
     )
     moved = found.table.groupby("region")["change_ppb"].mean()
     assert moved["caudate"] - moved["putamen"] == pytest.approx(20, abs=6)
@@ -269,23 +271,36 @@ def test_two_visits_give_the_known_change_and_an_alignment():
     with pytest.raises(InputError, match="reconstructed differently"):
         change.measure_change(
             pairs[0], (heads[1].gre, other), *arguments, np.random.default_rng(0),
-            alignment=alignment,
+            alignment=between,
         )  # fmt: skip
     with pytest.raises(InputError, match="control: 'pons'"):
         change.measure_change(
-            *pairs, *arguments, np.random.default_rng(0), alignment=alignment, control="pons"
+            *pairs, *arguments, np.random.default_rng(0), alignment=between, control="pons"
         )
 
 
 def test_doubts_are_said():
-    shifted = change.Alignment(pose((20, 0, 0)), 0.5, 20.0)
-    gre = make_gre(np.random.default_rng(0), voxel_size_mm=4).gre
-    result = qsm.reconstruct(gre)
-    rows = pd.DataFrame(
-        {"region": ["putamen"], "change_ppb": [30.0], "error_ppb": [1.0], "is_control": [True]}
+    heads = [
+        make_gre(
+            np.random.default_rng(k), voxel_size_mm=4, anatomy=np.random.default_rng(4),
+            chi_ppb={"putamen": chi_ppb},
+        )
+        for k, chi_ppb in enumerate((30.0, 90.0))
+    ]  # fmt: skip
+    first, second = ((h.gre, qsm.reconstruct(h.gre, mask=h.brain)) for h in heads)
+    found = change.measure_change(
+        first,
+        second,
+        deep_grey.labels(),
+        np.eye(4),
+        deep_grey.table().query("region == 'putamen'"),
+        np.random.default_rng(0),
+        alignment=alignment.Alignment(pose((20, 0, 0)), 0.5, 20.0),
+        control="putamen",
+        erode=0,
+        n_repeats=1,
     )
-    reasons = _visits.doubts((result, result), shifted, 20.0, rows)
-    assert {r.split(":")[0] for r in reasons} >= {"overlap", "tilt", "control"}
+    assert {r.split(":")[0] for r in found.reasons} >= {"overlap", "tilt", "control"}
 
 
 def test_labels_are_resampled_not_blurred():
@@ -329,8 +344,6 @@ def test_sign_check_and_every_method_runs_from_the_pipeline():
 
 
 def test_a_bipolar_scan_is_told_and_mended():
-    from dataclasses import replace
-
     head = make_gre(np.random.default_rng(13), voxel_size_mm=3)
     ramp = np.linspace(-0.6, 0.6, head.brain.shape[1], dtype=np.float32)[None, :, None, None]
     phase = head.gre.phase_rad.copy()

@@ -198,6 +198,12 @@ def test_flags_say_what_a_poor_scan_cannot_support(head, tmp_path):
         ),
         ({}, {"inversion": "medi"}, "inversion: 'medi'"),
         ({}, {"background": "sharp"}, "background: 'sharp'"),
+        (
+            {},
+            {"background": "smv", "background_options": {"radius": 8}},
+            "background_options: smv has no option radius; it has radius_mm",
+        ),
+        ({}, {"inversion_options": {"lambda": 1}}, "inversion_options: tv has no option lambda"),
     ],
 )
 def test_bad_input_is_refused(head, change, arguments, message):
