@@ -35,11 +35,16 @@ from pvsbook.alps.regions import (
 )
 from pvsbook.atlas.registration import Registration, refine_nonlinear, register_to_mni
 from pvsbook.derivatives import Writer
+from pvsbook.method import describe_columns
 
 __all__ = ["COLUMNS", "LIMITS", "AlpsResult", "measure"]
 
 SIDES = ("left", "right", "mean")
-ESTIMATORS = ("classic", "reoriented", "tract")
+ESTIMATORS = {
+    "classic": "along the axes of the voxels",
+    "reoriented": "along the axes of the head",
+    "tract": "in the frame of the two tracts",
+}
 MAX_VOXEL_MM = 3.0
 FREE_MD_MM2_S = 2e-3
 WHITE_FA = 0.25
@@ -92,52 +97,20 @@ class AlpsResult:
 
     def to_row(self) -> dict[str, Any]:
         """Give the result as one flat row; `COLUMNS` describes each column."""
-        row: dict[str, Any] = {}
-        for estimator in ESTIMATORS:
-            for side in SIDES:
-                found = self.indices[estimator][side]
-                name = f"alps_{estimator}_{side}"
-                row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-        row |= {"status": self.status, "reasons": "; ".join(self.reasons)}
+        values = vars(self) | {"reasons": "; ".join(self.reasons)}
+        for frame, sides in self.indices.items():
+            for side, index in sides.items():
+                name = f"alps_{frame}_{side}"
+                values |= {name: index.value, f"{name}_low": index.low, f"{name}_high": index.high}
         for roi in self.rois:
-            largest, middle, smallest = roi.eigenvalues_mm2_s
-            row |= {
-                f"{roi.name}_n_voxels": roi.n_voxels,
-                f"{roi.name}_inside": roi.voxels.inside,
-                f"{roi.name}_fa": roi.fa,
-                f"{roi.name}_md_mm2_s": roi.md_mm2_s,
-                f"{roi.name}_l1_mm2_s": largest,
-                f"{roi.name}_l2_mm2_s": middle,
-                f"{roi.name}_l3_mm2_s": smallest,
-                f"{roi.name}_mode": roi.mode,
-                f"{roi.name}_dxx_mm2_s": roi.d_mm2_s[0, 0],
-                f"{roi.name}_dyy_mm2_s": roi.d_mm2_s[1, 1],
-                f"{roi.name}_dzz_mm2_s": roi.d_mm2_s[2, 2],
-                f"{roi.name}_angle_deg": roi.angle_deg,
-                f"{roi.name}_dispersion_deg": roi.dispersion_deg,
-                f"{roi.name}_fluid_fraction": roi.fluid_fraction,
-                f"{roi.name}_fluid_distance_mm": roi.fluid_distance_mm,
-                f"{roi.name}_displacement_mm": roi.displacement_mm,
-            }
-        pitch, roll, yaw = self.registration.angles_deg
-        return row | {
-            **{f"alps_tract_{name}": value for name, value in self.variants.items()},
-            "left_tract_angle_deg": self.tract_angle_deg["left"],
-            "right_tract_angle_deg": self.tract_angle_deg["right"],
-            "pitch_deg": pitch,
-            "roll_deg": roll,
-            "yaw_deg": yaw,
-            "registration_correlation": self.registration.correlation,
-            "registration_overlap": self.registration.overlap,
-            "registration_coverage": self.registration.coverage,
-            "registration_model": self.registration.model,
-            "bvecs_best": self.bvecs.best,
-            "bvecs_certainty": self.bvecs.certainty,
-            "bvecs_z": self.bvecs.z,
-            "b_s_mm2": self.b_s_mm2,
-            "n_directions": self.n_directions,
-            "n_b0": self.n_b0,
-        }
+            values |= {f"{roi.name}_{key}": value for key, value in _figures_of(roi).items()}
+        values |= {f"alps_tract_{name}": value for name, value in self.variants.items()}
+        values |= {f"{side}_tract_angle_deg": v for side, v in self.tract_angle_deg.items()}
+        values |= {f"registration_{name}": v for name, v in vars(self.registration).items()}
+        values |= {f"bvecs_{name}": value for name, value in vars(self.bvecs).items()}
+        angles = self.registration.angles_deg
+        values |= zip(("pitch_deg", "roll_deg", "yaw_deg"), angles, strict=True)
+        return {name: values[name] for name in COLUMNS}
 
     def save(
         self, folder: images.PathLike, *, prefix: str = "sub-scan", sources: Sequence[str] = ()
@@ -385,66 +358,68 @@ def _labels(voxels: Mapping[str, Voxels], shape: tuple[int, ...]) -> NDArray[np.
     return labels
 
 
-def _describe_columns() -> dict[str, dict[str, str]]:
-    columns: dict[str, dict[str, str]] = {}
-    frames = {
-        "classic": "along the axes of the voxels",
-        "reoriented": "along the axes of the head",
-        "tract": "in the frame of the two tracts",
+def _figures_of(roi: RoiMeasure) -> dict[str, Any]:
+    """Give the figures of a region by the names of their columns, and more."""
+    return {
+        **vars(roi),
+        "inside": roi.voxels.inside,
+        **{f"l{k}_mm2_s": value for k, value in enumerate(roi.eigenvalues_mm2_s, 1)},
+        **{f"d{a}{a}_mm2_s": value for a, value in zip("xyz", np.diag(roi.d_mm2_s), strict=True)},
     }
-    for estimator, words in frames.items():
-        for side in SIDES:
-            name = f"alps_{estimator}_{side}"
-            columns[name] = {"Description": f"ALPS index {words}, {side}"}
-            columns[f"{name}_low"] = {"Description": f"{name}: lower end of the 95 % interval"}
-            columns[f"{name}_high"] = {"Description": f"{name}: upper end of the 95 % interval"}
-    columns["status"] = {"Description": "pass, warn or fail"}
-    columns["reasons"] = {"Description": "why the status is not pass, the worst first"}
-    of_roi = {
-        "n_voxels": ("voxels in the region, by the fraction of each inside", ""),
-        "inside": ("fraction of the region inside mask and field of view", ""),
-        "fa": ("fractional anisotropy of the mean tensor", ""),
-        "md_mm2_s": ("mean diffusivity", "mm2/s"),
-        "l1_mm2_s": ("largest eigenvalue of the mean tensor", "mm2/s"),
-        "l2_mm2_s": ("middle eigenvalue of the mean tensor", "mm2/s"),
-        "l3_mm2_s": ("smallest eigenvalue of the mean tensor", "mm2/s"),
-        "mode": ("mode of anisotropy of the mean tensor, -1 disc to 1 stick", ""),
-        "dxx_mm2_s": ("diffusivity along x (left-right) of the head", "mm2/s"),
-        "dyy_mm2_s": ("diffusivity along y (back-front) of the head", "mm2/s"),
-        "dzz_mm2_s": ("diffusivity along z (feet-head) of the head", "mm2/s"),
-        "angle_deg": ("angle of the principal direction to the expected axis", "deg"),
-        "dispersion_deg": ("root mean square angle of the voxels' directions", "deg"),
-        "fluid_fraction": ("fraction with mean diffusivity above 1.1e-3 mm2/s", ""),
-        "fluid_distance_mm": ("distance to the nearest fluid", "mm"),
-        "displacement_mm": ("how far the search moved the region", "mm"),
-    }
-    rest = {
-        "alps_tract_nlls": ("tract index, mean, by nonlinear least squares", ""),
-        "alps_tract_restore": ("tract index, mean, by RESTORE", ""),
-        "alps_tract_free_water": ("tract index, mean, with free water removed (two shells)", ""),
-        "alps_tract_radius_5_mm": ("tract index, mean, with spheres of 5 mm", ""),
-        "alps_tract_shift_sd": ("SD of the tract index over shifts by one voxel", ""),
-        "left_tract_angle_deg": ("angle between the tracts, left", "deg"),
-        "right_tract_angle_deg": ("angle between the tracts, right", "deg"),
-        "pitch_deg": ("rotation of the head about x", "deg"),
-        "roll_deg": ("rotation of the head about y", "deg"),
-        "yaw_deg": ("rotation of the head about z", "deg"),
-        "registration_correlation": ("FA with the template inside both brains, Pearson's", ""),
-        "registration_overlap": ("fraction of the scan's brain on the template's", ""),
-        "registration_coverage": ("fraction of the template's brain in the scan", ""),
-        "registration_model": ("transform that was found: rigid, scaling or affine", ""),
-        "bvecs_best": ("change of the voxel axes under which fibres line up best", ""),
-        "bvecs_certainty": ("probability that it beats its rival", ""),
-        "bvecs_z": ("the same as a z-score", ""),
-        "b_s_mm2": ("b-value that was used", "s/mm2"),
-        "n_directions": ("volumes at that b-value", ""),
-        "n_b0": ("volumes without diffusion weighting", ""),
-    }
-    entries = {f"{name}_{key}": value for name in NAMES for key, value in of_roi.items()} | rest
-    for name, (words, unit) in entries.items():
-        columns[name] = {"Description": words} | ({"Units": unit} if unit else {})
-    return columns
 
 
-COLUMNS: Mapping[str, Mapping[str, str]] = _describe_columns()
+_OF_ROI = (
+    ("n_voxels", "voxels in the region, by the fraction of each inside"),
+    ("inside", "fraction of the region inside mask and field of view"),
+    ("fa", "fractional anisotropy of the mean tensor"),
+    ("md_mm2_s", "mean diffusivity", "mm2/s"),
+    ("l1_mm2_s", "largest eigenvalue of the mean tensor", "mm2/s"),
+    ("l2_mm2_s", "middle eigenvalue of the mean tensor", "mm2/s"),
+    ("l3_mm2_s", "smallest eigenvalue of the mean tensor", "mm2/s"),
+    ("mode", "mode of anisotropy of the mean tensor, -1 disc to 1 stick"),
+    ("dxx_mm2_s", "diffusivity along x (left-right) of the head", "mm2/s"),
+    ("dyy_mm2_s", "diffusivity along y (back-front) of the head", "mm2/s"),
+    ("dzz_mm2_s", "diffusivity along z (feet-head) of the head", "mm2/s"),
+    ("angle_deg", "angle of the principal direction to the expected axis", "deg"),
+    ("dispersion_deg", "root mean square angle of the voxels' directions", "deg"),
+    ("fluid_fraction", "fraction with mean diffusivity above 1.1e-3 mm2/s"),
+    ("fluid_distance_mm", "distance to the nearest fluid", "mm"),
+    ("displacement_mm", "how far the search moved the region", "mm"),
+)
+_OF_INDEX = (
+    ("", "ALPS index {words}, {side}"),
+    ("_low", "alps_{frame}_{side}: lower end of the 95 % interval"),
+    ("_high", "alps_{frame}_{side}: upper end of the 95 % interval"),
+)
+COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
+    *(
+        (f"alps_{frame}_{side}{end}", text.format(frame=frame, side=side, words=words))
+        for frame, words in ESTIMATORS.items()
+        for side in SIDES
+        for end, text in _OF_INDEX
+    ),
+    ("status", "pass, warn or fail"),
+    ("reasons", "why the status is not pass, the worst first"),
+    *((f"{name}_{key}", *words) for name in NAMES for key, *words in _OF_ROI),
+    ("alps_tract_nlls", "tract index, mean, by nonlinear least squares"),
+    ("alps_tract_restore", "tract index, mean, by RESTORE"),
+    ("alps_tract_free_water", "tract index, mean, with free water removed (two shells)"),
+    ("alps_tract_radius_5_mm", "tract index, mean, with spheres of 5 mm"),
+    ("alps_tract_shift_sd", "SD of the tract index over shifts by one voxel"),
+    ("left_tract_angle_deg", "angle between the tracts, left", "deg"),
+    ("right_tract_angle_deg", "angle between the tracts, right", "deg"),
+    ("pitch_deg", "rotation of the head about x", "deg"),
+    ("roll_deg", "rotation of the head about y", "deg"),
+    ("yaw_deg", "rotation of the head about z", "deg"),
+    ("registration_correlation", "FA with the template inside both brains, Pearson's"),
+    ("registration_overlap", "fraction of the scan's brain on the template's"),
+    ("registration_coverage", "fraction of the template's brain in the scan"),
+    ("registration_model", "transform that was found: rigid, scaling or affine"),
+    ("bvecs_best", "change of the voxel axes under which fibres line up best"),
+    ("bvecs_certainty", "probability that it beats its rival"),
+    ("bvecs_z", "the same as a z-score"),
+    ("b_s_mm2", "b-value that was used", "s/mm2"),
+    ("n_directions", "volumes at that b-value"),
+    ("n_b0", "volumes without diffusion weighting"),
+)
 """What each column of `AlpsResult.to_row` is, as BIDS writes it."""
