@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import nibabel as nib
@@ -11,7 +12,6 @@ import numpy as np
 from dipy.reconst.dti import (
     color_fa,
     fractional_anisotropy,
-    from_lower_triangular,
     mean_diffusivity,
 )
 from numpy.typing import NDArray
@@ -30,7 +30,6 @@ from pvsbook.alps.regions import (
     Placement,
     RoiMeasure,
     RoiSet,
-    Voxels,
     measure_roi,
 )
 from pvsbook.atlas.registration import Registration, refine_nonlinear, register_to_mni
@@ -238,8 +237,8 @@ def measure(
     white = inside & (fa > WHITE_FA) & (md < FLUID_MD_MM2_S)
     check = check_bvecs(directions, fa, white, size)
     if not isinstance(registration, Registration):
-        maps = images.make(fa, affine), images.make(inside, affine)
-        registration = _register(*maps, model=registration)
+        pair = images.make(fa, affine), images.make(inside, affine)
+        registration = _register(*pair, model=registration)
     to_head = registration.rotation
     d = np.zeros((*inside.shape, 3, 3))
     d[inside] = fit.d_mm2_s
@@ -251,26 +250,28 @@ def measure(
     if is_registered(registration):
         check_coverage(voxels)
     design = tensor.design_matrix(bvals, bvecs)
-    fits = {
-        name: tensor.wls(data[region.at], design, min_signal=fit.min_signal)
-        for name, region in voxels.items()
-    }
     to_fluid = ndimage.distance_transform_edt(~(inside & (md > FREE_MD_MM2_S)), sampling=size)
-    measures = tuple(
-        measure_roi(name, voxels[name], fits[name], to_head, to_fluid, displacements[name])
-        for name in NAMES
-    )
+    measures = []
+    for name, region in voxels.items():
+        wls = tensor.wls(data[region.at], design, min_signal=fit.min_signal)
+        measures.append(measure_roi(name, region, wls, to_head, to_fluid, displacements[name]))
+    variants = dict.fromkeys(sensitivity.VARIANTS, float("nan"))
     if is_registered(registration):
-        indices = _indices(fits, voxels, axes, to_head, n_bootstrap, rng)
-        variants = sensitivity.other_fits(whole, shell, voxels, fits)
+        indices = _indices(measures, axes, to_head, n_bootstrap, rng)
+        variants |= sensitivity.other_fits(whole, shell, measures)
         variants |= sensitivity.other_places(placement, rois, float(size.mean()))
     else:
         unknown = Estimate(np.nan, np.nan, np.nan)
-        indices = {e: dict.fromkeys(SIDES, unknown) for e in ESTIMATORS}
-        variants = dict.fromkeys(sensitivity.VARIANTS, float("nan"))
+        indices = {frame: dict.fromkeys(SIDES, unknown) for frame in ESTIMATORS}
+    maps: dict[str, NDArray] = {
+        "fa": fa,
+        "colour_fa": fit.fill(color_fa(fa[inside], eigenvectors)),
+        "md": md,
+        "labels": _labels(measures, inside.shape),
+    }
     result = AlpsResult(
         indices=indices,
-        rois=measures,
+        rois=tuple(measures),
         registration=registration,
         bvecs=check,
         tract_angle_deg=_tract_angles(measures),
@@ -280,10 +281,7 @@ def measure(
         b_s_mm2=float(np.median(bvals[~is_b0])),
         n_directions=int((~is_b0).sum()),
         n_b0=int(is_b0.sum()),
-        fa=_as_stored(fa, affine, stored),
-        colour_fa=_as_stored(fit.fill(color_fa(fa[inside], eigenvectors)), affine, stored),
-        md=_as_stored(md, affine, stored),
-        labels=_as_stored(_labels(voxels, inside.shape), affine, stored),
+        **{name: _as_stored(values, affine, stored) for name, values in maps.items()},
     )
     doubts = (*images.header_notes(stored), *suspect_volumes(data, inside, is_b0, shell))
     status, reasons = judge(result, head_tilt_deg=_angle_deg(axes @ to_head.T), doubts=doubts)
@@ -305,8 +303,7 @@ def _as_stored(values: NDArray, affine: NDArray, stored: nib.Nifti1Image) -> nib
 
 
 def _indices(
-    fits: Mapping[str, tensor.Wls],
-    voxels: Mapping[str, Voxels],
+    rois: Sequence[RoiMeasure],
     axes: NDArray[np.float64],
     to_head: NDArray[np.float64],
     n_bootstrap: int,
@@ -314,24 +311,22 @@ def _indices(
 ) -> dict[str, dict[str, Estimate]]:
     """Estimate the index of each side and their mean; the first draw is the value itself."""
     draws = {}
-    for name in NAMES:
-        value = voxels[name].mean(from_lower_triangular(fits[name].beta[:, :6]))
-        drawn = estimators.wild_bootstrap(fits[name], voxels[name].weight, n_bootstrap, rng)
-        draws[name] = np.concatenate([value[None], drawn])
-    indices: dict[str, dict[str, Estimate]] = {}
-    for estimator in ESTIMATORS:
-        sides = {}
-        for side in ("left", "right"):
-            pair = draws[f"{side}_projection"], draws[f"{side}_association"]
-            if estimator == "tract":
-                sides[side] = estimators.alps_in_tracts(*pair)
-            else:
-                frame = axes if estimator == "classic" else to_head
-                sides[side] = estimators.alps_in_axes(*pair, frame)
-        sides["mean"] = (sides["left"] + sides["right"]) / 2
-        indices[estimator] = {
-            side: estimators.interval(values[0], values[1:]) for side, values in sides.items()
+    for roi in rois:
+        drawn = estimators.wild_bootstrap(roi.fit, roi.voxels.weight, n_bootstrap, rng)
+        draws[roi.name] = np.concatenate([roi.voxels.mean(roi.fit.d_mm2_s)[None], drawn])
+    frames: dict[str, Callable[..., NDArray[np.float64]]] = {
+        "classic": partial(estimators.alps_in_axes, axes=axes),
+        "reoriented": partial(estimators.alps_in_axes, axes=to_head),
+        "tract": estimators.alps_in_tracts,
+    }
+    indices = {}
+    for frame, index in frames.items():
+        sides = {
+            side: index(draws[f"{side}_projection"], draws[f"{side}_association"])
+            for side in ("left", "right")
         }
+        sides["mean"] = (sides["left"] + sides["right"]) / 2
+        indices[frame] = {s: estimators.interval(d[0], d[1:]) for s, d in sides.items()}
     return indices
 
 
@@ -350,11 +345,10 @@ def _angle_deg(rotation: NDArray[np.float64]) -> float:
     return float(np.rad2deg(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))))
 
 
-def _labels(voxels: Mapping[str, Voxels], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def _labels(rois: Sequence[RoiMeasure], shape: tuple[int, ...]) -> NDArray[np.uint8]:
     labels = np.zeros(shape, np.uint8)
-    for number, name in enumerate(NAMES, 1):
-        mostly = voxels[name].weight >= 0.5
-        labels[tuple(voxels[name].index[mostly].T)] = number
+    for number, roi in enumerate(rois, 1):
+        labels[tuple(roi.voxels.index[roi.voxels.weight >= 0.5].T)] = number
     return labels
 
 

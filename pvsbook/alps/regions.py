@@ -7,12 +7,7 @@ from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
-from dipy.reconst.dti import (
-    fractional_anisotropy,
-    from_lower_triangular,
-    mean_diffusivity,
-    mode,
-)
+from dipy.reconst.dti import fractional_anisotropy, mean_diffusivity, mode
 from nibabel.affines import apply_affine
 from numpy.typing import ArrayLike, NDArray
 
@@ -296,6 +291,8 @@ class RoiMeasure:
         From the middle of the region to the nearest voxel above 2e-3.
     displacement_mm : float
         How far the search moved the region; 0 without one.
+    fit : Wls
+        Tensors of the voxels in the axes of the b-vectors, with what a bootstrap needs.
     """
 
     name: str
@@ -311,6 +308,7 @@ class RoiMeasure:
     fluid_fraction: float
     fluid_distance_mm: float
     displacement_mm: float
+    fit: tensor.Wls
 
 
 def measure_roi(
@@ -337,7 +335,7 @@ def measure_roi(
     displacement_mm : float
         How far the search moved the region.
     """
-    d = to_head @ from_lower_triangular(fit.beta[:, :6]) @ to_head.T
+    d = to_head @ fit.d_mm2_s @ to_head.T
     mean = voxels.mean(d)
     eigenvalues, eigenvectors = tensor.eigen(mean)
     each_eigenvalues, each_eigenvectors = tensor.eigen(d)
@@ -358,4 +356,5 @@ def measure_roi(
         fluid_fraction=float(voxels.mean(mean_diffusivity(each_eigenvalues) > FLUID_MD_MM2_S)),
         fluid_distance_mm=float(voxels.mean(to_fluid[voxels.at])),
         displacement_mm=displacement_mm,
+        fit=fit,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import nibabel as nib
@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.alps import estimators, tensor
-from pvsbook.alps.regions import NAMES, Placement, RoiSet, Voxels
+from pvsbook.alps.regions import NAMES, Placement, RoiMeasure, RoiSet
 
-__all__ = ["fit_free_water", "fit_robust", "index_of", "noise_sigma"]
+__all__ = ["fit_free_water", "fit_robust", "index_of"]
 
 VARIANTS = ("nlls", "restore", "free_water", "radius_5_mm", "shift_sd")
 FREE_WATER_MAX_B_S_MM2 = 2000.0
@@ -29,7 +29,6 @@ def fit_robust(
     bvals_s_mm2: ArrayLike,
     bvecs: ArrayLike,
     *,
-    method: str = "nlls",
     sigma: float | None = None,
 ) -> NDArray[np.float64]:
     """Fit the tensors of a few voxels by nonlinear least squares or RESTORE (DIPY).
@@ -39,21 +38,15 @@ def fit_robust(
     signals : array_like, shape (n, volumes)
     bvals_s_mm2 : array_like, shape (volumes,)
     bvecs : array_like, shape (volumes, 3)
-    method : {"nlls", "restore"}
-        RESTORE leaves out measurements that lie far off the fit, such as slices that lost signal
-        to motion; a clear difference from the other fits says that there are some.
     sigma : float, optional
-        Standard deviation of the noise; RESTORE needs it.
+        Standard deviation of the noise.  With it, the fit is RESTORE, which leaves out
+        measurements that lie far off, such as slices that lost signal to motion; a clear
+        difference from the other fits says that there are some.
 
     Returns
     -------
     ndarray, shape (n, 3, 3)
         mm2/s, in the axes of `bvecs`.
-
-    Raises
-    ------
-    InputError
-        Another method, or RESTORE without `sigma`.
 
     References
     ----------
@@ -69,12 +62,10 @@ def fit_robust(
     >>> np.round(1e3 * np.diag(fit_robust(signals, bvals, bvecs)[0]), 3)
     array([1.5, 0.5, 0.4])
     """
-    if method not in ("nlls", "restore"):
-        raise InputError(f"method is {method!r}; use 'nlls' or 'restore'")
-    if method == "restore" and sigma is None:
-        raise InputError("sigma is missing; RESTORE needs the noise's standard deviation")
-    options = {"sigma": sigma} if method == "restore" else {}
-    model = TensorModel(_table(bvals_s_mm2, bvecs), fit_method=method.upper(), **options)
+    options = (
+        {"fit_method": "NLLS"} if sigma is None else {"fit_method": "RESTORE", "sigma": sigma}
+    )
+    model = TensorModel(_table(bvals_s_mm2, bvecs), **options)
     return model.fit(np.asarray(signals, float)).quadratic_form
 
 
@@ -155,12 +146,12 @@ def index_of(means: Mapping[str, ArrayLike]) -> float:
 
 
 def other_fits(
-    dwi: images.Dwi,
-    shell: NDArray[np.intp],
-    voxels: Mapping[str, Voxels],
-    fits: Mapping[str, tensor.Wls],
+    dwi: images.Dwi, shell: NDArray[np.intp], rois: Sequence[RoiMeasure]
 ) -> dict[str, float]:
-    """Return the index by other fits: ``"nlls"``, ``"restore"`` and ``"free_water"``.
+    """Return the index by those other fits that the series allows.
+
+    That is ``"nlls"``, ``"restore"`` where more volumes than parameters are there, and
+    ``"free_water"`` where two shells are.
 
     Parameters
     ----------
@@ -168,25 +159,24 @@ def other_fits(
         All shells, in canonical storage order.
     shell : ndarray of int
         Volumes of the shell that was used, and without weighting.
-    voxels, fits : mapping of str
-        Voxels of the four regions, and their weighted least-squares fits.
+    rois : sequence of RoiMeasure
+        The four regions.
     """
     data, bvals, bvecs = images.array(dwi.image), dwi.bvals_s_mm2, dwi.bvecs_ras
     low = bvals <= FREE_WATER_MAX_B_S_MM2
     two_shells = len(np.unique(np.round(bvals[low & ~dwi.is_b0], -2))) > 1
     means: dict[str, dict[str, NDArray]] = {"nlls": {}, "restore": {}, "free_water": {}}
-    for name, region in voxels.items():
-        signals = data[region.at]
+    for roi in rois:
+        signals, mean = data[roi.voxels.at], roi.voxels.mean
         one = signals[:, shell], bvals[shell], bvecs[shell]
-        means["nlls"][name] = region.mean(fit_robust(*one))
+        means["nlls"][roi.name] = mean(fit_robust(*one))
         if len(shell) > N_PARAMETERS:  # else nothing is left over to tell an outlier by
-            sigma = max(noise_sigma(fits[name]), 1e-6)
-            robust = fit_robust(*one, method="restore", sigma=sigma)
-            means["restore"][name] = region.mean(robust)
+            sigma = max(noise_sigma(roi.fit), 1e-6)
+            means["restore"][roi.name] = mean(fit_robust(*one, sigma=sigma))
         if two_shells:
             tissue, _ = fit_free_water(signals[:, low], bvals[low], bvecs[low])
-            means["free_water"][name] = region.mean(tissue)
-    return {name: index_of(d) if d else float("nan") for name, d in means.items()}
+            means["free_water"][roi.name] = mean(tissue)
+    return {name: index_of(d) for name, d in means.items() if d}
 
 
 def other_places(
@@ -194,25 +184,25 @@ def other_places(
 ) -> dict[str, float]:
     """Return the index with spheres of 5 mm, and its SD when all regions shift by a step.
 
-    ``"radius_5_mm"`` and ``"shift_sd"`` are NaN for regions drawn by hand.
+    ``"radius_5_mm"`` or ``"shift_sd"`` is missing where the spheres leave the brain, and both are
+    where regions were drawn by hand.
     """
-    unknown = {"radius_5_mm": float("nan"), "shift_sd": float("nan")}
     if not isinstance(rois, RoiSet):
-        return unknown
+        return {}
 
-    def index(rois: RoiSet, shift_mm: NDArray[np.float64]) -> float | None:
-        voxels = placement.place(rois, dict.fromkeys(NAMES, shift_mm))
-        if min(v.weight.sum() for v in voxels.values()) == 0:
-            return None
-        return index_of({n: v.mean(placement.d_mm2_s[v.at]) for n, v in voxels.items()})
+    def indices(rois: RoiSet, shifts_mm: NDArray[np.float64]) -> list[float]:
+        """Index at each shift that leaves something of every region."""
+        places = [placement.place(rois, dict.fromkeys(NAMES, shift)) for shift in shifts_mm]
+        return [
+            index_of({n: v.mean(placement.d_mm2_s[v.at]) for n, v in voxels.items()})
+            for voxels in places
+            if min(v.weight.sum() for v in voxels.values()) > 0
+        ]
 
-    steps = np.vstack([np.zeros(3), step_mm * np.eye(3), -step_mm * np.eye(3)])
-    shifted = [value for step in steps if (value := index(rois, step)) is not None]
-    large = index(replace(rois, radius_mm=5.0), np.zeros(3))
-    return {
-        "radius_5_mm": unknown["radius_5_mm"] if large is None else large,
-        "shift_sd": float(np.std(shifted, ddof=1)) if len(shifted) > 2 else unknown["shift_sd"],
-    }
+    steps = step_mm * np.vstack([np.zeros(3), np.eye(3), -np.eye(3)])
+    shifted, large = indices(rois, steps), indices(replace(rois, radius_mm=5.0), steps[:1])
+    found = {"radius_5_mm": large[0]} if large else {}
+    return found | ({"shift_sd": float(np.std(shifted, ddof=1))} if len(shifted) > 2 else {})
 
 
 def _table(bvals_s_mm2: ArrayLike, bvecs: ArrayLike) -> object:
