@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -32,7 +32,7 @@ from pvsbook.alps.regions import (
     RoiSet,
     measure_roi,
 )
-from pvsbook.atlas.registration import Registration, refine_nonlinear, register_to_mni
+from pvsbook.atlas.registration import Model, Registration, register
 from pvsbook.derivatives import Writer
 from pvsbook.method import describe_columns
 
@@ -140,7 +140,7 @@ def measure(
     mask: nib.Nifti1Image | None = None,
     rois: RoiSet | nib.Nifti1Image = SPHERES_2_5_MM,
     search_mm: float = 0.0,
-    registration: Registration | Literal["affine", "syn"] = "affine",
+    registration: Registration | Model = "affine",
     n_bootstrap: int = 1000,
     rng: np.random.Generator | None = None,
 ) -> AlpsResult:
@@ -216,8 +216,6 @@ def measure(
         )
     if not 0 <= search_mm <= 3:
         raise InputError(f"search_mm is {search_mm}; use 0 (no search) to 3 mm")
-    if not isinstance(registration, Registration) and registration not in ("affine", "syn"):
-        raise InputError(f"registration: {registration!r}; choose 'affine' or 'syn'")
     stored, whole = dwi.image, series.canonical(dwi)
     shell = series.one_shell(whole.bvals_s_mm2)
     data, affine = images.array(whole.image)[..., shell], whole.image.affine
@@ -236,9 +234,8 @@ def measure(
     directions = fit.fill(eigenvectors[..., 0] @ axes.T)
     white = inside & (fa > WHITE_FA) & (md < FLUID_MD_MM2_S)
     check = check_bvecs(directions, fa, white, size)
-    if not isinstance(registration, Registration):
-        pair = images.make(fa, affine), images.make(inside, affine)
-        registration = _register(*pair, model=registration)
+    brain = images.make(inside, affine)
+    registration = register(images.make(fa, affine), registration, contrast="fa", mask=brain)
     to_head = registration.rotation
     d = np.zeros((*inside.shape, 3, 3))
     d[inside] = fit.d_mm2_s
@@ -286,11 +283,6 @@ def measure(
     doubts = (*images.header_notes(stored), *suspect_volumes(data, inside, is_b0, shell))
     status, reasons = judge(result, head_tilt_deg=_angle_deg(axes @ to_head.T), doubts=doubts)
     return replace(result, status=status, reasons=reasons)
-
-
-def _register(fa: nib.Nifti1Image, mask: nib.Nifti1Image, *, model: str) -> Registration:
-    affine = register_to_mni(fa, contrast="fa", mask=mask)
-    return affine if model == "affine" else refine_nonlinear(affine, fa, mask=mask)
 
 
 def _as_stored(values: NDArray, affine: NDArray, stored: nib.Nifti1Image) -> nib.Nifti1Image:

@@ -15,11 +15,11 @@ from scipy.special import ndtri, owens_t
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas import perivascular
-from pvsbook.atlas.registration import Registration
+from pvsbook.atlas.registration import Model, Registration
 from pvsbook.derivatives import Writer
 from pvsbook.method import describe_columns
 from pvsbook.pvs import morphometry
-from pvsbook.pvs.anatomy import Contrast, Model, PvsAnatomy, locate_regions
+from pvsbook.pvs.anatomy import Contrast, PvsAnatomy, locate_regions
 from pvsbook.pvs.objects import CLASSES, Rules
 from pvsbook.pvs.quality import MIN_COVERAGE, judge
 from pvsbook.pvs.segmentation import Segmentation, segment
