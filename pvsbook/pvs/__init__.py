@@ -7,7 +7,6 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     submodules=[
         "anatomy",
         "morphometry",
-        "noise",
         "objects",
         "pipeline",
         "quality",

@@ -20,7 +20,7 @@ from pvsbook.pvs.morphometry import measure_centrelines, measure_ventricle_dista
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-__all__ = ["CLASSES", "Rules", "components", "describe", "dilate", "hysteresis", "is_elongated"]
+__all__ = ["CLASSES", "Rules"]
 
 _RING_MM = 4.0  # tissue around an object that its background is measured in
 _LACUNE_MM = 3.0  # smaller ones are not called lacune-like
