@@ -21,7 +21,7 @@ from pvsbook._errors import InputError
 from pvsbook.pvs.anatomy import Levels, PvsAnatomy, measure_levels, robust_spread
 from pvsbook.pvs.morphometry import measure_spread
 from pvsbook.pvs.objects import Rules, components, describe, dilate, hysteresis, is_elongated
-from pvsbook.pvs.vesselness import DEFAULT_SCALES_MM, vesselness_filter
+from pvsbook.pvs.vesselness import DEFAULT_SCALES_MM, Vesselness, vesselness_filter
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -135,28 +135,26 @@ def segment(
     noise_scaling = _even_noise(excess, anatomy, searched, levels)
     scaled_excess = excess * noise_scaling
 
-    def filter_response(image: Floats, mask: Mask | None = None) -> Floats:
-        c = _CONTRAST_TO_NOISE * levels.noise_sd
-        return vesselness_filter(
-            image, voxel_size_mm=size, scales_mm=scales_mm, mask=mask, c=c
-        ).response
-
-    threshold = _calibrate(
-        levels,
-        size,
-        filter_response,
-        width_mm=max(scales_mm),
-        n_searched=int(searched.sum()),
-        rules=rules,
-        rng=rng,
+    n_searched = int(searched.sum())
+    filter_tubes = partial(
+        vesselness_filter,
+        voxel_size_mm=size,
+        scales_mm=scales_mm,
+        c=_CONTRAST_TO_NOISE * levels.noise_sd,
     )
+    threshold = _calibrate(levels, size, filter_tubes, max(scales_mm), n_searched, rules, rng)
     describe_objects = partial(
         describe, anatomy=anatomy, levels=levels, outside=near_outside, wmh=wmh, rules=rules
     )
-    response = filter_response(scaled_excess, searched)
-    tubes = hysteresis(response, threshold.response, rules.low_to_high)
-    labels = components(tubes | _blobs(excess, searched, levels, size, rules))
-    objects = describe_objects(labels, excess, response)
+
+    def find(scaled: Floats, plain: Floats, more: Mask) -> tuple[NDArray, Floats, pd.DataFrame]:
+        """Labels, response and description of the tubes of an image, and of more."""
+        response = filter_tubes(scaled, mask=searched).response
+        labels = components(hysteresis(response, threshold.response, rules.low_to_high) | more)
+        return labels, response, describe_objects(labels, plain, response)
+
+    blobs = _blobs(excess, searched, levels, size, rules)
+    labels, response, objects = find(scaled_excess, excess, blobs)
     scaling = ndimage.maximum(noise_scaling, labels, np.arange(1, len(objects) + 1))
     root_sd = threshold.root_sd * np.asarray(scaling, np.float32)
     objects["repeat_probability"] = _repeat_probability(
@@ -165,11 +163,7 @@ def segment(
     # The same search in the image of opposite contrast, without what was found in this one: its
     # objects cannot be perivascular spaces, so they estimate the false ones.
     opposite = np.where(dilate(labels) > 0, 0, -scaled_excess)
-    opposite_response = filter_response(opposite, searched)
-    opposite_labels = components(
-        hysteresis(opposite_response, threshold.response, rules.low_to_high)
-    )
-    opposite_objects = describe_objects(opposite_labels, opposite, opposite_response)
+    _, _, mirrored = find(opposite, opposite, np.zeros_like(blobs))
     return Segmentation(
         objects=objects,
         labels=labels,
@@ -177,8 +171,8 @@ def segment(
         threshold=threshold.response,
         expected_false=threshold.expected_false,
         noise_variance=threshold.noise_variance,
-        n_mirrored=int((opposite_objects["class"] == "pvs").sum()),
-        searched_ml=float(searched.sum() * np.prod(size) / 1000),
+        n_mirrored=int((mirrored["class"] == "pvs").sum()),
+        searched_ml=float(n_searched * np.prod(size) / 1000),
         levels=levels,
     )
 
@@ -200,8 +194,7 @@ class _Threshold:
 def _calibrate(
     levels: Levels,
     size: NDArray[np.float64],
-    filter_response: Callable[[Floats], Floats],
-    *,
+    filter_tubes: Callable[..., Vesselness],
     width_mm: float,
     n_searched: int,
     rules: Rules,
@@ -219,7 +212,7 @@ def _calibrate(
         Noise and contrast of the scan.
     size
         Voxel size in mm, shape (3,).
-    filter_response
+    filter_tubes
         Vesselness of an image of this voxel size.
     width_mm
         Standard deviation of the profile of the tubes: the largest scale of the filter.
@@ -232,7 +225,7 @@ def _calibrate(
     noise = rng.standard_normal(block, dtype=np.float32)
     noise = ndimage.gaussian_filter(noise, [_smoothing_for(r) for r in levels.smoothness])
     noise *= np.float32(levels.noise_sd / noise.std())
-    noise_response = filter_response(noise)
+    noise_response = filter_tubes(noise).response
     blocks = float(n_searched) / noise.size  # searched, in units of the simulated block
 
     def count(threshold: float) -> int:
@@ -242,11 +235,11 @@ def _calibrate(
 
     contrast = np.float32(rules.min_contrast * levels.fluid_contrast)
     tubes = _straight_tubes(width_mm, noise.shape, size) * contrast
-    faintest = _peaks(filter_response(tubes), size).max()
+    faintest = _peaks(filter_tubes(tubes).response, size).max()
     threshold = max(faintest, _lowest(noise_response, count, rules.expected_false / blocks))
     tubes *= np.float32(np.sqrt(threshold / faintest))
     # the square root of a small response is linear in contrast, and its noise even
-    root_sd = float(np.sqrt(_peaks(filter_response(tubes + noise), size)).std())
+    root_sd = float(np.sqrt(_peaks(filter_tubes(tubes + noise).response, size)).std())
     n_noise = count(threshold)
     return _Threshold(threshold, n_noise * blocks, (n_noise + 0.5) * blocks, root_sd)
 
