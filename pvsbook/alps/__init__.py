@@ -12,7 +12,6 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "probability",
         "quality",
         "regions",
-        "sensitivity",
         "series",
         "tensor",
     ],

@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from pvsbook import images
 from pvsbook._errors import InputError
-from pvsbook.alps import estimators, sensitivity, series, tensor
+from pvsbook.alps import estimators, series, tensor
 from pvsbook.alps.coherence import BvecCheck, check_bvecs
 from pvsbook.alps.estimators import Estimate
 from pvsbook.alps.quality import LIMITS, check_coverage, is_registered, judge, suspect_volumes
@@ -252,11 +252,11 @@ def measure(
     for name, region in voxels.items():
         wls = tensor.wls(data[region.at], design, min_signal=fit.min_signal)
         measures.append(measure_roi(name, region, wls, to_head, to_fluid, displacements[name]))
-    variants = dict.fromkeys(sensitivity.VARIANTS, float("nan"))
+    variants = dict.fromkeys(estimators.VARIANTS, float("nan"))
     if is_registered(registration):
         indices = _indices(measures, axes, to_head, n_bootstrap, rng)
-        variants |= sensitivity.other_fits(whole, shell, measures)
-        variants |= sensitivity.other_places(placement, rois, float(size.mean()))
+        variants |= estimators.other_fits(whole, shell, measures)
+        variants |= estimators.other_places(placement, rois, float(size.mean()))
     else:
         unknown = Estimate(np.nan, np.nan, np.nan)
         indices = {frame: dict.fromkeys(SIDES, unknown) for frame in ESTIMATORS}
