@@ -5,7 +5,6 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submodules=[
-        "coherence",
         "estimators",
         "pipeline",
         "preprocess",

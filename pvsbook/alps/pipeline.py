@@ -20,9 +20,15 @@ from scipy import ndimage
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.alps import estimators, series, tensor
-from pvsbook.alps.coherence import BvecCheck, check_bvecs
 from pvsbook.alps.estimators import Estimate
-from pvsbook.alps.quality import LIMITS, check_coverage, is_registered, judge, suspect_volumes
+from pvsbook.alps.quality import (
+    BvecCheck,
+    check_bvecs,
+    check_coverage,
+    is_registered,
+    judge,
+    suspect_volumes,
+)
 from pvsbook.alps.regions import (
     FLUID_MD_MM2_S,
     NAMES,
@@ -36,7 +42,7 @@ from pvsbook.atlas.registration import Model, Registration, register
 from pvsbook.derivatives import Writer
 from pvsbook.method import describe_columns
 
-__all__ = ["COLUMNS", "LIMITS", "AlpsResult", "measure"]
+__all__ = ["COLUMNS", "AlpsResult", "measure"]
 
 SIDES = ("left", "right", "mean")
 ESTIMATORS = {

@@ -21,11 +21,9 @@ __all__ = [
     "NAMES",
     "SPHERES_2_5_MM",
     "SPHERES_5_MM",
-    "Placement",
     "RoiMeasure",
     "RoiSet",
     "Voxels",
-    "label_voxels",
     "sphere_voxels",
 ]
 
