@@ -246,10 +246,8 @@ def measure(
     d = np.zeros((*inside.shape, 3, 3))
     d[inside] = fit.d_mm2_s
     placement = Placement(registration, stored, affine, inside, to_head @ d @ to_head.T)
-    if search_mm:
-        voxels, displacements = placement.search(rois, search_mm)
-    else:
-        voxels, displacements = placement.place(rois), dict.fromkeys(NAMES, 0.0)
+    shifts = placement.search(rois, search_mm) if search_mm else dict.fromkeys(NAMES, np.zeros(3))
+    voxels = placement.place(rois, shifts)
     if is_registered(registration):
         check_coverage(voxels)
     design = tensor.design_matrix(bvals, bvecs)
@@ -257,7 +255,8 @@ def measure(
     measures = []
     for name, region in voxels.items():
         wls = tensor.wls(data[region.at], design, min_signal=fit.min_signal)
-        measures.append(measure_roi(name, region, wls, to_head, to_fluid, displacements[name]))
+        moved_mm = float(np.linalg.norm(shifts[name]))
+        measures.append(measure_roi(name, region, wls, to_head, to_fluid, moved_mm))
     variants = dict.fromkeys(estimators.VARIANTS, float("nan"))
     if is_registered(registration):
         indices = _indices(measures, axes, to_head, n_bootstrap, rng)

@@ -206,12 +206,11 @@ class Placement:
     d_mm2_s: NDArray[np.float64]
 
     def place(
-        self, rois: RoiSet | nib.Nifti1Image, shifts_mm: Mapping[str, ArrayLike] | None = None
+        self, rois: RoiSet | nib.Nifti1Image, shifts_mm: Mapping[str, ArrayLike]
     ) -> dict[str, Voxels]:
-        """Find the voxels of each region; spheres may be shifted, each by mm along three axes."""
+        """Find the voxels of each region; spheres are shifted, each by mm along three axes."""
         if isinstance(rois, RoiSet):
-            shifts = dict.fromkeys(NAMES, (0, 0, 0)) if shifts_mm is None else shifts_mm
-            return {name: self._sphere(rois, name, shifts[name]) for name in NAMES}
+            return {name: self._sphere(rois, name, shifts_mm[name]) for name in NAMES}
         images.same_grid(rois, self.scan, name="rois", other_name="dwi")
         labels = np.asarray(nib.as_closest_canonical(rois).dataobj)
         return {name: label_voxels(labels, k, self.mask) for k, name in enumerate(NAMES, 1)}
@@ -228,14 +227,8 @@ class Placement:
 
     def search(
         self, rois: RoiSet | nib.Nifti1Image, search_mm: float
-    ) -> tuple[dict[str, Voxels], dict[str, float]]:
-        """Move each sphere to where FA along the expected axis is highest and fluid is far.
-
-        Returns
-        -------
-        voxels : dict of str to Voxels
-        displacement_mm : dict of str to float
-        """
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return the shift of each sphere to where FA along its axis is highest, fluid far."""
         if not isinstance(rois, RoiSet):
             raise InputError("search_mm: regions drawn by hand stay where they are; set it to 0")
         steps = np.arange(-np.floor(search_mm), np.floor(search_mm) + 1)
@@ -247,8 +240,7 @@ class Placement:
         for name in NAMES:
             scores = [self._score(name, self._sphere(rois, name, shift)) for shift in shifts]
             best[name] = shifts[int(np.argmax(scores))]
-        distances = {name: float(np.linalg.norm(shift)) for name, shift in best.items()}
-        return self.place(rois, best), distances
+        return best
 
     def _score(self, name: str, voxels: Voxels) -> float:
         """Score a place by anisotropy along the expected axis; fluid or a cut costs."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 
 import edt
 import numpy as np
@@ -248,12 +249,8 @@ def _lowest(response: Floats, count: Callable[[float], int], wanted: float) -> f
     """Lowest threshold at which noise alone makes no more objects than wanted."""
     # From the top down: far below, noise runs together into one object and would seem rare.
     candidates = np.quantile(response, 1 - np.geomspace(3e-7, 3e-2, 40))
-    threshold = float(candidates[0])
-    for lower in candidates:
-        if count(float(lower)) > wanted:
-            break
-        threshold = float(lower)
-    return threshold
+    rare = list(takewhile(lambda threshold: count(threshold) <= wanted, candidates))
+    return float(rare[-1] if rare else candidates[0])
 
 
 def _straight_tubes(width_mm: float, shape: tuple[int, ...], size: NDArray) -> Floats:
