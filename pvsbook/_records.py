@@ -132,7 +132,8 @@ def fingerprint(function: Function, task: Task, hashes: Mapping[str, str]) -> st
     --------
     >>> task = Task("a", {"scan": ["x/a.nii"]}, {"k": 1})
     >>> moved = Task("a", {"scan": ["y/a.nii"]}, {"k": 1})
-    >>> one, two = (fingerprint(code_hash, t, {"x/a.nii": "1", "y/a.nii": "1"}) for t in (task, moved))
+    >>> known = {"x/a.nii": "1", "y/a.nii": "1"}
+    >>> one, two = (fingerprint(code_hash, t, known) for t in (task, moved))
     >>> one == two
     True
     """

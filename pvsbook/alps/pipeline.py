@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from dipy.reconst.dti import (
     color_fa,
     fractional_anisotropy,
-    from_lower_triangular,
     mean_diffusivity,
 )
 from numpy.typing import NDArray
@@ -19,10 +19,16 @@ from scipy import ndimage
 
 from pvsbook import images
 from pvsbook._errors import InputError
-from pvsbook.alps import estimators, sensitivity, series, tensor
-from pvsbook.alps.coherence import BvecCheck, check_bvecs
+from pvsbook.alps import estimators, series, tensor
 from pvsbook.alps.estimators import Estimate
-from pvsbook.alps.quality import LIMITS, check_coverage, is_registered, judge, suspect_volumes
+from pvsbook.alps.quality import (
+    BvecCheck,
+    check_bvecs,
+    check_coverage,
+    is_registered,
+    judge,
+    suspect_volumes,
+)
 from pvsbook.alps.regions import (
     FLUID_MD_MM2_S,
     NAMES,
@@ -30,16 +36,20 @@ from pvsbook.alps.regions import (
     Placement,
     RoiMeasure,
     RoiSet,
-    Voxels,
     measure_roi,
 )
-from pvsbook.atlas.registration import Registration, refine_nonlinear, register_to_mni
+from pvsbook.atlas.registration import Model, Registration, register
 from pvsbook.derivatives import Writer
+from pvsbook.method import describe_columns
 
-__all__ = ["COLUMNS", "LIMITS", "AlpsResult", "measure"]
+__all__ = ["COLUMNS", "AlpsResult", "measure"]
 
 SIDES = ("left", "right", "mean")
-ESTIMATORS = ("classic", "reoriented", "tract")
+ESTIMATORS = {
+    "classic": "along the axes of the voxels",
+    "reoriented": "along the axes of the head",
+    "tract": "in the frame of the two tracts",
+}
 MAX_VOXEL_MM = 3.0
 FREE_MD_MM2_S = 2e-3
 WHITE_FA = 0.25
@@ -92,52 +102,20 @@ class AlpsResult:
 
     def to_row(self) -> dict[str, Any]:
         """Give the result as one flat row; `COLUMNS` describes each column."""
-        row: dict[str, Any] = {}
-        for estimator in ESTIMATORS:
-            for side in SIDES:
-                found = self.indices[estimator][side]
-                name = f"alps_{estimator}_{side}"
-                row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-        row |= {"status": self.status, "reasons": "; ".join(self.reasons)}
+        values = vars(self) | {"reasons": "; ".join(self.reasons)}
+        for frame, sides in self.indices.items():
+            for side, index in sides.items():
+                name = f"alps_{frame}_{side}"
+                values |= {name: index.value, f"{name}_low": index.low, f"{name}_high": index.high}
         for roi in self.rois:
-            largest, middle, smallest = roi.eigenvalues_mm2_s
-            row |= {
-                f"{roi.name}_n_voxels": roi.n_voxels,
-                f"{roi.name}_inside": roi.voxels.inside,
-                f"{roi.name}_fa": roi.fa,
-                f"{roi.name}_md_mm2_s": roi.md_mm2_s,
-                f"{roi.name}_l1_mm2_s": largest,
-                f"{roi.name}_l2_mm2_s": middle,
-                f"{roi.name}_l3_mm2_s": smallest,
-                f"{roi.name}_mode": roi.mode,
-                f"{roi.name}_dxx_mm2_s": roi.d_mm2_s[0, 0],
-                f"{roi.name}_dyy_mm2_s": roi.d_mm2_s[1, 1],
-                f"{roi.name}_dzz_mm2_s": roi.d_mm2_s[2, 2],
-                f"{roi.name}_angle_deg": roi.angle_deg,
-                f"{roi.name}_dispersion_deg": roi.dispersion_deg,
-                f"{roi.name}_fluid_fraction": roi.fluid_fraction,
-                f"{roi.name}_fluid_distance_mm": roi.fluid_distance_mm,
-                f"{roi.name}_displacement_mm": roi.displacement_mm,
-            }
-        pitch, roll, yaw = self.registration.angles_deg
-        return row | {
-            **{f"alps_tract_{name}": value for name, value in self.variants.items()},
-            "left_tract_angle_deg": self.tract_angle_deg["left"],
-            "right_tract_angle_deg": self.tract_angle_deg["right"],
-            "pitch_deg": pitch,
-            "roll_deg": roll,
-            "yaw_deg": yaw,
-            "registration_correlation": self.registration.correlation,
-            "registration_overlap": self.registration.overlap,
-            "registration_coverage": self.registration.coverage,
-            "registration_model": self.registration.model,
-            "bvecs_best": self.bvecs.best,
-            "bvecs_certainty": self.bvecs.certainty,
-            "bvecs_z": self.bvecs.z,
-            "b_s_mm2": self.b_s_mm2,
-            "n_directions": self.n_directions,
-            "n_b0": self.n_b0,
-        }
+            values |= {f"{roi.name}_{key}": value for key, value in _figures_of(roi).items()}
+        values |= {f"alps_tract_{name}": value for name, value in self.variants.items()}
+        values |= {f"{side}_tract_angle_deg": v for side, v in self.tract_angle_deg.items()}
+        values |= {f"registration_{name}": v for name, v in vars(self.registration).items()}
+        values |= {f"bvecs_{name}": value for name, value in vars(self.bvecs).items()}
+        angles = self.registration.angles_deg
+        values |= zip(("pitch_deg", "roll_deg", "yaw_deg"), angles, strict=True)
+        return {name: values[name] for name in COLUMNS}
 
     def save(
         self, folder: images.PathLike, *, prefix: str = "sub-scan", sources: Sequence[str] = ()
@@ -168,7 +146,7 @@ def measure(
     mask: nib.Nifti1Image | None = None,
     rois: RoiSet | nib.Nifti1Image = SPHERES_2_5_MM,
     search_mm: float = 0.0,
-    registration: Registration | Literal["affine", "syn"] = "affine",
+    registration: Registration | Model = "affine",
     n_bootstrap: int = 1000,
     rng: np.random.Generator | None = None,
 ) -> AlpsResult:
@@ -244,8 +222,6 @@ def measure(
         )
     if not 0 <= search_mm <= 3:
         raise InputError(f"search_mm is {search_mm}; use 0 (no search) to 3 mm")
-    if not isinstance(registration, Registration) and registration not in ("affine", "syn"):
-        raise InputError(f"registration: {registration!r}; choose 'affine' or 'syn'")
     stored, whole = dwi.image, series.canonical(dwi)
     shell = series.one_shell(whole.bvals_s_mm2)
     data, affine = images.array(whole.image)[..., shell], whole.image.affine
@@ -264,40 +240,40 @@ def measure(
     directions = fit.fill(eigenvectors[..., 0] @ axes.T)
     white = inside & (fa > WHITE_FA) & (md < FLUID_MD_MM2_S)
     check = check_bvecs(directions, fa, white, size)
-    if not isinstance(registration, Registration):
-        maps = images.make(fa, affine), images.make(inside, affine)
-        registration = _register(*maps, model=registration)
+    brain = images.make(inside, affine)
+    registration = register(images.make(fa, affine), registration, contrast="fa", mask=brain)
     to_head = registration.rotation
     d = np.zeros((*inside.shape, 3, 3))
     d[inside] = fit.d_mm2_s
     placement = Placement(registration, stored, affine, inside, to_head @ d @ to_head.T)
-    if search_mm:
-        voxels, displacements = placement.search(rois, search_mm)
-    else:
-        voxels, displacements = placement.place(rois), dict.fromkeys(NAMES, 0.0)
+    shifts = placement.search(rois, search_mm) if search_mm else dict.fromkeys(NAMES, np.zeros(3))
+    voxels = placement.place(rois, shifts)
     if is_registered(registration):
         check_coverage(voxels)
     design = tensor.design_matrix(bvals, bvecs)
-    fits = {
-        name: tensor.wls(data[region.at], design, min_signal=fit.min_signal)
-        for name, region in voxels.items()
-    }
     to_fluid = ndimage.distance_transform_edt(~(inside & (md > FREE_MD_MM2_S)), sampling=size)
-    measures = tuple(
-        measure_roi(name, voxels[name], fits[name], to_head, to_fluid, displacements[name])
-        for name in NAMES
-    )
+    measures = []
+    for name, region in voxels.items():
+        wls = tensor.wls(data[region.at], design, min_signal=fit.min_signal)
+        moved_mm = float(np.linalg.norm(shifts[name]))
+        measures.append(measure_roi(name, region, wls, to_head, to_fluid, moved_mm))
+    variants = dict.fromkeys(estimators.VARIANTS, float("nan"))
     if is_registered(registration):
-        indices = _indices(fits, voxels, axes, to_head, n_bootstrap, rng)
-        variants = sensitivity.other_fits(whole, shell, voxels, fits)
-        variants |= sensitivity.other_places(placement, rois, float(size.mean()))
+        indices = _indices(measures, axes, to_head, n_bootstrap, rng)
+        variants |= estimators.other_fits(whole, shell, measures)
+        variants |= estimators.other_places(placement, rois, float(size.mean()))
     else:
         unknown = Estimate(np.nan, np.nan, np.nan)
-        indices = {e: dict.fromkeys(SIDES, unknown) for e in ESTIMATORS}
-        variants = dict.fromkeys(sensitivity.VARIANTS, float("nan"))
+        indices = {frame: dict.fromkeys(SIDES, unknown) for frame in ESTIMATORS}
+    maps: dict[str, NDArray] = {
+        "fa": fa,
+        "colour_fa": fit.fill(color_fa(fa[inside], eigenvectors)),
+        "md": md,
+        "labels": _labels(measures, inside.shape),
+    }
     result = AlpsResult(
         indices=indices,
-        rois=measures,
+        rois=tuple(measures),
         registration=registration,
         bvecs=check,
         tract_angle_deg=_tract_angles(measures),
@@ -307,19 +283,11 @@ def measure(
         b_s_mm2=float(np.median(bvals[~is_b0])),
         n_directions=int((~is_b0).sum()),
         n_b0=int(is_b0.sum()),
-        fa=_as_stored(fa, affine, stored),
-        colour_fa=_as_stored(fit.fill(color_fa(fa[inside], eigenvectors)), affine, stored),
-        md=_as_stored(md, affine, stored),
-        labels=_as_stored(_labels(voxels, inside.shape), affine, stored),
+        **{name: _as_stored(values, affine, stored) for name, values in maps.items()},
     )
     doubts = (*images.header_notes(stored), *suspect_volumes(data, inside, is_b0, shell))
     status, reasons = judge(result, head_tilt_deg=_angle_deg(axes @ to_head.T), doubts=doubts)
     return replace(result, status=status, reasons=reasons)
-
-
-def _register(fa: nib.Nifti1Image, mask: nib.Nifti1Image, *, model: str) -> Registration:
-    affine = register_to_mni(fa, contrast="fa", mask=mask)
-    return affine if model == "affine" else refine_nonlinear(affine, fa, mask=mask)
 
 
 def _as_stored(values: NDArray, affine: NDArray, stored: nib.Nifti1Image) -> nib.Nifti1Image:
@@ -332,8 +300,7 @@ def _as_stored(values: NDArray, affine: NDArray, stored: nib.Nifti1Image) -> nib
 
 
 def _indices(
-    fits: Mapping[str, tensor.Wls],
-    voxels: Mapping[str, Voxels],
+    rois: Sequence[RoiMeasure],
     axes: NDArray[np.float64],
     to_head: NDArray[np.float64],
     n_bootstrap: int,
@@ -341,24 +308,22 @@ def _indices(
 ) -> dict[str, dict[str, Estimate]]:
     """Estimate the index of each side and their mean; the first draw is the value itself."""
     draws = {}
-    for name in NAMES:
-        value = voxels[name].mean(from_lower_triangular(fits[name].beta[:, :6]))
-        drawn = estimators.wild_bootstrap(fits[name], voxels[name].weight, n_bootstrap, rng)
-        draws[name] = np.concatenate([value[None], drawn])
-    indices: dict[str, dict[str, Estimate]] = {}
-    for estimator in ESTIMATORS:
-        sides = {}
-        for side in ("left", "right"):
-            pair = draws[f"{side}_projection"], draws[f"{side}_association"]
-            if estimator == "tract":
-                sides[side] = estimators.alps_in_tracts(*pair)
-            else:
-                frame = axes if estimator == "classic" else to_head
-                sides[side] = estimators.alps_in_axes(*pair, frame)
-        sides["mean"] = (sides["left"] + sides["right"]) / 2
-        indices[estimator] = {
-            side: estimators.interval(values[0], values[1:]) for side, values in sides.items()
+    for roi in rois:
+        drawn = estimators.wild_bootstrap(roi.fit, roi.voxels.weight, n_bootstrap, rng)
+        draws[roi.name] = np.concatenate([roi.voxels.mean(roi.fit.d_mm2_s)[None], drawn])
+    frames: dict[str, Callable[..., NDArray[np.float64]]] = {
+        "classic": partial(estimators.alps_in_axes, axes=axes),
+        "reoriented": partial(estimators.alps_in_axes, axes=to_head),
+        "tract": estimators.alps_in_tracts,
+    }
+    indices = {}
+    for frame, index in frames.items():
+        sides = {
+            side: index(draws[f"{side}_projection"], draws[f"{side}_association"])
+            for side in ("left", "right")
         }
+        sides["mean"] = (sides["left"] + sides["right"]) / 2
+        indices[frame] = {s: estimators.interval(d[0], d[1:]) for s, d in sides.items()}
     return indices
 
 
@@ -377,74 +342,75 @@ def _angle_deg(rotation: NDArray[np.float64]) -> float:
     return float(np.rad2deg(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))))
 
 
-def _labels(voxels: Mapping[str, Voxels], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def _labels(rois: Sequence[RoiMeasure], shape: tuple[int, ...]) -> NDArray[np.uint8]:
     labels = np.zeros(shape, np.uint8)
-    for number, name in enumerate(NAMES, 1):
-        mostly = voxels[name].weight >= 0.5
-        labels[tuple(voxels[name].index[mostly].T)] = number
+    for number, roi in enumerate(rois, 1):
+        labels[tuple(roi.voxels.index[roi.voxels.weight >= 0.5].T)] = number
     return labels
 
 
-def _describe_columns() -> dict[str, dict[str, str]]:
-    columns: dict[str, dict[str, str]] = {}
-    frames = {
-        "classic": "along the axes of the voxels",
-        "reoriented": "along the axes of the head",
-        "tract": "in the frame of the two tracts",
+def _figures_of(roi: RoiMeasure) -> dict[str, Any]:
+    """Give the figures of a region by the names of their columns, and more."""
+    return {
+        **vars(roi),
+        "inside": roi.voxels.inside,
+        **{f"l{k}_mm2_s": value for k, value in enumerate(roi.eigenvalues_mm2_s, 1)},
+        **{f"d{a}{a}_mm2_s": value for a, value in zip("xyz", np.diag(roi.d_mm2_s), strict=True)},
     }
-    for estimator, words in frames.items():
-        for side in SIDES:
-            name = f"alps_{estimator}_{side}"
-            columns[name] = {"Description": f"ALPS index {words}, {side}"}
-            columns[f"{name}_low"] = {"Description": f"{name}: lower end of the 95 % interval"}
-            columns[f"{name}_high"] = {"Description": f"{name}: upper end of the 95 % interval"}
-    columns["status"] = {"Description": "pass, warn or fail"}
-    columns["reasons"] = {"Description": "why the status is not pass, the worst first"}
-    of_roi = {
-        "n_voxels": ("voxels in the region, by the fraction of each inside", ""),
-        "inside": ("fraction of the region inside mask and field of view", ""),
-        "fa": ("fractional anisotropy of the mean tensor", ""),
-        "md_mm2_s": ("mean diffusivity", "mm2/s"),
-        "l1_mm2_s": ("largest eigenvalue of the mean tensor", "mm2/s"),
-        "l2_mm2_s": ("middle eigenvalue of the mean tensor", "mm2/s"),
-        "l3_mm2_s": ("smallest eigenvalue of the mean tensor", "mm2/s"),
-        "mode": ("mode of anisotropy of the mean tensor, -1 disc to 1 stick", ""),
-        "dxx_mm2_s": ("diffusivity along x (left-right) of the head", "mm2/s"),
-        "dyy_mm2_s": ("diffusivity along y (back-front) of the head", "mm2/s"),
-        "dzz_mm2_s": ("diffusivity along z (feet-head) of the head", "mm2/s"),
-        "angle_deg": ("angle of the principal direction to the expected axis", "deg"),
-        "dispersion_deg": ("root mean square angle of the voxels' directions", "deg"),
-        "fluid_fraction": ("fraction with mean diffusivity above 1.1e-3 mm2/s", ""),
-        "fluid_distance_mm": ("distance to the nearest fluid", "mm"),
-        "displacement_mm": ("how far the search moved the region", "mm"),
-    }
-    rest = {
-        "alps_tract_nlls": ("tract index, mean, by nonlinear least squares", ""),
-        "alps_tract_restore": ("tract index, mean, by RESTORE", ""),
-        "alps_tract_free_water": ("tract index, mean, with free water removed (two shells)", ""),
-        "alps_tract_radius_5_mm": ("tract index, mean, with spheres of 5 mm", ""),
-        "alps_tract_shift_sd": ("SD of the tract index over shifts by one voxel", ""),
-        "left_tract_angle_deg": ("angle between the tracts, left", "deg"),
-        "right_tract_angle_deg": ("angle between the tracts, right", "deg"),
-        "pitch_deg": ("rotation of the head about x", "deg"),
-        "roll_deg": ("rotation of the head about y", "deg"),
-        "yaw_deg": ("rotation of the head about z", "deg"),
-        "registration_correlation": ("FA with the template inside both brains, Pearson's", ""),
-        "registration_overlap": ("fraction of the scan's brain on the template's", ""),
-        "registration_coverage": ("fraction of the template's brain in the scan", ""),
-        "registration_model": ("transform that was found: rigid, scaling or affine", ""),
-        "bvecs_best": ("change of the voxel axes under which fibres line up best", ""),
-        "bvecs_certainty": ("probability that it beats its rival", ""),
-        "bvecs_z": ("the same as a z-score", ""),
-        "b_s_mm2": ("b-value that was used", "s/mm2"),
-        "n_directions": ("volumes at that b-value", ""),
-        "n_b0": ("volumes without diffusion weighting", ""),
-    }
-    entries = {f"{name}_{key}": value for name in NAMES for key, value in of_roi.items()} | rest
-    for name, (words, unit) in entries.items():
-        columns[name] = {"Description": words} | ({"Units": unit} if unit else {})
-    return columns
 
 
-COLUMNS: Mapping[str, Mapping[str, str]] = _describe_columns()
+_OF_ROI = (
+    ("n_voxels", "voxels in the region, by the fraction of each inside"),
+    ("inside", "fraction of the region inside mask and field of view"),
+    ("fa", "fractional anisotropy of the mean tensor"),
+    ("md_mm2_s", "mean diffusivity", "mm2/s"),
+    ("l1_mm2_s", "largest eigenvalue of the mean tensor", "mm2/s"),
+    ("l2_mm2_s", "middle eigenvalue of the mean tensor", "mm2/s"),
+    ("l3_mm2_s", "smallest eigenvalue of the mean tensor", "mm2/s"),
+    ("mode", "mode of anisotropy of the mean tensor, -1 disc to 1 stick"),
+    ("dxx_mm2_s", "diffusivity along x (left-right) of the head", "mm2/s"),
+    ("dyy_mm2_s", "diffusivity along y (back-front) of the head", "mm2/s"),
+    ("dzz_mm2_s", "diffusivity along z (feet-head) of the head", "mm2/s"),
+    ("angle_deg", "angle of the principal direction to the expected axis", "deg"),
+    ("dispersion_deg", "root mean square angle of the voxels' directions", "deg"),
+    ("fluid_fraction", "fraction with mean diffusivity above 1.1e-3 mm2/s"),
+    ("fluid_distance_mm", "distance to the nearest fluid", "mm"),
+    ("displacement_mm", "how far the search moved the region", "mm"),
+)
+_OF_INDEX = (
+    ("", "ALPS index {words}, {side}"),
+    ("_low", "alps_{frame}_{side}: lower end of the 95 % interval"),
+    ("_high", "alps_{frame}_{side}: upper end of the 95 % interval"),
+)
+COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
+    *(
+        (f"alps_{frame}_{side}{end}", text.format(frame=frame, side=side, words=words))
+        for frame, words in ESTIMATORS.items()
+        for side in SIDES
+        for end, text in _OF_INDEX
+    ),
+    ("status", "pass, warn or fail"),
+    ("reasons", "why the status is not pass, the worst first"),
+    *((f"{name}_{key}", *words) for name in NAMES for key, *words in _OF_ROI),
+    ("alps_tract_nlls", "tract index, mean, by nonlinear least squares"),
+    ("alps_tract_restore", "tract index, mean, by RESTORE"),
+    ("alps_tract_free_water", "tract index, mean, with free water removed (two shells)"),
+    ("alps_tract_radius_5_mm", "tract index, mean, with spheres of 5 mm"),
+    ("alps_tract_shift_sd", "SD of the tract index over shifts by one voxel"),
+    ("left_tract_angle_deg", "angle between the tracts, left", "deg"),
+    ("right_tract_angle_deg", "angle between the tracts, right", "deg"),
+    ("pitch_deg", "rotation of the head about x", "deg"),
+    ("roll_deg", "rotation of the head about y", "deg"),
+    ("yaw_deg", "rotation of the head about z", "deg"),
+    ("registration_correlation", "FA with the template inside both brains, Pearson's"),
+    ("registration_overlap", "fraction of the scan's brain on the template's"),
+    ("registration_coverage", "fraction of the template's brain in the scan"),
+    ("registration_model", "transform that was found: rigid, scaling or affine"),
+    ("bvecs_best", "change of the voxel axes under which fibres line up best"),
+    ("bvecs_certainty", "probability that it beats its rival"),
+    ("bvecs_z", "the same as a z-score"),
+    ("b_s_mm2", "b-value that was used", "s/mm2"),
+    ("n_directions", "volumes at that b-value"),
+    ("n_b0", "volumes without diffusion weighting"),
+)
 """What each column of `AlpsResult.to_row` is, as BIDS writes it."""

@@ -7,12 +7,7 @@ from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
-from dipy.reconst.dti import (
-    fractional_anisotropy,
-    from_lower_triangular,
-    mean_diffusivity,
-    mode,
-)
+from dipy.reconst.dti import fractional_anisotropy, mean_diffusivity, mode
 from nibabel.affines import apply_affine
 from numpy.typing import ArrayLike, NDArray
 
@@ -26,11 +21,9 @@ __all__ = [
     "NAMES",
     "SPHERES_2_5_MM",
     "SPHERES_5_MM",
-    "Placement",
     "RoiMeasure",
     "RoiSet",
     "Voxels",
-    "label_voxels",
     "sphere_voxels",
 ]
 
@@ -213,12 +206,11 @@ class Placement:
     d_mm2_s: NDArray[np.float64]
 
     def place(
-        self, rois: RoiSet | nib.Nifti1Image, shifts_mm: Mapping[str, ArrayLike] | None = None
+        self, rois: RoiSet | nib.Nifti1Image, shifts_mm: Mapping[str, ArrayLike]
     ) -> dict[str, Voxels]:
-        """Find the voxels of each region; spheres may be shifted, each by mm along three axes."""
+        """Find the voxels of each region; spheres are shifted, each by mm along three axes."""
         if isinstance(rois, RoiSet):
-            shifts = dict.fromkeys(NAMES, (0, 0, 0)) if shifts_mm is None else shifts_mm
-            return {name: self._sphere(rois, name, shifts[name]) for name in NAMES}
+            return {name: self._sphere(rois, name, shifts_mm[name]) for name in NAMES}
         images.same_grid(rois, self.scan, name="rois", other_name="dwi")
         labels = np.asarray(nib.as_closest_canonical(rois).dataobj)
         return {name: label_voxels(labels, k, self.mask) for k, name in enumerate(NAMES, 1)}
@@ -235,14 +227,8 @@ class Placement:
 
     def search(
         self, rois: RoiSet | nib.Nifti1Image, search_mm: float
-    ) -> tuple[dict[str, Voxels], dict[str, float]]:
-        """Move each sphere to where FA along the expected axis is highest and fluid is far.
-
-        Returns
-        -------
-        voxels : dict of str to Voxels
-        displacement_mm : dict of str to float
-        """
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return the shift of each sphere to where FA along its axis is highest, fluid far."""
         if not isinstance(rois, RoiSet):
             raise InputError("search_mm: regions drawn by hand stay where they are; set it to 0")
         steps = np.arange(-np.floor(search_mm), np.floor(search_mm) + 1)
@@ -254,8 +240,7 @@ class Placement:
         for name in NAMES:
             scores = [self._score(name, self._sphere(rois, name, shift)) for shift in shifts]
             best[name] = shifts[int(np.argmax(scores))]
-        distances = {name: float(np.linalg.norm(shift)) for name, shift in best.items()}
-        return self.place(rois, best), distances
+        return best
 
     def _score(self, name: str, voxels: Voxels) -> float:
         """Score a place by anisotropy along the expected axis; fluid or a cut costs."""
@@ -296,6 +281,8 @@ class RoiMeasure:
         From the middle of the region to the nearest voxel above 2e-3.
     displacement_mm : float
         How far the search moved the region; 0 without one.
+    fit : Wls
+        Tensors of the voxels in the axes of the b-vectors, with what a bootstrap needs.
     """
 
     name: str
@@ -311,6 +298,7 @@ class RoiMeasure:
     fluid_fraction: float
     fluid_distance_mm: float
     displacement_mm: float
+    fit: tensor.Wls
 
 
 def measure_roi(
@@ -337,7 +325,7 @@ def measure_roi(
     displacement_mm : float
         How far the search moved the region.
     """
-    d = to_head @ from_lower_triangular(fit.beta[:, :6]) @ to_head.T
+    d = to_head @ fit.d_mm2_s @ to_head.T
     mean = voxels.mean(d)
     eigenvalues, eigenvectors = tensor.eigen(mean)
     each_eigenvalues, each_eigenvectors = tensor.eigen(d)
@@ -358,4 +346,5 @@ def measure_roi(
         fluid_fraction=float(voxels.mean(mean_diffusivity(each_eigenvalues) > FLUID_MD_MM2_S)),
         fluid_distance_mm=float(voxels.mean(to_fluid[voxels.at])),
         displacement_mm=displacement_mm,
+        fit=fit,
     )

@@ -70,6 +70,11 @@ class Wls:
     solver: NDArray[np.float64]
     residuals: NDArray[np.float64]
 
+    @property
+    def d_mm2_s(self) -> NDArray[np.float64]:
+        """The tensors, shape (n, 3, 3), in the axes of the b-vectors."""
+        return from_lower_triangular(self.beta[:, :6])
+
 
 def design_matrix(bvals_s_mm2: ArrayLike, bvecs: ArrayLike) -> NDArray[np.float64]:
     """Build the matrix that takes the six tensor components and log S0 to the log-signal.

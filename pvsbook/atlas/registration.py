@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import nibabel as nib
 import numpy as np
@@ -38,6 +39,8 @@ __all__ = [
     "resample_labels",
     "rigid_between",
 ]
+
+Model = Literal["affine", "syn"]
 
 _WARP_MM = 2.5
 
@@ -312,6 +315,28 @@ def rigid_between(
     between = between_centres(np.eye(4) if start is None else start, one, other)
     found, _ = optimise(one.fine, other.fine, RigidTransform3D(), between)
     return in_scanner(found, one, other)
+
+
+def register(
+    image: nib.Nifti1Image,
+    registration: Registration | Model,
+    *,
+    contrast: str,
+    mask: nib.Nifti1Image | None = None,
+) -> Registration:
+    """Register a scan to MNI space as asked, or return where it lies if that is known.
+
+    Raises
+    ------
+    InputError
+        Another model than ``"affine"`` and ``"syn"`` (affine, then `refine_nonlinear`).
+    """
+    if isinstance(registration, Registration):
+        return registration
+    if registration not in ("affine", "syn"):
+        raise InputError(f"registration: {registration!r}; choose 'affine' or 'syn'")
+    affine = register_to_mni(image, contrast=contrast, mask=mask)
+    return affine if registration == "affine" else refine_nonlinear(affine, image, mask=mask)
 
 
 def refine_nonlinear(

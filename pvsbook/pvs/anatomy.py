@@ -16,12 +16,11 @@ from skimage.transform import downscale_local_mean
 
 from pvsbook import images
 from pvsbook._errors import InputError
-from pvsbook.atlas import perivascular, register_to_mni, templates
-from pvsbook.atlas.registration import Registration, refine_nonlinear
+from pvsbook.atlas import perivascular, templates
+from pvsbook.atlas.registration import Model, Registration, register
 
 Floats = NDArray[np.float32]
 Contrast = Literal["t2", "t1"]
-Model = Literal["affine", "syn"]
 
 __all__ = ["Levels", "PvsAnatomy", "foreground_mask", "locate_regions", "measure_levels"]
 
@@ -206,17 +205,12 @@ def locate_regions(
     InputError
         An unknown registration, or a field of view that holds none of the regions.
     """
-    if registration not in ("affine", "syn") and not isinstance(registration, Registration):
-        raise InputError(f"registration: {registration!r}; choose 'affine' or 'syn'")
     whole_head = False
     if mask is None:
         mask = foreground_mask(image)
         whole_head = _volume_ml(mask) > LARGEST_BRAIN_ML
         mask = _strip(image, mask) if whole_head else mask
-    if not isinstance(registration, Registration):
-        affine = register_to_mni(image, contrast=contrast, mask=mask)
-        nonlinear = registration == "syn"
-        registration = refine_nonlinear(affine, image, mask=mask) if nonlinear else affine
+    registration = register(image, registration, contrast=contrast, mask=mask)
     atlas = _warped(perivascular.regions(), registration, order=0)
     box = _box_around(atlas, registration, image)
     cut = image.slicer[box]
@@ -228,22 +222,16 @@ def locate_regions(
     coverage = {k: float(min(1.0, inside_ml[k] / expected_ml[k])) for k in perivascular.REGIONS}
     if max(coverage.values()) < 0.05:
         raise InputError(_NO_REGION)
-    wm, gm, ventricles = (
-        images.array(
-            registration.to_native(
-                _warped(templates.mni(kind), registration, order=1), cut, order=1
-            )
-        )
-        for kind in ("wm", "gm", "ventricles")
-    )
+    priors = {}
+    for kind in ("wm", "gm", "ventricles"):
+        prior = _warped(templates.mni(kind), registration, order=1)
+        priors[kind] = images.array(registration.to_native(prior, cut, order=1))
     brain = np.asarray(mask.dataobj)[box] != 0
     return PvsAnatomy(
         image=cut,
         box=box,
         regions=np.where(brain, labels, 0).astype(np.uint8),
-        wm=wm,
-        gm=gm,
-        ventricles=ventricles,
+        **priors,
         brain=brain,
         coverage=coverage,
         mask_ml=_volume_ml(mask),

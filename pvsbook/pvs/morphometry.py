@@ -14,6 +14,9 @@ from pvsbook._errors import InputError
 
 __all__ = ["COLUMNS", "measure_centrelines", "measure_spread", "measure_ventricle_distance"]
 
+_DIRECTION = ["direction_x", "direction_y", "direction_z"]
+_CENTRE = ["x_mm", "y_mm", "z_mm"]
+
 COLUMNS = {
     "length_mm": "Length along the centreline",
     "tortuosity": "Length along the centreline over the distance between its ends",
@@ -72,8 +75,8 @@ def measure_spread(
         {
             "length_mm": np.sqrt(12 * np.maximum(values[:, 2], 0)),
             "elongation": np.sqrt(spread[:, 2] / spread[:, 1]),
-            **{f"direction_{a}": vectors[:, k, 2] for k, a in enumerate("xyz")},
-            **{f"{a}_mm": centre[:, k] + matrix[k, 3] for k, a in enumerate("xyz")},
+            **dict(zip(_DIRECTION, vectors[:, :, 2].T, strict=True)),
+            **dict(zip(_CENTRE, (centre + matrix[:3, 3]).T, strict=True)),
         }
     )
 
@@ -112,8 +115,6 @@ def measure_centrelines(
     matrix = np.asarray(affine, np.float64)
     table.insert(1, "tortuosity", 1.0)
     lengths = table["length_mm"].to_numpy(np.float64, copy=True)
-    axes = [f"direction_{a}" for a in "xyz"]
-    middles = [f"{a}_mm" for a in "xyz"]
     for n, box in enumerate(ndimage.find_objects(labels)):
         inside = labels[box] == n + 1
         voxels = np.argwhere(inside)
@@ -122,8 +123,8 @@ def measure_centrelines(
         weights = np.maximum(np.asarray(weight)[box][inside], 1e-9).astype(np.float64)
         corner = np.array([s.start for s in box])
         points = (voxels + corner) @ matrix[:3, :3].T + matrix[:3, 3]
-        axis = table.loc[n, axes].to_numpy(float)
-        offsets = points - table.loc[n, middles].to_numpy(float)
+        axis = table.loc[n, _DIRECTION].to_numpy(float)
+        offsets = points - table.loc[n, _CENTRE].to_numpy(float)
         along = offsets @ axis
         half = 0.5 * float(lengths[n])
         if half < voxel_sizes(matrix).max():
@@ -134,7 +135,7 @@ def measure_centrelines(
         chord = float(np.linalg.norm(line[-1] - line[0]))
         table.loc[n, "length_mm"] = length
         table.loc[n, "tortuosity"] = length / chord
-        table.loc[n, axes] = (line[-1] - line[0]) / chord
+        table.loc[n, _DIRECTION] = (line[-1] - line[0]) / chord
     return table
 
 
@@ -177,7 +178,7 @@ def measure_ventricle_distance(
     matrix = np.asarray(affine, np.float64)
     size = voxel_sizes(matrix)
     distance = edt.edt(~ventricles, anisotropy=tuple(size))
-    centres = table[["x_mm", "y_mm", "z_mm"]].to_numpy(float)
+    centres = table[_CENTRE].to_numpy(float)
     voxels = np.linalg.solve(matrix[:3, :3], (centres - matrix[:3, 3]).T)
     smooth = ndimage.gaussian_filter(distance, 1.5 / size)
     slopes = [
@@ -186,7 +187,7 @@ def measure_ventricle_distance(
     ]
     outward = np.linalg.solve(matrix[:3, :3].T, np.array(slopes)).T
     outward /= np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-9)
-    along = table[["direction_x", "direction_y", "direction_z"]].to_numpy(float)
+    along = table[_DIRECTION].to_numpy(float)
     cosine = np.abs((outward * along).sum(axis=1)).clip(0, 1)
     return pd.DataFrame(
         {

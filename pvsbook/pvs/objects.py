@@ -20,7 +20,7 @@ from pvsbook.pvs.morphometry import measure_centrelines, measure_ventricle_dista
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-__all__ = ["CLASSES", "Rules", "components", "describe", "dilate", "hysteresis", "is_elongated"]
+__all__ = ["CLASSES", "Rules"]
 
 _RING_MM = 4.0  # tissue around an object that its background is measured in
 _LACUNE_MM = 3.0  # smaller ones are not called lacune-like
@@ -114,13 +114,15 @@ def describe(
     fluid = levels.fluid_contrast
     table = measure_centrelines(labels, excess, anatomy.image.affine)
     count = len(table)
-    voxels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    grown = dilate(labels)
-    shell = (grown > 0) & (labels == 0)
-    filled = np.bincount(grown.ravel(), minlength=count + 1)[1:]
+
+    def total(where: NDArray, values: NDArray | None = None) -> NDArray:
+        """Voxels of each object, or the sum of their values."""
+        return np.bincount(where.ravel(), values, count + 1)[1:]
+
+    voxels, grown = total(labels), dilate(labels)
+    filled, shell = total(grown), (grown > 0) & (labels == 0)
     around, n_around = _tissue_around(grown, excess, (anatomy.regions > 0) & ~outside, size)
-    total = np.bincount(grown.ravel(), np.maximum(excess, -fluid).ravel(), count + 1)[1:]
-    content = total - filled * around
+    content = total(grown, np.maximum(excess, -fluid).ravel()) - filled * around
     table["volume_voxels_mm3"] = voxels * voxel_mm3
     per_unit = voxel_mm3 / (fluid * rules.space_contrast)
     table["volume_mm3"] = np.maximum(content, 0) * per_unit
@@ -131,11 +133,8 @@ def describe(
     numbers = np.arange(1, count + 1)
     table["contrast"] = np.float32(ndimage.maximum(excess, labels, numbers)) / fluid
     table["response"] = np.float32(ndimage.maximum(response, labels, numbers))
-    rim = np.bincount(grown[shell], minlength=count + 1)[1:]
-    touching = np.bincount(grown[shell & outside], minlength=count + 1)[1:]
-    table["border"] = touching / np.maximum(rim, 1)
-    lesion = np.zeros(count) if wmh is None else np.bincount(labels[wmh], minlength=count + 1)[1:]
-    table["wmh_fraction"] = lesion / voxels
+    table["border"] = total(grown[shell & outside]) / np.maximum(total(grown[shell]), 1)
+    table["wmh_fraction"] = 0.0 if wmh is None else total(labels[wmh]) / voxels
     ventricles = anatomy.ventricles > 0.5
     place = measure_ventricle_distance(table, ventricles, anatomy.image.affine)
     table = pd.concat([table, place], axis=1)
@@ -201,10 +200,8 @@ def dilate(labels: NDArray[np.int32]) -> NDArray[np.int32]:
 
 def _regions_of(labels: NDArray, regions: NDArray, count: int) -> list[str]:
     """Region that holds most of each object."""
-    inside = labels > 0
-    table = np.zeros((count + 1, 7), np.int64)
-    np.add.at(table, (labels[inside], regions[inside]), 1)
-    return [perivascular.REGIONS[int(k)] for k in 1 + table[1:, 1:].argmax(axis=1)]
+    both = np.bincount((7 * labels + regions).ravel(), minlength=7 * (count + 1)).reshape(-1, 7)
+    return [perivascular.REGIONS[int(k)] for k in 1 + both[1:, 1:].argmax(axis=1)]
 
 
 def is_elongated(shapes: pd.DataFrame, rules: Rules) -> pd.Series:

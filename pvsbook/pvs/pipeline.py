@@ -15,10 +15,11 @@ from scipy.special import ndtri, owens_t
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas import perivascular
-from pvsbook.atlas.registration import Registration
+from pvsbook.atlas.registration import Model, Registration
 from pvsbook.derivatives import Writer
+from pvsbook.method import describe_columns
 from pvsbook.pvs import morphometry
-from pvsbook.pvs.anatomy import Contrast, Model, PvsAnatomy, locate_regions
+from pvsbook.pvs.anatomy import Contrast, PvsAnatomy, locate_regions
 from pvsbook.pvs.objects import CLASSES, Rules
 from pvsbook.pvs.quality import MIN_COVERAGE, judge
 from pvsbook.pvs.segmentation import Segmentation, segment
@@ -72,54 +73,39 @@ class PvsResult:
 
     def to_row(self) -> dict[str, Any]:
         """Return counts, volumes and quality figures as one flat row (see `COLUMNS`)."""
-        row: dict[str, Any] = {}
         found = self.objects[self.objects["class"] == "pvs"]
-        voxel_ml = float(np.prod(self.anatomy.voxel_size_mm)) / 1000
-        noise = self.segmentation.noise_variance
-        searched = np.bincount(self.anatomy.regions.ravel(), minlength=7)[1:]
-        for label, name in perivascular.REGIONS.items():
-            here = found[found["region"] == name]
-            seen = self.anatomy.coverage[label] >= MIN_COVERAGE
-            tissue_ml = float(searched[label - 1]) * voxel_ml
-            row[f"n_{name}"] = len(here) if seen else np.nan
-            share = searched[label - 1] / max(searched.sum(), 1)
-            row[f"n_{name}_se"] = _count_error(here, noise * share) if seen else np.nan
-            row[f"volume_{name}_mm3"] = float(here["volume_mm3"].sum()) if seen else np.nan
-            row[f"volume_{name}_se_mm3"] = _volume_error(here) if seen else np.nan
-            row[f"tissue_{name}_ml"] = tissue_ml
-            row[f"fraction_{name}"] = (
-                row[f"volume_{name}_mm3"] / (1000 * tissue_ml) if tissue_ml else np.nan
-            )
-            row[f"coverage_{name}"] = self.anatomy.coverage[label]
-        row["n_pvs"] = len(found)
-        row["n_pvs_se"] = _count_error(found, noise)
-        row["volume_mm3"] = float(found["volume_mm3"].sum())
-        row["volume_se_mm3"] = _volume_error(found)
-        for shape in ("length_mm", "width_mm", "tortuosity", "ventricle_angle_deg"):
-            row[f"median_{shape}"] = float(found[shape].median())
-        row["volume_voxels_mm3"] = float(found["volume_voxels_mm3"].sum())
-        for kind in CLASSES:
-            if kind != "pvs":
-                row[f"n_{kind}"] = int((self.objects["class"] == kind).sum())
+        size_mm, noise = self.anatomy.voxel_size_mm, self.segmentation.noise_variance
         levels, match = self.segmentation.levels, self.anatomy.registration
-        row |= {
-            "expected_false": self.segmentation.expected_false,
-            "n_mirrored": self.segmentation.n_mirrored,
-            "threshold": self.segmentation.threshold,
-            "searched_ml": self.segmentation.searched_ml,
-            "contrast": self.contrast,
-            "has_wmh_mask": self.has_wmh_mask,
+        searched = np.bincount(self.anatomy.regions.ravel(), minlength=7)
+        voxel_ml = float(np.prod(size_mm)) / 1000
+        values = vars(self.segmentation) | vars(self)
+        values |= {f"registration_{name}": value for name, value in vars(match).items()}
+        for label, name in perivascular.REGIONS.items():
+            coverage = self.anatomy.coverage[label]
+            tissue_ml = float(searched[label]) * voxel_ml
+            share = searched[label] / max(searched[1:].sum(), 1)
+            totals = _totals(found[found["region"] == name], noise * share)
+            if coverage < MIN_COVERAGE:
+                totals = (np.nan,) * 4
+            fraction = totals[2] / (1000 * tissue_ml) if tissue_ml else np.nan
+            keys = (key.format(name) for key, *_ in _OF_REGION)
+            values |= zip(keys, (*totals, tissue_ml, fraction, coverage), strict=True)
+        totals = _totals(found, noise)
+        values |= zip(("n_pvs", "n_pvs_se", "volume_mm3", "volume_se_mm3"), totals, strict=True)
+        for shape in ("length_mm", "width_mm", "tortuosity", "ventricle_angle_deg"):
+            values[f"median_{shape}"] = float(found[shape].median())
+        for kind in CLASSES:
+            values[f"n_{kind}"] = int((self.objects["class"] == kind).sum())
+        values |= {
+            "volume_voxels_mm3": float(found["volume_voxels_mm3"].sum()),
             "snr": levels.white_matter / levels.noise_sd,
             "contrast_to_noise": levels.contrast_to_noise,
             "voxel_mm3": 1000 * voxel_ml,
-            "thickest_voxel_side_mm": float(self.anatomy.voxel_size_mm.max()),
+            "thickest_voxel_side_mm": float(size_mm.max()),
             "registration": match.model if match.warp is None else f"{match.model}, SyN",
-            "registration_correlation": match.correlation,
-            "registration_overlap": match.overlap,
-            "status": self.status,
             "reasons": "; ".join(self.reasons),
         }
-        return row
+        return {name: values[name] for name in COLUMNS}
 
     def save(
         self,
@@ -149,19 +135,17 @@ class PvsResult:
         writer.table(self.objects, OBJECT_COLUMNS, "pvs", desc="objects")
 
 
-def _count_error(found: pd.DataFrame, noise_variance: float) -> float:
-    """Return the standard deviation of a count under new noise, in which objects come and go.
+def _totals(found: pd.DataFrame, noise_variance: float) -> tuple[float, float, float, float]:
+    """Return count and volume of objects, each with its standard deviation under new noise.
 
-    PVS just below the threshold appear as often as those just above it disappear, so the latter
-    count twice; most objects below it are noise, of which few pass at random.
+    Objects come and go.  PVS just below the threshold appear as often as those just above it
+    disappear, so the latter count twice; most objects below it are noise, of which few pass at
+    random.  A volume has the noise within each object too.
     """
-    return float(np.sqrt(2 * _flips(found["repeat_probability"]).sum() + noise_variance))
-
-
-def _volume_error(found: pd.DataFrame) -> float:
-    """Return the same of a total volume, with the noise within each object too."""
-    flips = 2 * _flips(found["repeat_probability"]) * found["volume_mm3"] ** 2
-    return float(np.sqrt((found["volume_se_mm3"] ** 2 + flips).sum()))
+    flips, volume = 2 * _flips(found["repeat_probability"]), found["volume_mm3"]
+    n_error = float(np.sqrt(flips.sum() + noise_variance))
+    volume_error = float(np.sqrt((found["volume_se_mm3"] ** 2 + flips * volume**2).sum()))
+    return len(found), n_error, float(volume.sum()), volume_error
 
 
 def _flips(repeat_probability: ArrayLike) -> NDArray[np.float64]:
@@ -296,84 +280,66 @@ def _whole(part: NDArray, anatomy: PvsAnatomy, scan: nib.Nifti1Image) -> nib.Nif
     return images.make(whole, scan.affine)
 
 
-def _columns() -> dict[str, dict[str, str]]:
-    columns: dict[str, dict[str, str]] = {}
-    for name in perivascular.REGIONS.values():
-        columns[f"n_{name}"] = {"Description": f"Perivascular spaces in {name}; n/a if not seen"}
-        columns[f"n_{name}_se"] = {
-            "Description": f"Standard error that noise gives n_{name}; says nothing of bias"
-        }
-        columns[f"volume_{name}_se_mm3"] = {
-            "Description": f"Standard error that noise gives volume_{name}_mm3",
-            "Units": "mm^3",
-        }
-        columns[f"volume_{name}_mm3"] = {
-            "Description": f"Their volume in {name}, corrected for partial volume",
-            "Units": "mm^3",
-        }
-        columns[f"tissue_{name}_ml"] = {
-            "Description": f"Volume of {name} inside brain and field of view",
-            "Units": "mL",
-        }
-        columns[f"fraction_{name}"] = {"Description": f"Their volume over that of {name}"}
-        columns[f"coverage_{name}"] = {"Description": f"Fraction of {name} in the field of view"}
-    plain = {
-        "n_pvs": ("Objects of class pvs", ""),
-        "n_pvs_se": ("Standard error that noise gives n_pvs; says nothing of bias", ""),
-        "volume_mm3": ("Volume of class pvs, corrected for partial volume", "mm^3"),
-        "volume_voxels_mm3": ("Volume of class pvs, voxels counted", "mm^3"),
-        "volume_se_mm3": ("Standard error that noise gives volume_mm3", "mm^3"),
-        "median_length_mm": ("Median length along the centreline", "mm"),
-        "median_width_mm": ("Median width", "mm"),
-        "median_tortuosity": ("Median length over the distance between the ends", ""),
-        "median_ventricle_angle_deg": ("Median angle to the way to the ventricles", "deg"),
-        "n_uncertain": ("Objects too short, too round or too near cortex to be called", ""),
-        "n_wmh_overlap": ("Objects inside the mask of white-matter hyperintensities", ""),
-        "n_lacune_like": ("Objects too wide for a perivascular space, as bright as fluid", ""),
-        "expected_false": ("False objects that noise alone makes, expected", ""),
-        "n_mirrored": (
-            "Objects of the wrong sign (dark on T2w) that pass the same rules: what texture, "
-            "vessels and artefacts may add to n_pvs",
-            "",
-        ),
-        "threshold": ("Vesselness above which an object is seeded", ""),
-        "searched_ml": ("Volume searched", "mL"),
-        "contrast": ("t2: bright fluid, t1: dark fluid", ""),
-        "has_wmh_mask": ("Whether a mask of white-matter hyperintensities was given", ""),
-        "snr": ("White matter over the standard deviation of noise and texture", ""),
-        "contrast_to_noise": ("Fluid minus white matter, in standard deviations", ""),
-        "voxel_mm3": ("Voxel volume", "mm^3"),
-        "thickest_voxel_side_mm": ("Largest voxel side", "mm"),
-        "registration": ("Model of the registration to MNI space", ""),
-        "registration_correlation": ("Correlation of the scan with the template", ""),
-        "registration_overlap": ("Fraction of the brain that lies on the template", ""),
-        "status": ("pass, warn or fail", ""),
-        "reasons": ("What to look at before the numbers are believed", ""),
-    }
-    for key, (text, unit) in plain.items():
-        columns[key] = {"Description": text, **({"Units": unit} if unit else {})}
-    return columns
-
-
-def _object_columns() -> dict[str, dict[str, str]]:
-    texts = {
-        "class": "pvs, uncertain, wmh_overlap or lacune_like",
-        "region": "Region that holds most of the object",
-        **morphometry.COLUMNS,
-        "width_mm": "Diameter of the cylinder with this volume and length",
-        "ventricle_distance_mm": "Distance of the centre from the ventricles",
-        "ventricle_angle_deg": "Angle to the shortest way to the ventricles; 0 is radial",
-        "volume_se_mm3": "Standard error that noise gives volume_mm3",
-        "volume_mm3": "Volume corrected for partial volume",
-        "volume_voxels_mm3": "Volume, voxels counted",
-        "contrast": "Largest contrast, as a fraction of that of fluid",
-        "response": "Largest vesselness",
-        "repeat_probability": "Probability that it is found again under new noise",
-        "border": "Fraction of the surrounding voxels in cortex, sulci or ventricles",
-        "wmh_fraction": "Fraction inside the mask of white-matter hyperintensities",
-    }
-    return {key: {"Description": text} for key, text in texts.items()}
-
-
-COLUMNS: Mapping[str, Mapping[str, str]] = _columns()
-OBJECT_COLUMNS: Mapping[str, Mapping[str, str]] = _object_columns()
+_OF_REGION = (
+    ("n_{}", "Perivascular spaces in {}; n/a if not seen"),
+    ("n_{}_se", "Standard error that noise gives n_{}; says nothing of bias"),
+    ("volume_{}_mm3", "Their volume in {}, corrected for partial volume", "mm^3"),
+    ("volume_{}_se_mm3", "Standard error that noise gives volume_{}_mm3", "mm^3"),
+    ("tissue_{}_ml", "Volume of {} inside brain and field of view", "mL"),
+    ("fraction_{}", "Their volume over that of {}"),
+    ("coverage_{}", "Fraction of {} in the field of view"),
+)
+COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
+    *(
+        (key.format(name), words.format(name), *unit)
+        for name in perivascular.REGIONS.values()
+        for key, words, *unit in _OF_REGION
+    ),
+    ("n_pvs", "Objects of class pvs"),
+    ("n_pvs_se", "Standard error that noise gives n_pvs; says nothing of bias"),
+    ("volume_mm3", "Volume of class pvs, corrected for partial volume", "mm^3"),
+    ("volume_se_mm3", "Standard error that noise gives volume_mm3", "mm^3"),
+    ("median_length_mm", "Median length along the centreline", "mm"),
+    ("median_width_mm", "Median width", "mm"),
+    ("median_tortuosity", "Median length over the distance between the ends"),
+    ("median_ventricle_angle_deg", "Median angle to the way to the ventricles", "deg"),
+    ("volume_voxels_mm3", "Volume of class pvs, voxels counted", "mm^3"),
+    ("n_uncertain", "Objects too short, too round or too near cortex to be called"),
+    ("n_wmh_overlap", "Objects inside the mask of white-matter hyperintensities"),
+    ("n_lacune_like", "Objects too wide for a perivascular space, as bright as fluid"),
+    ("expected_false", "False objects that noise alone makes, expected"),
+    (
+        "n_mirrored",
+        "Objects of the wrong sign (dark on T2w) that pass the same rules: what texture, "
+        "vessels and artefacts may add to n_pvs",
+    ),
+    ("threshold", "Vesselness above which an object is seeded"),
+    ("searched_ml", "Volume searched", "mL"),
+    ("contrast", "t2: bright fluid, t1: dark fluid"),
+    ("has_wmh_mask", "Whether a mask of white-matter hyperintensities was given"),
+    ("snr", "White matter over the standard deviation of noise and texture"),
+    ("contrast_to_noise", "Fluid minus white matter, in standard deviations"),
+    ("voxel_mm3", "Voxel volume", "mm^3"),
+    ("thickest_voxel_side_mm", "Largest voxel side", "mm"),
+    ("registration", "Model of the registration to MNI space"),
+    ("registration_correlation", "Correlation of the scan with the template"),
+    ("registration_overlap", "Fraction of the brain that lies on the template"),
+    ("status", "pass, warn or fail"),
+    ("reasons", "What to look at before the numbers are believed"),
+)
+OBJECT_COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
+    ("class", "pvs, uncertain, wmh_overlap or lacune_like"),
+    ("region", "Region that holds most of the object"),
+    *morphometry.COLUMNS.items(),
+    ("width_mm", "Diameter of the cylinder with this volume and length"),
+    ("ventricle_distance_mm", "Distance of the centre from the ventricles"),
+    ("ventricle_angle_deg", "Angle to the shortest way to the ventricles; 0 is radial"),
+    ("volume_se_mm3", "Standard error that noise gives volume_mm3"),
+    ("volume_mm3", "Volume corrected for partial volume"),
+    ("volume_voxels_mm3", "Volume, voxels counted"),
+    ("contrast", "Largest contrast, as a fraction of that of fluid"),
+    ("response", "Largest vesselness"),
+    ("repeat_probability", "Probability that it is found again under new noise"),
+    ("border", "Fraction of the surrounding voxels in cortex, sulci or ventricles"),
+    ("wmh_fraction", "Fraction inside the mask of white-matter hyperintensities"),
+)

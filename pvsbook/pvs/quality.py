@@ -11,7 +11,7 @@ from pvsbook.atlas import perivascular
 from pvsbook.pvs.anatomy import LARGEST_BRAIN_ML, PvsAnatomy
 from pvsbook.pvs.segmentation import Segmentation
 
-__all__ = ["LIMITS", "MIN_COVERAGE", "judge"]
+__all__ = ["LIMITS", "judge"]
 
 MIN_COVERAGE = 0.5  # of a region by the field of view; below it, the region is not counted
 

@@ -1,9 +1,14 @@
-"""Perivascular spaces of one scan: a vesselness response, a threshold, and objects."""
+"""Perivascular spaces of one scan: a vesselness response, a threshold, and objects.
+
+The threshold comes from simulated noise and from simulated faint tubes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 
 import edt
 import numpy as np
@@ -15,9 +20,9 @@ from scipy.special import ndtr
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.pvs.anatomy import Levels, PvsAnatomy, measure_levels, robust_spread
-from pvsbook.pvs.noise import calibrate
-from pvsbook.pvs.objects import Rules, components, describe, dilate, hysteresis
-from pvsbook.pvs.vesselness import DEFAULT_SCALES_MM, vesselness_filter
+from pvsbook.pvs.morphometry import measure_spread
+from pvsbook.pvs.objects import Rules, components, describe, dilate, hysteresis, is_elongated
+from pvsbook.pvs.vesselness import DEFAULT_SCALES_MM, Vesselness, vesselness_filter
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -27,6 +32,8 @@ __all__ = ["Segmentation", "default_scales", "segment"]
 _CONTRAST_TO_NOISE = 4.0  # at which the filter starts to trust a structure
 _CORTEX_HALF_MM = 1.2  # cortex and sulci are at least twice this thick
 _CORTEX_MM3 = 1500.0  # and hang together over more than this
+_BLOCK_MM = 60.0  # side of the simulated block
+_TUBE_DISTANCE_MM = 10.0  # between simulated tubes: they do not touch each other's response
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,28 +136,26 @@ def segment(
     noise_scaling = _even_noise(excess, anatomy, searched, levels)
     scaled_excess = excess * noise_scaling
 
-    def filter_response(image: Floats, mask: Mask | None = None) -> Floats:
-        c = _CONTRAST_TO_NOISE * levels.noise_sd
-        return vesselness_filter(
-            image, voxel_size_mm=size, scales_mm=scales_mm, mask=mask, c=c
-        ).response
-
-    threshold = calibrate(
-        levels,
-        size,
-        filter_response,
-        width_mm=max(scales_mm),
-        n_searched=int(searched.sum()),
-        rules=rules,
-        rng=rng,
+    n_searched = int(searched.sum())
+    filter_tubes = partial(
+        vesselness_filter,
+        voxel_size_mm=size,
+        scales_mm=scales_mm,
+        c=_CONTRAST_TO_NOISE * levels.noise_sd,
     )
+    threshold = _calibrate(levels, size, filter_tubes, max(scales_mm), n_searched, rules, rng)
     describe_objects = partial(
         describe, anatomy=anatomy, levels=levels, outside=near_outside, wmh=wmh, rules=rules
     )
-    response = filter_response(scaled_excess, searched)
-    tubes = hysteresis(response, threshold.response, rules.low_to_high)
-    labels = components(tubes | _blobs(excess, searched, levels, size, rules))
-    objects = describe_objects(labels, excess, response)
+
+    def find(scaled: Floats, plain: Floats, more: Mask) -> tuple[NDArray, Floats, pd.DataFrame]:
+        """Labels, response and description of the tubes of an image, and of more."""
+        response = filter_tubes(scaled, mask=searched).response
+        labels = components(hysteresis(response, threshold.response, rules.low_to_high) | more)
+        return labels, response, describe_objects(labels, plain, response)
+
+    blobs = _blobs(excess, searched, levels, size, rules)
+    labels, response, objects = find(scaled_excess, excess, blobs)
     scaling = ndimage.maximum(noise_scaling, labels, np.arange(1, len(objects) + 1))
     root_sd = threshold.root_sd * np.asarray(scaling, np.float32)
     objects["repeat_probability"] = _repeat_probability(
@@ -159,11 +164,7 @@ def segment(
     # The same search in the image of opposite contrast, without what was found in this one: its
     # objects cannot be perivascular spaces, so they estimate the false ones.
     opposite = np.where(dilate(labels) > 0, 0, -scaled_excess)
-    opposite_response = filter_response(opposite, searched)
-    opposite_labels = components(
-        hysteresis(opposite_response, threshold.response, rules.low_to_high)
-    )
-    opposite_objects = describe_objects(opposite_labels, opposite, opposite_response)
+    _, _, mirrored = find(opposite, opposite, np.zeros_like(blobs))
     return Segmentation(
         objects=objects,
         labels=labels,
@@ -171,10 +172,113 @@ def segment(
         threshold=threshold.response,
         expected_false=threshold.expected_false,
         noise_variance=threshold.noise_variance,
-        n_mirrored=int((opposite_objects["class"] == "pvs").sum()),
-        searched_ml=float(searched.sum() * np.prod(size) / 1000),
+        n_mirrored=int((mirrored["class"] == "pvs").sum()),
+        searched_ml=float(n_searched * np.prod(size) / 1000),
         levels=levels,
     )
+
+
+@dataclass(frozen=True)
+class _Threshold:
+    """Where objects are seeded, and what noise alone does there (see `Segmentation`).
+
+    `root_sd` is the standard deviation that noise gives the square root of a response near the
+    threshold.
+    """
+
+    response: float
+    expected_false: float
+    noise_variance: float
+    root_sd: float
+
+
+def _calibrate(
+    levels: Levels,
+    size: NDArray[np.float64],
+    filter_tubes: Callable[..., Vesselness],
+    width_mm: float,
+    n_searched: int,
+    rules: Rules,
+    rng: np.random.Generator,
+) -> _Threshold:
+    """Set the threshold of a scan by simulation.
+
+    It is the response that pure noise of this strength and smoothness exceeds
+    `Rules.expected_false` times in the searched volume, or the response to a straight tube of
+    `Rules.min_contrast`, whichever is larger.
+
+    Parameters
+    ----------
+    levels
+        Noise and contrast of the scan.
+    size
+        Voxel size in mm, shape (3,).
+    filter_tubes
+        Vesselness of an image of this voxel size.
+    width_mm
+        Standard deviation of the profile of the tubes: the largest scale of the filter.
+    n_searched
+        Voxels that are searched.
+    rules, rng
+        As in `segment`.
+    """
+    block = tuple(int(np.ceil(_BLOCK_MM / s)) for s in size)
+    noise = rng.standard_normal(block, dtype=np.float32)
+    noise = ndimage.gaussian_filter(noise, [_smoothing_for(r) for r in levels.smoothness])
+    noise *= np.float32(levels.noise_sd / noise.std())
+    noise_response = filter_tubes(noise).response
+    blocks = float(n_searched) / noise.size  # searched, in units of the simulated block
+
+    def count(threshold: float) -> int:
+        labels = components(hysteresis(noise_response, threshold, rules.low_to_high))
+        shapes = measure_spread(labels, noise, np.diag([*size, 1.0]))
+        return int(is_elongated(shapes, rules).sum())
+
+    contrast = np.float32(rules.min_contrast * levels.fluid_contrast)
+    tubes = _straight_tubes(width_mm, noise.shape, size) * contrast
+    faintest = _peaks(filter_tubes(tubes).response, size).max()
+    threshold = max(faintest, _lowest(noise_response, count, rules.expected_false / blocks))
+    tubes *= np.float32(np.sqrt(threshold / faintest))
+    # the square root of a small response is linear in contrast, and its noise even
+    root_sd = float(np.sqrt(_peaks(filter_tubes(tubes + noise).response, size)).std())
+    n_noise = count(threshold)
+    return _Threshold(threshold, n_noise * blocks, (n_noise + 0.5) * blocks, root_sd)
+
+
+def _lowest(response: Floats, count: Callable[[float], int], wanted: float) -> float:
+    """Lowest threshold at which noise alone makes no more objects than wanted."""
+    # From the top down: far below, noise runs together into one object and would seem rare.
+    candidates = np.quantile(response, 1 - np.geomspace(3e-7, 3e-2, 40))
+    rare = list(takewhile(lambda threshold: count(threshold) <= wanted, candidates))
+    return float(rare[-1] if rare else candidates[0])
+
+
+def _straight_tubes(width_mm: float, shape: tuple[int, ...], size: NDArray) -> Floats:
+    """Straight tubes along the third axis, far apart, of unit height and a Gaussian profile."""
+    squares = []
+    for n, step in zip(shape[:2], size[:2], strict=True):
+        offset_mm = (np.arange(n) * step) % _TUBE_DISTANCE_MM - _TUBE_DISTANCE_MM / 2
+        squares.append((np.round(offset_mm / step) * step) ** 2)
+    profile = np.exp(-0.5 * (squares[0][:, None] + squares[1]) / width_mm**2)
+    return np.repeat(profile[..., None].astype(np.float32), shape[2], axis=2)
+
+
+def _peaks(response: Floats, size: NDArray) -> Floats:
+    """Largest response in each piece of the simulated tubes, half their distance long."""
+    whole = [max(1, int(_TUBE_DISTANCE_MM / s)) for s in size[:2]]
+    piece = max(1, int(_TUBE_DISTANCE_MM / 2 / size[2]))  # slices may be thicker than that
+    n = [length // p for length, p in zip(response.shape, (*whole, piece), strict=True)]
+    part = response[: n[0] * whole[0], : n[1] * whole[1], : n[2] * piece]
+    blocks = part.reshape(n[0], whole[0], n[1], whole[1], n[2], piece)
+    return blocks.max(axis=(1, 3, 5))[:, :, 1:-1].ravel()
+
+
+def _smoothing_for(correlation: float) -> float:
+    """Gaussian smoothing in voxels that gives white noise this correlation of neighbours.
+
+    Neighbours of white noise smoothed by s correlate by exp(-1 / (4 s^2)).
+    """
+    return 0.0 if correlation < 0.01 else float(np.sqrt(-0.25 / np.log(correlation)))
 
 
 def _repeat_probability(

@@ -7,9 +7,9 @@ import pytest
 from scipy import ndimage
 
 from pvsbook import InputError, images
+from pvsbook.atlas import registration
 from pvsbook.atlas.registration import Registration
 from pvsbook.phantoms.brain import make_brain
-from pvsbook.pvs import anatomy
 from pvsbook.pvs.anatomy import foreground_mask, locate_regions
 
 
@@ -23,7 +23,7 @@ def test_nonlinear_registration_follows_bent_anatomy(monkeypatch):
     with pytest.raises(InputError, match="choose 'affine'"):
         locate_regions(make_brain(4.0).image(make_brain(4.0).brain), registration="bspline")
     where = known_registration("t1")  # what an affine transform cannot follow is left
-    monkeypatch.setattr(anatomy, "register_to_mni", lambda *args, **kwargs: where)
+    monkeypatch.setattr(registration, "register_to_mni", lambda *args, **kwargs: where)
     brain = make_brain(2.0)
     scan = images.array(brain.image(100 * brain.wm + 70 * brain.gm + 30 * brain.csf))
     grid = np.indices(brain.shape).astype(float)
@@ -52,7 +52,7 @@ def whole(part, found):
 @pytest.mark.parametrize("contrast", ["t2", "t1"])
 def test_a_brain_is_cut_out_of_a_whole_head(monkeypatch, contrast):
     where = known_registration(contrast)
-    monkeypatch.setattr(anatomy, "register_to_mni", lambda *args, **named: where)
+    monkeypatch.setattr(registration, "register_to_mni", lambda *args, **named: where)
     brain = make_brain(2.0, margin_mm=30)
     levels = {"t2": (100, 130, 300), "t1": (200, 140, 40)}[contrast]
     parts = (brain.wm, brain.gm, brain.csf)
