@@ -51,13 +51,14 @@ def data_fetch(
     ] = None,
 ) -> None:
     """Bring data sets into the cache, each file verified before it gets its name."""
-    from pvsbook import manifest, scans
+    from pvsbook import manifest
 
     if method:
         if files or not datasets or len(datasets) != 1:
             raise InputError("data fetch: --method takes one data set and no --file")
-        found = manifest.describe(datasets[0]).scan(method, subject=subject, session=session)
-        files, subject = [f.path for f in scans.files_of(datasets[0], found)], None
+        entry = manifest.describe(datasets[0])
+        scan = entry.scan(method, subject=subject, session=session)
+        files, subject = [file.path for file in entry.files_of(scan)], None
     wanted: dict[str, list[str] | None] = dict.fromkeys(datasets or (), files)
     if not wanted:
         wanted = {name: list(held) for name, held in manifest.available_from_mirror().items()}

@@ -45,9 +45,12 @@ def public_file() -> Callable[[str, str], Path]:
                 or (online and manifest.describe(dataset).select(path)[0].url)
             ):
                 return manifest.fetch(dataset, path)[path]
+            target = manifest.path(dataset, path)
             patch.delenv("PVSBOOK_DATA", raising=False)
-            if cached(dataset, path):
-                return manifest.path(dataset, path)
+            if cached(dataset, path):  # in the user's own cache, which tests do not write to
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(manifest.path(dataset, path), target)
+                return target
         pytest.skip(
             f"needs the public file {dataset}/{path}: set PVSBOOK_MIRROR to a folder that holds "
             "it, or PVSBOOK_TEST_PUBLIC=1 to fetch it"

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvsbook import images, manifest, scans
+from pvsbook import images, manifest
 from pvsbook._errors import InputError
+from pvsbook_book import scans
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

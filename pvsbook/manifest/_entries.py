@@ -196,6 +196,12 @@ class Dataset(_Strict):
             f"choose from: {', '.join(s.label for s in candidates)}"
         )
 
+    def files_of(self, scan: Scan) -> list[File]:
+        """List the files of a scan, with the sidecars beside them."""
+        known = {file.path: file for file in self.files}
+        sidecars = (p.removesuffix(".gz").removesuffix(".nii") + ".json" for p in scan.paths)
+        return [known[path] for path in dict.fromkeys([*scan.paths, *sidecars]) if path in known]
+
     def select(
         self, files: str | Iterable[str] | None = None, *, subject: str | None = None
     ) -> tuple[File, ...]:

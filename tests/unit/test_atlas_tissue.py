@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pvsbook import InputError, images
-from pvsbook.atlas import deep_grey, register_to_mni, templates, tissue
+from pvsbook.atlas import deep_grey, register_to_mni, templates
 from pvsbook.atlas.registration import Registration
 from pvsbook.phantoms.brain import grey_ml, make_brain, pose, resize_grey
 from pvsbook.phantoms.perivascular import LESIONS, draw_scan
 from pvsbook.pvs.anatomy import foreground_mask
+from pvsbook_book.studies import tissue
 
 AT_HOME = Registration(np.eye(4), "t1", "affine", "header", 1.0, 1.0, 1.0, 1.0)
 

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from pvsbook import InputError, manifest, scans
+from pvsbook import InputError, manifest
 from pvsbook_book import notebook_page, rerun
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
@@ -25,7 +25,7 @@ def small_notebook(**tags):
         ),
         new_markdown_cell("## Count (simulated)"),
         new_code_cell(
-            "if DATASET is not None:\n    from pvsbook import scans\n\n"
+            "if DATASET is not None:\n    from pvsbook_book import scans\n\n"
             "    shape = scans.anatomy(DATASET, subject=SUBJECT, session=SESSION).image.shape\n"
             "else:\n    shape = (N,) * 3\nglue('n', shape[0], display=False)\nprint(shape)"
         ),
@@ -315,7 +315,7 @@ def test_a_notebook_has_parameters_and_takes_the_scans_that_it_declares(path):
 def test_the_book_runs_on_real_bytes(number, dataset, words, public_file, tmp_path, monkeypatch):
     method = rerun.takes_scan(nbformat.read(rerun.find_notebook(number), 4))
     entry = manifest.describe(dataset).scan(method)
-    for file in scans.files_of(dataset, entry):
+    for file in manifest.describe(dataset).files_of(entry):
         if public_file(dataset, file.path).is_relative_to(Path.home()):
             monkeypatch.delenv("PVSBOOK_DATA", raising=False)  # it lies in the user's own cache
     monkeypatch.setenv("PVSBOOK_OFFLINE", "1")

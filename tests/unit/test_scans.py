@@ -7,7 +7,8 @@ import openneuro
 import pytest
 import yaml
 
-from pvsbook import InputError, manifest, methods, scans
+from pvsbook import InputError, manifest, methods
+from pvsbook_book import scans
 
 DESCRIPTION = "dataset_description.json"
 S3 = "https://s3.amazonaws.com/openneuro.org/ds1"
@@ -20,7 +21,7 @@ def test_every_data_set_of_openneuro_has_scans_with_sidecars_beside_them():
             continue
         assert data.scans, name
         for scan in data.scans:
-            files = [f.path for f in scans.files_of(name, scan)]
+            files = [f.path for f in manifest.describe(name).files_of(scan)]
             assert set(scan.paths) <= set(files)
         names = [scan.method for scan in data.scans]
         assert names == sorted(names)
@@ -261,7 +262,7 @@ def test_a_scan_is_found_by_its_labels_or_the_choice_is_listed():
 def test_scans_load_from_real_bytes(public_file):
     for name in ("openms_mni_p07", "dwi_philips_slab", "gre_small_romeo"):
         entry = manifest.describe(name).scans[0]
-        for file in scans.files_of(name, entry):
+        for file in manifest.describe(name).files_of(entry):
             public_file(name, file.path)
     found = scans.anatomy("openms_mni_p07")
     assert found.contrast == "t2"

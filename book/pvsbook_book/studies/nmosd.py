@@ -17,7 +17,7 @@ from numpy.random import Generator
 from scipy import optimize, stats
 
 from pvsbook import alps, images, pvs
-from pvsbook.atlas import register_to_mni, tissue
+from pvsbook.atlas import register_to_mni
 from pvsbook.phantoms.brain import grey_ml, make_brain, pose, resize_grey
 from pvsbook.phantoms.diffusion import (
     WhiteMatter,
@@ -29,6 +29,7 @@ from pvsbook.phantoms.perivascular import LESIONS, draw_scan, make_phantom
 from pvsbook.pvs.anatomy import foreground_mask
 from pvsbook.pvs.rating import grade
 from pvsbook.stats import groups
+from pvsbook_book.studies import tissue
 from pvsbook_book.studies.model import ASSUMED, Study, head_size, log_ratio, parameter, visible
 
 __all__ = [

@@ -45,13 +45,6 @@ class Anatomy:
     brain_mask: nib.Nifti1Image | None = None
 
 
-def files_of(dataset: str, scan: manifest.Scan) -> list[manifest.File]:
-    """List the files of a scan, with the sidecars beside them."""
-    known = {file.path: file for file in manifest.describe(dataset).files}
-    sidecars = (images.stem(path) + ".json" for path in scan.paths)
-    return [known[path] for path in dict.fromkeys([*scan.paths, *sidecars]) if path in known]
-
-
 def locate(
     dataset: str,
     method: str,
@@ -93,7 +86,7 @@ def locate(
     command = f"pvsbook data fetch {dataset} --method {method}"
     command += f" --subject {entry.subject}" * bool(entry.subject)
     command += f" --session {entry.session}" * bool(entry.session)
-    wanted = [file.path for file in files_of(dataset, entry)]
+    wanted = [file.path for file in manifest.describe(dataset).files_of(entry)]
     fetched = manifest.fetch(dataset, wanted, command=command)
     return entry, {
         role: fetched[files] if isinstance(files, str) else [fetched[f] for f in files]
