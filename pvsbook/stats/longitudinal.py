@@ -13,7 +13,7 @@ from scipy import optimize, stats
 from pvsbook._errors import InputError
 from pvsbook.stats.tables import Checked, check, coefficients, design, result, select
 
-__all__ = ["change_scores", "mixed_anova", "mixed_model"]
+__all__ = ["change_regression", "change_scores", "mixed_anova", "mixed_model"]
 
 
 _WIDE = ("first", "second", "mean", "change")  # columns that `change_scores` adds
@@ -251,3 +251,61 @@ def mixed_model(
     measure = "share of variance between participants"
     results.append(result("intraclass correlation", measure, share, n=n))
     return pd.DataFrame(results)
+
+
+def change_regression(
+    table: pd.DataFrame,
+    *,
+    value: str,
+    group: str,
+    time: str,
+    person: str,
+    order: Sequence,
+    groups: Sequence[str],
+    covariates: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Regress the change on group, without and with the first value.
+
+    The two ask different questions and can differ in sign where groups differ at the start
+    (Lord's paradox).  Adjusting for a first value that is measured with error makes a difference
+    at the start look like a difference of change; in observational groups the change score is
+    the safer one.
+
+    Parameters
+    ----------
+    table, value, group, time, person, order, groups, covariates
+        As in `mixed_model`.  Participants of other groups are left out before anything is fitted.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Two rows: the difference of change scores, and the same adjusted for the first value.
+
+    Raises
+    ------
+    InputError
+        As `change_scores`, or not two groups that are there.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> scans = pd.DataFrame({"person": np.repeat(np.arange(40), 2), "visit": [1, 2] * 40,
+    ...     "group": ["MS"] * 60 + ["control"] * 20, "chi": rng.normal(size=80)})
+    >>> len(change_regression(scans, value="chi", group="group", time="visit", person="person",
+    ...                       order=(1, 2), groups=("MS", "control")))
+    2
+    """
+    if len(groups) != 2:
+        raise InputError(f"groups: {tuple(groups)}; name two that {group!r} holds")
+    wide = change_scores(
+        select(table, group, groups), value=value, group=group, time=time, person=person,
+        order=order, covariates=covariates,
+    ).table  # fmt: skip
+    rows = []
+    terms, n = [f"change, {groups[0]} - {groups[1]}"], len(wide)
+    for measure, more in (("change score", ()), ("adjusted for the first value", ("first",))):
+        x, _ = design(wide, [group, *covariates, *more], references={group: groups[1]})
+        fit = sm.OLS(wide["change"].to_numpy(np.float64), x).fit()
+        df = f"{fit.df_resid:.0f}"
+        rows += coefficients(fit, terms, measure, n=n, test="OLS t", df=df)
+    return pd.DataFrame(rows)

@@ -232,6 +232,22 @@ def test_counts_that_vary_as_poisson_are_not_refused():
     assert row["statistic"] == pytest.approx(known.tvalues[1], rel=1e-3)
 
 
+def test_lords_paradox_is_in_the_table():
+    rng = np.random.default_rng(5)
+    level = np.r_[rng.normal(10, 3, 200), rng.normal(0, 3, 200)]
+    table = pd.DataFrame(
+        {
+            "person": np.tile(np.arange(400), 2),
+            "group": np.tile(np.repeat(PAIR, 200), 2),
+            "visit": np.repeat([1, 2], 400),
+            "value": np.r_[level, level] + rng.normal(0, 2, 800),
+        }
+    )
+    found = longitudinal.change_regression(table, **DESIGN, groups=PAIR).set_index("measure")
+    assert found.loc["change score", "p"] > 0.01
+    assert found.loc["adjusted for the first value", "low"] > 1
+
+
 def test_repeatability_of_known_noise():
     rng = np.random.default_rng(7)
     true = rng.normal(0, 2, 5000)
