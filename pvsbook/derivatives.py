@@ -243,7 +243,7 @@ def claim(
     if not record.is_file():
         return
     known = images.read_json(record).get("SourceSHA256")
-    if known != list(sources["SourceSHA256"]):
+    if not isinstance(known, list) or sorted(map(str, known)) != sorted(sources["SourceSHA256"]):
         raise InputError(
             f"{writer.folder}: holds results of another scan under the name {writer.prefix} "
             f"({record.name}); give another folder (--out)"

@@ -7,7 +7,6 @@ settings file, the tables of a group, the pages and the documentation derive fro
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -93,6 +92,8 @@ class Option:
         Value that a flag without argument stands for.
     is_found
         Whether sidecars or file names give it, so that the default is what they lack.
+    of_one_participant
+        Whether no file of settings can hold it, as it differs from one participant to the next.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Option:
     flag: str = ""
     flag_value: Any = None
     is_found: bool = False
+    of_one_participant: bool = False
 
     @property
     def command_line(self) -> str:
@@ -117,7 +119,7 @@ class Option:
     @property
     def is_of_one_participant(self) -> bool:
         """Whether its value is a file that belongs to one participant."""
-        return self.type is Path
+        return self.type is Path or self.of_one_participant
 
     def check(self, value: Any, where: str) -> None:
         """Refuse a value that the option cannot have.
@@ -138,20 +140,45 @@ class Option:
         elif self.type is bool:
             if not isinstance(value, bool):
                 raise InputError(f"{where}; give true or false")
-        elif self.type in (int, float):
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (is_number and math.isfinite(value)):
-                raise InputError(f"{where}; give a number")
-            if self.type is int and value != int(value):
+        elif self.type is int:
+            if not isinstance(value, int) or isinstance(value, bool):
                 raise InputError(f"{where}; give a whole number")
+        elif self.type is float:
+            if not _is_number(value):
+                raise InputError(f"{where}; give a number{_as_text(value)}")
+        elif self.type is list:
+            if not isinstance(value, list | tuple) or not value or not all(map(_is_entry, value)):
+                raise InputError(f"{where}; give a list of numbers{_as_text(value)}")
         elif self.type is dict:
             if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
                 raise InputError(f"{where}; give settings by name, as {{name: value}}")
+            for name, entry in value.items():
+                if not (_is_entry(entry) or isinstance(entry, bool)):
+                    raise InputError(
+                        f"{where}; {name} must be a number or a list of numbers{_as_text(entry)}"
+                    )
         elif self.type is str:
             if not isinstance(value, str):
                 raise InputError(f"{where}; give text")
             if value.endswith((".nii", ".nii.gz")) and not Path(value).is_file():
                 raise InputError(f"{where}, and there is no such file")
+
+
+def _is_number(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) < 1e300  # neither NaN nor infinite
+
+
+def _is_entry(value: Any) -> bool:
+    """Tell numbers, and lists of numbers, from everything else."""
+    is_list = isinstance(value, list | tuple) and bool(value) and all(map(_is_number, value))
+    return is_list or _is_number(value)
+
+
+def _as_text(value: Any) -> str:
+    """Say why YAML takes 1e-4 for text."""
+    texts = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)]
+    return " (YAML reads 1e-4 as text; write 1.0e-4)" if any("e" in v for v in texts) else ""
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ ESTIMATORS = {
     "tract": "in the frame of the two tracts",
 }
 MAX_VOXEL_MM = 3.0
+LEAST_BOOTSTRAP = 10  # repeats; fewer give no interval
 FREE_MD_MM2_S = 2e-3
 WHITE_FA = 0.25
 
@@ -222,6 +223,8 @@ def measure(
         )
     if not 0 <= search_mm <= 3:
         raise InputError(f"search_mm is {search_mm}; use 0 (no search) to 3 mm")
+    if n_bootstrap < LEAST_BOOTSTRAP:
+        raise InputError(f"n_bootstrap is {n_bootstrap}; give {LEAST_BOOTSTRAP} or more")
     stored, whole = dwi.image, series.canonical(dwi)
     shell = series.one_shell(whole.bvals_s_mm2)
     data, affine = images.array(whole.image)[..., shell], whole.image.affine

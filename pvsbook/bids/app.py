@@ -191,6 +191,11 @@ def run_participants(
     top = Path(out)
     if top.resolve() == folder.root.resolve():
         raise InputError(f"{out}: is the data set itself; give another folder for the results")
+    root = folder.root.resolve()
+    if top.resolve().is_relative_to(root) and top.resolve().relative_to(root).parts[0] in {
+        *folder.labels
+    }:
+        raise InputError(f"{out}: lies in the folder of a participant; give another folder")
     derivatives.describe(top)
     settings = read_settings(None) if settings is None else settings
     planned = list(plan(folder, settings))

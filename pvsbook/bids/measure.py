@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,6 @@ def measure_files(
         sources = derivatives.sources_of(scan)
         derivatives.claim(writer, method.suffix, sources, desc=f"{method.desc}sources")
     result = method.measure(*files.values(), **settings)
-    result.save(out, prefix=prefix, sources=names)
     row = result.to_row()
     with plt.rc_context():  # the caller's style stays
         use_style()
@@ -114,10 +114,33 @@ def measure_files(
     )
     for figure, _, _ in shown.figures:
         plt.close(figure)
-    # A mask may change and the results be replaced, the scan may not.
-    writer.json(sources, method.suffix, desc=f"{method.desc}sources")
-    where = writer.text(page, method.suffix, ".html", desc=f"{method.desc}report")
+    derivatives.describe(out)
+    # Nothing has its name before everything is there, and what an earlier run wrote goes: a map
+    # that is now unsupported would else stay under its ordinary name.
+    with tempfile.TemporaryDirectory(dir=out, prefix=".pvsbook-") as folder:
+        result.save(folder, prefix=prefix, sources=names)
+        draft = replace(writer, folder=folder)
+        draft.text(page, method.suffix, ".html", desc=f"{method.desc}report")
+        written = [p for p in Path(folder).rglob("*") if p.is_file() and p.parent != Path(folder)]
+        outputs = sorted(path.name for path in written)
+        # A mask may change and the results be replaced, the scan may not.
+        record = {**sources, "Outputs": outputs}
+        draft.json(record, method.suffix, desc=f"{method.desc}sources")
+        claimed = writer.path(method.suffix, ".json", desc=f"{method.desc}sources")
+        _remove_earlier(claimed, prefix)
+        claimed.parent.mkdir(parents=True, exist_ok=True)
+        for path in (*written, draft.path(method.suffix, ".json", desc=f"{method.desc}sources")):
+            path.replace(claimed.parent / path.name)
+    where = writer.path(method.suffix, ".html", desc=f"{method.desc}report")
     return Done(shown.summary, result.status, result.reasons, row, where)
+
+
+def _remove_earlier(record: Path, prefix: str) -> None:
+    """Remove the results that a record of an earlier run names, beside it and nowhere else."""
+    known = images.read_json(record).get("Outputs") if record.is_file() else None
+    for name in known if isinstance(known, list) else ():
+        if isinstance(name, str) and name == Path(name).name and name.startswith(f"{prefix}_"):
+            (record.parent / name).unlink(missing_ok=True)
 
 
 def _as_list(paths: images.PathLike | Sequence[images.PathLike]) -> list[images.PathLike]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pvsbook._errors import InputError
 from pvsbook.method import Input, Method, Option, Shown
 from pvsbook.methods import qsm
 from pvsbook.visit import Found
@@ -38,6 +39,11 @@ def measure(
     from pvsbook.atlas import deep_grey
     from pvsbook.qsm import change
 
+    if "tv" not in inversion and regularisation != METHOD.defaults["regularisation"]:
+        raise InputError(
+            f"regularisation: is {regularisation:g}, but belongs to TV and the inversion is "
+            f"{inversion}; leave it out"
+        )
     times, strengths = _of_both(echo_times_s), _of_both(field_strength_t)
     files = (first_magnitude, first_phase), (second_magnitude, second_phase)
     visits = [
@@ -121,7 +127,11 @@ METHOD = Method(
     ),
     options=(
         Option(
-            "first_session", "first", "Label of the first visit, for the table.", is_found=True
+            "first_session",
+            "first",
+            "Label of the first visit, for the table.",
+            is_found=True,
+            of_one_participant=True,
         ),
         *qsm.ECHO_OPTIONS,
         Option("background", "smv", "Background removal.", choices=qsm.BACKGROUNDS),
@@ -150,7 +160,7 @@ METHOD = Method(
     desc="change",
     compares="qsm",
     pair=pair,
-    shares=("phase_period", "phase_sign"),
+    shares=("echo_times_s", "field_strength_t", "phase_period", "phase_sign"),
     core="pvsbook.qsm.change.measure_visits",
     kept_back={
         "labels": "the nuclei of the atlas",

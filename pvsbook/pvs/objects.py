@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from pvsbook._errors import InputError
 from pvsbook.atlas import perivascular
 from pvsbook.pvs.anatomy import Levels, PvsAnatomy
 from pvsbook.pvs.morphometry import measure_centrelines, measure_ventricle_distance
@@ -74,6 +75,14 @@ class Rules:
     fluid_like: float = 0.6
     space_contrast: float = 1.0
     max_border: float = 0.35
+
+    def __post_init__(self) -> None:
+        """Refuse a rule that no object, or every object, would meet."""
+        for name, value in vars(self).items():
+            least = 0.0 if name in ("expected_false", "min_length_mm", "blob_mm") else 1e-6
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (is_number and least <= value < np.inf):
+                raise InputError(f"rules: {name} is {value!r}; give a number above 0")
 
 
 def describe(

@@ -332,6 +332,9 @@ def reconstruct(
     )
 
 
+_OF_THE_SCAN = ("ball_mm", "radians_per_ppm")  # follow from the scan and the steps before
+
+
 def _check_method(
     step: str, name: str, methods: Mapping[str, Callable[..., Any]], options: Mapping[str, Any]
 ) -> None:
@@ -339,12 +342,26 @@ def _check_method(
     if name not in methods:
         raise InputError(f"{step}: {name!r}; known are {', '.join(methods)}")
     parameters = inspect.signature(methods[name]).parameters.values()
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _OF_THE_SCAN]
     unknown = [str(option) for option in options if option not in known]
     if unknown:
         raise InputError(
             f"{step}_options: {name} has no option {', '.join(unknown)}; it has {', '.join(known)}"
         )
+    for option, value in options.items():
+        if option in ("weight", "magnitude"):
+            is_right, wanted = np.ndim(value) == 3, "an array, shape (x, y, z)"
+        else:
+            try:
+                numbers = np.asarray(value, np.float64)
+            except (TypeError, ValueError):
+                numbers = np.array([np.nan])
+            least = 0 if option == "pad_mm" else np.nextafter(0, 1)
+            most = 1 if option == "tolerance" else np.inf
+            is_right = bool(numbers.size and ((numbers >= least) & (numbers < most)).all())
+            wanted = "a number above 0" + (" and below 1" if option == "tolerance" else "")
+        if not is_right:
+            raise InputError(f"{step}_options: {option} of {name} is {value!r}; give {wanted}")
 
 
 def _measure_field(

@@ -568,6 +568,14 @@ def test_a_label_that_leads_elsewhere_is_not_used(tmp_path):
     assert "is no BIDS label" in dataset.notes[0]
 
 
+def test_results_do_not_go_into_the_folder_of_a_participant(tmp_path):
+    touch(tmp_path, "sub-1/anat/sub-1_T2w.nii.gz")
+    folder = inputs.find(tmp_path, methods=["pvs"])
+    with pytest.raises(InputError, match="lies in the folder of a participant"):
+        next(app.run_participants(folder, tmp_path / "sub-1" / "out"))
+    assert not (tmp_path / "sub-1" / "out").exists()
+
+
 def test_a_setting_counts_more_than_what_files_say(tmp_path):
     touch(tmp_path, "sub-1/anat/sub-1_T2w.nii.gz")
     folder = inputs.find(tmp_path, methods=["pvs"])

@@ -140,7 +140,6 @@ OPTIONS = {
         "reference": "whole brain",
     },
     "qsmchange": {
-        "first_session": "first",
         "echo_times_s": None,
         "field_strength_t": None,
         "phase_period": None,

@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pytest
 
 from pvsbook import InputError, cli, images, methods
 from pvsbook.bids import app, group, inputs
+from pvsbook.bids.measure import measure_files
 from pvsbook.derivatives import Writer
 from pvsbook.method import Input, Method, Option, Shown, describe_columns
 from pvsbook.visit import Found
@@ -96,7 +97,16 @@ def test_no_other_file_knows_a_method_by_name():
         (Option("k", False, "h"), 1, "give true or false"),
         (Option("k", "a", "h", choices=("a", "b")), "c", "choose from a, b"),
         (Option("k", 1, "h", choices=(1, -1)), True, "choose from 1, -1"),
+        (Option("k", 1, "h"), 1000.0, "give a whole number"),
+        (Option("k", 1.0, "h"), 10**400, "give a number"),
+        (Option("k", 1.0, "h"), "1e-4", "YAML reads 1e-4 as text; write 1.0e-4"),
         (Option("k", {}, "h"), [1], "give settings by name"),
+        (Option("k", {}, "h"), {"a": "1e-4"}, "a must be a number .* write 1.0e-4"),
+        (Option("k", {}, "h"), {"a": None}, "a must be a number or a list of numbers"),
+        (Option("k", {}, "h"), {"a": []}, "a must be a number or a list of numbers"),
+        (Option("k", None, "h", kind=list), "hello", "give a list of numbers"),
+        (Option("k", None, "h", kind=list), ["4e-3"], "write 1.0e-4"),
+        (Option("k", None, "h", kind=list), [], "give a list of numbers"),
         (Option("k", "a", "h"), 1, "give text"),
         (Option("k", "a", "h"), "x/y.nii", "no such file"),
     ],
@@ -207,3 +217,78 @@ def test_a_fourth_method_is_one_object(with_toy, monkeypatch, capsys, tmp_path):
     settings.write_text("toy: {level: 1}\n")
     with pytest.raises(InputError, match="toy has no option level; it has threshold"):
         app.read_settings(settings)
+
+
+def test_what_an_earlier_run_wrote_goes_and_a_failure_changes_nothing(tmp_path):
+    """A map that is now unsupported must not stay under its ordinary name."""
+    scan = tmp_path / "sub-a_FLAIR.nii.gz"
+    cube = np.zeros((10, 10, 10), np.float32)
+    cube[:5] = 2
+    images.save(images.make(cube, np.eye(4)), scan)
+
+    class WithMap(Volume):
+        desc = "good"
+
+        def save(self, folder, *, prefix="sub-scan", sources=()):
+            super().save(folder, prefix=prefix, sources=sources)
+            Writer(folder, prefix=prefix).text("map", "toymap", ".txt", desc=self.desc)
+
+    class Unsupported(WithMap):
+        desc = "unsupported"
+
+    def toy(result, show=show_volume):
+        return replace(TOY, measure=lambda image, *, threshold: result(0.5), show=show)
+
+    out = tmp_path / "out"
+    own = out / "sub-a" / "anat" / "notes.txt"
+    own.parent.mkdir(parents=True)
+    own.write_text("of the user")
+    measure_files(toy(WithMap), {"image": scan}, out)
+    measure_files(toy(Unsupported), {"image": scan}, out)
+    assert [p.name for p in out.rglob("*toymap.txt")] == ["sub-a_desc-unsupported_toymap.txt"]
+    assert own.read_text() == "of the user"
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+    def broken(result):
+        raise ValueError("cannot be drawn")
+
+    with pytest.raises(ValueError, match="cannot be drawn"):
+        measure_files(toy(WithMap, broken), {"image": scan}, out)
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+
+
+def test_a_record_of_results_removes_nothing_elsewhere(tmp_path):
+    scan = tmp_path / "sub-a_FLAIR.nii.gz"
+    cube = np.zeros((10, 10, 10), np.float32)
+    cube[:5] = 2
+    images.save(images.make(cube, np.eye(4)), scan)
+    out = tmp_path / "out"
+    measure_files(TOY, {"image": scan}, out, threshold=1.0)
+    (record,) = out.rglob("*desc-sources_toy.json")
+    outside, other = tmp_path / "sub-a_x.txt", record.parent / "mine.txt"
+    for path in (outside, other):
+        path.write_text("kept")
+    known = json.loads(record.read_text())
+    names = ["../../../sub-a_x.txt", "mine.txt", str(outside), 3, None]
+    record.write_text(json.dumps({**known, "Outputs": names}))
+    measure_files(TOY, {"image": scan}, out, threshold=1.0)
+    assert outside.exists()
+    assert other.exists()
+
+
+def test_settings_of_the_scanner_hold_for_change_too(tmp_path):
+    settings = tmp_path / "s.yml"
+    settings.write_text(
+        "qsm: {echo_times_s: [0.003, 0.006, 0.009], phase_sign: -1, inversion: tkd}"
+    )
+    read = app.read_settings(settings)
+    assert read["qsmchange"] == {"echo_times_s": [0.003, 0.006, 0.009], "phase_sign": -1}
+    settings.write_text("qsmchange: {first_session: ses-9}")
+    with pytest.raises(InputError, match="qsmchange has no option first_session"):
+        app.read_settings(settings)
+
+
+def test_regularisation_of_another_inversion_is_refused():
+    options = methods.by_name("qsmchange").defaults | {"inversion": "tkd", "regularisation": 0.7}
+    with pytest.raises(InputError, match="belongs to TV and the inversion is tkd"):
+        methods.by_name("qsmchange").measure([], [], [], [], first_session="first", **options)
