@@ -294,7 +294,7 @@ def _index(top: Path, labels: Sequence[str]) -> list[BidsFile]:
     if missing:
         raise InputError(
             f"--participant-label: {', '.join(missing)} not in {top} "
-            f"({len(existing)} people there)"
+            f"({len(existing)} participants there)"
         )
     log = logging.getLogger("bids2table")
     level = log.level

@@ -11,13 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.stats import chi2
 
-from pvsbook._constants import GAMMA_MHZ_T
+from pvsbook._constants import GAMMA_MHZ_T, TWO_PI
 from pvsbook._errors import InputError
 from pvsbook.qsm.unwrap import romeo, wrap
 
 __all__ = ["FieldMap", "Readout", "check_readout", "echo_difference", "fit_field", "hz_to_ppm"]
-
-TWO_PI = 2 * math.pi
 
 
 @dataclass(frozen=True, eq=False)

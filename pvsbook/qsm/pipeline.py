@@ -15,12 +15,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from pvsbook import images
-from pvsbook._constants import GAMMA_MHZ_T
+from pvsbook._constants import GAMMA_MHZ_T, TWO_PI
 from pvsbook._errors import InputError
 from pvsbook.derivatives import Writer
 from pvsbook.method import describe_columns
 from pvsbook.qsm.background import LocalField, lbv, pdf, resharp, smv, vsharp
-from pvsbook.qsm.field import TWO_PI, FieldMap, check_readout, fit_field, hz_to_ppm
+from pvsbook.qsm.field import FieldMap, check_readout, fit_field, hz_to_ppm
 from pvsbook.qsm.inversion import Inversion, closed_form_l2, ndi, tikhonov, tkd, tv
 from pvsbook.qsm.mask import mask_from_gre
 from pvsbook.qsm.quality import STEPS, Flag, check_echoes, check_magnitude, check_map, check_mask

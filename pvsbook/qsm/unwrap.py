@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import fft, ndimage
 from scipy.sparse.linalg import LinearOperator, cg
 
+from pvsbook._constants import TWO_PI
 from pvsbook._errors import InputError
 
 __all__ = [
@@ -28,7 +29,6 @@ __all__ = [
 N_BINS = 256
 CHUNK = 64
 ROW = 1024
-TWO_PI = 2 * math.pi
 # Of least squares in a mask: stop when the residual has fallen to this share, or after so many.
 TOLERANCE, MAX_ITERATIONS = 1e-4, 100
 
