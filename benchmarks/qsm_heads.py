@@ -9,7 +9,6 @@ on the voxel grid itself.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -358,11 +357,9 @@ def _head(name, mag, phase, times_s, field_t, affine, chi, local, total, brain, 
 
 def scan_qsm_forward(
     look: Look, mirror: Path, *, voxel_mm: float = 2.0, field_t: float = 3.0, snr: float = 100.0,
-    times_s: tuple[float, ...] = (0.004, 0.012, 0.020, 0.028), site: str = "",
+    times_s: tuple[float, ...] = (0.004, 0.012, 0.020, 0.028)
 ) -> Head:  # fmt: skip
     """Scan a head with qsm-forward: its field, shim, phase offset, spoiled signal and noise."""
-    if site:
-        sys.path.append(site)
     import qsm_forward as qf  # type: ignore[import-not-found]
 
     volumes, affine = draw(look, voxel_mm, mirror)

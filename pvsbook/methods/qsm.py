@@ -198,6 +198,12 @@ METHOD = Method(
         Option("background_options", {}, "Its own settings, by name, as {radius_mm: 8}."),
         Option("inversion", "tv", "Dipole inversion.", choices=INVERSIONS),
         Option("inversion_options", {}, "Its own settings, by name, as {regularisation: 1.0e-4}."),
+        Option(
+            "harmonic_degree",
+            6,
+            "Remove slow harmonic susceptibility to this degree after lbv and pdf; 0 keeps it.",
+            kind=int,
+        ),
         Option("reference", "whole brain", "What is zero: 'whole brain', 'none', or a mask."),
         Option("brain_mask", None, "Brain, on the same grid.", kind=Path),
         Option("white_matter", None, "White matter, for the table of references.", kind=Path),

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pvsbook import images
 from pvsbook._errors import InputError
+from pvsbook.qsm._solve import distance_inside
 from pvsbook.qsm.field import FieldMap
 
 __all__ = ["Flag", "check_magnitude"]
@@ -18,6 +19,8 @@ MIN_MASK_CM3 = 1.0
 BRAIN_CM3 = 400.0
 BORDER_SHARE = 0.2
 RESIDUAL_RAD = 0.1
+STRONG_MM3 = 100.0  # left out in one piece, deeper than air's own field reaches
+STRONG_DEPTH_MM = 8.0
 DROPPED_SHARE = 0.02  # next to air the field itself is that steep
 CHI_SD_PPB = (8.0, 80.0)  # of a brain; ten times the echo times, or a tenth, lie far outside
 ECHO_RISE = 1.05  # the signal decays: the median of a later echo may exceed an earlier one by this
@@ -52,6 +55,11 @@ FLAGS: dict[str, tuple[str | None, str]] = {
     "small mask": (None, "{:.0f} cm3, less than a brain"),
     "pieces": (None, "the mask is in {} pieces; each is off by a constant"),
     "jumps": (None, "{} voxels left out, where unwrapping or the line fit failed"),
+    "strong source": (
+        None,
+        "{:.0f} mm3 left out in one piece inside the brain, where the field is too steep for these "
+        "echo times; a source there, as a calcification, comes out too weak",
+    ),
     "residual": (None, "95 % of the line fits miss by up to {:.2f} rad"),
     "bipolar": (None, "odd and even echoes differ by a smooth phase, which was taken out"),
     "one echo": (None, "the coil's phase cannot be told from the field"),
@@ -182,7 +190,7 @@ def check_map(
     field: FieldMap,
     chi_ppm: NDArray[np.float32],
     *,
-    n_dropped: int,
+    dropped: NDArray[np.bool_],
     is_bipolar: bool,
 ) -> tuple[Flag, ...]:
     """Flag what mask, unwrapping, the line fit over the echoes and susceptibility say of a scan.
@@ -197,7 +205,7 @@ def check_map(
         Their field.
     chi_ppm
         Susceptibility of the voxels where it is known, one after the other.
-    n_dropped
+    dropped
         Voxels left out of the mask.
     is_bipolar
         Whether a difference of odd and even echoes was taken out.
@@ -206,6 +214,11 @@ def check_map(
     faces = [np.take(known, end, axis).mean() for axis in range(3) for end in (0, -1)]
     n_cut = sum(share > BORDER_SHARE for share in faces)
     volume_cm3 = _volume_cm3(known, gre)
+    n_dropped = int(dropped.sum())
+    depth_mm = distance_inside(known | dropped, gre.voxel_size_mm, rim_is_outside=False)
+    deep = cc3d.connected_components(dropped & (depth_mm > STRONG_DEPTH_MM), connectivity=26)
+    largest_deep = np.bincount(deep.ravel(), minlength=2)[1:].max()
+    strong_mm3 = float(largest_deep * np.prod(gre.voxel_size_mm))
     pieces = cc3d.connected_components(known, connectivity=6)
     largest = np.bincount(pieces.ravel())[1:].max()
     residual_rad = float(np.percentile(field.residual_rad[known], 95))
@@ -216,6 +229,7 @@ def check_map(
         (volume_cm3 < BRAIN_CM3, "small mask", volume_cm3),
         (largest < 0.99 * known.sum(), "pieces", field.n_regions),
         (n_dropped > DROPPED_SHARE * known.sum(), "jumps", n_dropped),
+        (strong_mm3 > STRONG_MM3, "strong source", strong_mm3),
         (residual_rad > RESIDUAL_RAD, "residual", residual_rad),
         (is_bipolar, "bipolar", None),
         (n_echoes == 1, "one echo", None),

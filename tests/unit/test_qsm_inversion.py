@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from pvsbook import InputError, images
-from pvsbook.qsm import _solve, background, dipole, inversion, reference
+from pvsbook.qsm import _solve, background, dipole, harmonic, inversion, reference
 
 DIRECTION = st.tuples(*[st.floats(-1, 1)] * 3).filter(lambda b: np.linalg.norm(b) > 0.1)
 SHAPE = st.tuples(*[st.integers(4, 11)] * 3)
@@ -205,3 +205,70 @@ def test_references_side_by_side_differ_by_one_number():
     )
     error_ppb = table.loc["CSF", "standard_error_ppb"]
     assert error_ppb == pytest.approx(1e3 * chi[fluid].std(ddof=1) / 162**0.5)
+
+
+@pytest.mark.parametrize("chi_ppm", [0.5, 1.0, -1.7])
+@pytest.mark.parametrize("method", ["tikhonov", "ndi", "tv", "tv with weight"])
+def test_strong_sources_at_7_t_and_late_echoes_keep_their_susceptibility(method, chi_ppm):
+    grid = np.indices((40, 40, 40)) - 20
+    source = (grid[0] ** 2 + grid[1] ** 2 < 9) & (np.abs(grid[2]) < 12)
+    inside = (grid**2).sum(0) < 18**2
+    field = dipole.dipole_field(source * chi_ppm, (1, 1, 1)) * inside
+    radians = 2 * np.pi * 42.58 * 7 * 0.03
+    assert np.abs(field).max() * radians > 2 * np.pi
+    found = {
+        "tikhonov": lambda f, m, s: inversion.tikhonov(f, m, s),
+        "ndi": lambda f, m, s: inversion.ndi(f, m, s, radians_per_ppm=radians),
+        "tv": lambda f, m, s: inversion.tv(f, m, s),
+        "tv with weight": lambda f, m, s: inversion.tv(f, m, s, weight=m),
+    }[method](field, inside, (1, 1, 1))
+    assert found.change < 0.011
+    assert found.chi_ppm[source].mean() / chi_ppm == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("b0", [(0, 0, 1), (0.3, -0.2, 0.9)])
+@pytest.mark.parametrize("degree", [2, 3, 5])
+def test_harmonic_polynomials_make_a_field_without_sources_inside(b0, degree):
+    exponents, terms = harmonic.harmonic_polynomials(degree, b0)
+    assert terms.shape[1] == 2 * degree + 1
+    grid = (np.indices((64, 64, 64)) - 31.5) / 24
+    r = np.sqrt((grid**2).sum(0))
+    ball = np.clip((1 - r) * 2 + 0.5, 0, 1)  # a hard edge would ring, with a tilted kernel
+    total = np.zeros((degree + 1,) * 3)
+    total[tuple(np.transpose(exponents))] = terms @ np.random.default_rng(3).normal(
+        size=terms.shape[1]
+    )
+    chi = np.polynomial.polynomial.polyval3d(*grid, total) * ball
+    field = dipole.dipole_field(chi, (1, 1, 1), b0, pad_mm=32)
+    sources = ndimage.laplace(field)
+    assert sources[r < 0.5].std() < 0.02 * sources[(r > 0.75) & (r < 1.25)].std()
+
+
+def test_the_slow_map_that_background_removal_leaves_is_removed_and_edges_stay():
+    b0 = np.array([0.2, -0.1, 0.97])
+    size = np.array([1.0, 1.2, 0.9])
+    at = (np.indices((60, 56, 64)) - np.array([30, 28, 32]).reshape(3, 1, 1, 1)) * size.reshape(
+        3, 1, 1, 1
+    )
+    inside = (at**2).sum(0) < 27**2
+    nucleus = ((at - np.array([6, 4, -5]).reshape(3, 1, 1, 1)) ** 2).sum(0) < 36
+    bowl = 5e-5 * (at**2).sum(0) + 2e-4 * at[0]
+    rng = np.random.default_rng(8)
+    chi = (0.1 * nucleus + bowl + rng.normal(0, 1e-3, inside.shape)) * inside
+    found = harmonic.remove_harmonic(chi, inside, size, b0)
+    contrast = found[nucleus].mean() - found[inside & ~nucleus].mean()
+    assert contrast == pytest.approx(0.1, abs=2e-3)
+    assert np.ptp(bowl[inside]) > 0.03
+    assert found[inside & ~nucleus].std() < 2e-3
+    assert not found[~inside].any()
+    again = harmonic.remove_harmonic(found, inside, size, b0)
+    assert np.abs(again - found)[inside].max() < 1e-3
+
+
+def test_few_voxels_carry_no_polynomial():
+    inside = np.ones((9, 9, 9), bool)
+    chi = np.random.default_rng(0).normal(size=inside.shape).astype(np.float32)
+    assert (harmonic.remove_harmonic(chi, inside, (1, 1, 1)) == chi).all()
+    large = np.ones((24, 24, 24), bool)
+    chi = np.random.default_rng(0).normal(size=large.shape).astype(np.float32)
+    assert (harmonic.remove_harmonic(chi, large, (1, 1, 1), degree=0) == chi).all()

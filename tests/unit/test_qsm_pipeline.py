@@ -335,3 +335,25 @@ def test_a_visit_whose_phase_has_the_other_sign_is_no_change():
     assert negated.reasons[0].startswith("sign: ")
     assert negated.table["change_ppb"].isna().all()
     assert not any("sign" in r for r in measured(other).reasons), "what the message advises"
+
+
+def test_voxels_left_out_in_one_place_deep_inside_are_named_as_a_strong_source(head):
+    at = np.argwhere(head.brain).mean(axis=0).reshape(3, 1, 1, 1)
+    away_mm = 2.5 * np.linalg.norm(np.indices(head.brain.shape) - at, axis=0)
+    steep = np.random.default_rng(4).uniform(-np.pi, np.pi, head.gre.phase_rad.shape)
+    for radius_mm, is_flagged in ((3.0, False), (7.0, True)):
+        phase = np.where((away_mm < radius_mm)[..., None], steep, head.gre.phase_rad)
+        gre = replace(head.gre, phase_rad=phase.astype(np.float32))
+        codes = {flag.code for flag in qsm.reconstruct(gre, inversion="tkd").flags}
+        assert ("strong source" in codes) == is_flagged
+
+
+def test_harmonic_susceptibility_is_removed_after_the_methods_that_keep_the_slow_field(head):
+    for background in ("lbv", "pdf", "vsharp"):
+        given = {"background": background, "inversion": "tkd"}
+        kept = qsm.reconstruct(head.gre, harmonic_degree=0, **given)
+        found = qsm.reconstruct(head.gre, **given)
+        inside = found.local_field.mask
+        difference = 1e3 * (found.susceptibility.chi_ppm - kept.susceptibility.chi_ppm)[inside]
+        assert (difference.std() > 0.5) == (background != "vsharp")
+        assert found.settings["harmonic_degree"] == (0 if background == "vsharp" else 6)
