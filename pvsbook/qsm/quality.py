@@ -19,7 +19,7 @@ MIN_MASK_CM3 = 1.0
 BRAIN_CM3 = 400.0
 BORDER_SHARE = 0.2
 RESIDUAL_RAD = 0.1
-STRONG_MM3 = 100.0  # left out in one piece, deeper than air's own field reaches
+STRONG_MM3, STRONG_VOXELS = 100.0, 20  # left out in one piece, deeper than air's own field reaches
 STRONG_DEPTH_MM = 8.0
 DROPPED_SHARE = 0.02  # next to air the field itself is that steep
 CHI_SD_PPB = (8.0, 80.0)  # of a brain; ten times the echo times, or a tenth, lie far outside
@@ -57,7 +57,7 @@ FLAGS: dict[str, tuple[str | None, str]] = {
     "jumps": (None, "{} voxels left out, where unwrapping or the line fit failed"),
     "strong source": (
         None,
-        "{:.0f} mm3 left out in one piece inside the brain, where the field is too steep for these "
+        "{:.0f} mm3 left out in one piece inside the brain, where the field is too steep for the "
         "echo times; a source there, as a calcification, comes out too weak",
     ),
     "residual": (None, "95 % of the line fits miss by up to {:.2f} rad"),
@@ -219,6 +219,7 @@ def check_map(
     deep = cc3d.connected_components(dropped & (depth_mm > STRONG_DEPTH_MM), connectivity=26)
     largest_deep = np.bincount(deep.ravel(), minlength=2)[1:].max()
     strong_mm3 = float(largest_deep * np.prod(gre.voxel_size_mm))
+    is_strong = strong_mm3 > STRONG_MM3 and largest_deep > STRONG_VOXELS
     pieces = cc3d.connected_components(known, connectivity=6)
     largest = np.bincount(pieces.ravel())[1:].max()
     residual_rad = float(np.percentile(field.residual_rad[known], 95))
@@ -229,7 +230,7 @@ def check_map(
         (volume_cm3 < BRAIN_CM3, "small mask", volume_cm3),
         (largest < 0.99 * known.sum(), "pieces", field.n_regions),
         (n_dropped > DROPPED_SHARE * known.sum(), "jumps", n_dropped),
-        (strong_mm3 > STRONG_MM3, "strong source", strong_mm3),
+        (is_strong, "strong source", strong_mm3),
         (residual_rad > RESIDUAL_RAD, "residual", residual_rad),
         (is_bipolar, "bipolar", None),
         (n_echoes == 1, "one echo", None),

@@ -55,7 +55,7 @@ DEFAULTS = {
         "harmonic_degree": 6,
         "phase_sign": 1,
     },
-    "qsm.harmonic.remove_harmonic": {"degree": 6},
+    "qsm.harmonic.remove_harmonic": {"b0_direction": (0, 0, 1), "degree": 6},
     "qsm.background.lbv": {"tolerance": 1e-4, "max_sweeps": 400},
     "qsm.background.smv": {"radius_mm": 5.0},
     "qsm.background.vsharp": {"radii_mm": (8.0, 6.0, 4.0, 2.0, 1.0), "threshold": 0.05},

@@ -240,7 +240,8 @@ def test_harmonic_polynomials_make_a_field_without_sources_inside(b0, degree):
     )
     chi = np.polynomial.polynomial.polyval3d(*grid, total) * ball
     field = dipole.dipole_field(chi, (1, 1, 1), b0, pad_mm=32)
-    sources = ndimage.laplace(field)
+    # The highest frequency of a tilted kernel stands for both of its signs: smooth it away.
+    sources = ndimage.laplace(ndimage.gaussian_filter(field, 1.5))
     assert sources[r < 0.5].std() < 0.02 * sources[(r > 0.75) & (r < 1.25)].std()
 
 
