@@ -132,8 +132,8 @@ def remove_harmonic(
     for exponents, basis in terms:
         part, found = found[: basis.shape[1]], found[basis.shape[1] :]
         total[tuple(np.transpose(exponents))] = basis @ part
-    axes = [(p - m) / reach for p, m in zip(places, middle, strict=True)]
-    smooth = np.polynomial.polynomial.polygrid3d(*axes, total).astype(np.float32)
+    x, y, z = ((p - m) / reach for p, m in zip(places, middle, strict=True))
+    smooth = np.asarray(np.polynomial.polynomial.polygrid3d(x, y, z, total), np.float32)
     return np.where(inside, chi - smooth, np.float32(0))
 
 

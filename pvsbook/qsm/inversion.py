@@ -251,10 +251,10 @@ def ndi(
 ) -> Inversion:
     r"""Invert by gradient descent on the wrapped phase (nonlinear dipole inversion).
 
-    Minimises :math:`\|W (e^{i D\chi} - e^{i f})\|^2 + \lambda \|\chi\|^2`, which trusts the
-    largest phases least.  Descent starts at zero, and would lead to another turn from a phase
-    beyond pi: where the field's phase is larger than 3 rad, as at 7 T, all of it is scaled to
-    that.  Descent fits the well-known frequencies first, so stopping early regularises
+    Minimises :math:`\|W (e^{i D\chi} - e^{i f})\|^2 + \lambda \|\chi\|^2`, which does not mind a
+    missed wrap.  Descent from zero would lead to another turn from a phase beyond pi: where the
+    field's phase exceeds 3 rad, as at 7 T, it starts from the map of a phase scaled to that.
+    Descent fits the well-known frequencies first, so stopping early regularises
     too; accelerated after Nesterov, with restarts, it takes a third of the iterations.
 
     Parameters
@@ -262,8 +262,7 @@ def ndi(
     field_ppm, mask, voxel_size_mm, b0_direction, pad_mm
         As in `tkd`.
     radians_per_ppm
-        Phase of a field of 1 ppm: 2 pi times 42.58 MHz/T times tesla times echo time; at most
-        `MAX_PHASE_RAD` over the largest field is used.
+        Phase of a field of 1 ppm: 2 pi times 42.58 MHz/T times tesla times echo time.
     weight
         Inverse standard deviation of the field, up to a factor; one everywhere by default.
     regularisation
@@ -291,10 +290,17 @@ def ndi(
     """
     field, inside, big, kernel = _prepare(field_ppm, mask, voxel_size_mm, b0_direction, pad_mm)
     weights = relative_weight(weight, inside) ** 2
-    largest = float(np.abs(field).max(initial=0, where=weights > 0))
-    radians_per_ppm = min(radians_per_ppm, MAX_PHASE_RAD / max(largest, 1e-6))
     phase = np.float32(radians_per_ppm) * field
     chi: NDArray[np.float32] = np.zeros_like(field)  # in radians
+    largest = float(np.abs(phase).max(initial=0, where=weights > 0))
+    if largest > 1.01 * MAX_PHASE_RAD:
+        scaled = radians_per_ppm * MAX_PHASE_RAD / largest
+        start = ndi(
+            field, inside, voxel_size_mm, b0_direction, radians_per_ppm=scaled, weight=weight,
+            regularisation=regularisation, tolerance=tolerance, max_iterations=max_iterations,
+            pad_mm=pad_mm,
+        )  # fmt: skip
+        chi = start.chi_ppm * np.float32(radians_per_ppm)
     ahead, momentum = chi, 1.0
     step = np.float32(1 / (4 / 9 + regularisation))  # one over the largest curvature
     change, n = 1.0, 0
