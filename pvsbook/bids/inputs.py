@@ -18,7 +18,7 @@ from pvsbook import methods as registry
 from pvsbook._errors import InputError
 from pvsbook.bids.sessions import order_sessions, read_participants, shorten
 from pvsbook.method import Method
-from pvsbook.visit import NIFTI, BidsFile, Found, Sidecars, Visit, natural
+from pvsbook.visit import NIFTI, BidsFile, Found, Sidecars, Visit, fault_of, natural
 
 __all__ = ["BidsFolder", "Measurement", "find"]
 
@@ -221,6 +221,8 @@ def _expected(
 
 def _without_images(top: Path, person: str, session: str) -> str:
     """Say why nothing can be measured in a person, or at a visit."""
+    if fault := fault_of("_".join(filter(None, (person, session)))):
+        return f"{fault}; rename the folder and the files in it"
     if session:
         return f"no image (.nii, .nii.gz) that can be read under {person}/{session}/"
     if (top / person).is_dir():
@@ -231,7 +233,7 @@ def _without_images(top: Path, person: str, session: str) -> str:
 def _sort_out(
     top: Path, files: Iterable[BidsFile], ignored: _Ignored
 ) -> tuple[list[BidsFile], dict[str, list[str]], list[str]]:
-    """Keep the images whose folder and name agree; say what was ignored or lies elsewhere."""
+    """Keep images with sound names that agree with their folder; say what else there is."""
     kept: list[BidsFile] = []
     misplaced: dict[str, list[str]] = {}
     left_out: set[str] = set()
@@ -240,6 +242,9 @@ def _sort_out(
         label = inside.parts[0]
         if ignored(inside):
             left_out.add(label if ignored(Path(label)) else str(inside))
+            continue
+        if fault := fault_of(file.name):
+            misplaced.setdefault(label, []).append(f"{file.name}: {fault}; rename the file")
             continue
         place = (*(part for part in file.visit if part), file.datatype)
         if inside.parts[:-1] == place:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 
 from pvsbook import derivatives, images, report
 from pvsbook._errors import InputError
 from pvsbook.figures import use_style
-from pvsbook.method import Method
+from pvsbook.method import Method, Option
+from pvsbook.visit import check_names
 
 __all__ = ["Done", "measure_files"]
 
@@ -86,8 +88,12 @@ def measure_files(
         raise InputError(
             f"{unknown}: {method.name} has no such option; it has {', '.join(settings)}"
         )
+    for option in method.options:
+        if option.name in options:
+            _check(option, options[option.name], method)
     settings |= options
     files = {i.name: _as_list(inputs[i.name]) for i in method.inputs}
+    check_names(files, _option_files(settings))
     scan = [path for paths in files.values() for path in paths]
     names = [Path(path).name for path in [*scan, *_option_files(settings)]]
     last = method.inputs[-1].name if method.compares else method.inputs[0].name
@@ -133,6 +139,17 @@ def measure_files(
             path.replace(claimed.parent / path.name)
     where = writer.path(method.suffix, ".html", desc=f"{method.desc}report")
     return Done(shown.summary, result.status, result.reasons, row, where)
+
+
+def _check(option: Option, value: Any, method: Method) -> None:
+    """Refuse a value that an option cannot have; of two visits each may have its own."""
+    is_pair = bool(method.compares) and option.is_found and isinstance(value, tuple)
+    for one in value if is_pair else (value,):
+        if isinstance(one, os.PathLike):
+            one = os.fspath(one)
+        elif isinstance(one, np.ndarray | np.generic):
+            one = one.tolist()
+        option.check(one, method.name)
 
 
 def _remove_earlier(record: Path, prefix: str) -> None:

@@ -33,6 +33,7 @@ def measure(
     from pvsbook.alps import pipeline, preprocess, regions
 
     spheres = {"2.5mm": regions.SPHERES_2_5_MM, "5mm": regions.SPHERES_5_MM}
+    chosen = spheres[str(rois)] if str(rois) in spheres else images.load(rois)
     mask = None if brain_mask is None else images.load(brain_mask)
     series = images.load_dwi(dwi[0], bval[0], bvec[0])
     if denoise is not None:
@@ -41,7 +42,6 @@ def measure(
         series = preprocess.remove_ringing(series)
     if motion:
         series = preprocess.correct_motion(series, mask=mask).dwi
-    chosen = spheres[str(rois)] if str(rois) in spheres else images.load(rois)
     return pipeline.measure(series, mask=mask, rois=chosen, **options)
 
 
