@@ -14,19 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from pvsbook._errors import InputError
 from pvsbook.images._files import number, same_acquisition, sidecar
+from pvsbook.images._phase import PHASE_PERIODS, check_period, check_roles, recognise
 from pvsbook.images._volumes import ImageLike, array, load, open_image, rotation, same_grid
 
 __all__ = ["Gre", "load_gre"]
-
-# One full turn of phase in the units that scanners and converters store.
-PHASE_PERIODS = {
-    "radians": 2 * np.pi,
-    "degrees": 360.0,
-    "12-bit integers": 4096.0,
-    "milliradians": 2000 * np.pi,
-    "13-bit integers": 8192.0,
-    "16-bit integers": 65536.0,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +116,8 @@ def load_gre(
     ------
     InputError
         Shapes or grids that differ, echo times missing, falling or in ms, no field strength,
-        a phase range that fits no known scale (an unwrapped phase, say).
+        a phase range that fits no known scale (an unwrapped phase, say) or not the period given,
+        magnitude and phase exchanged.
 
     Examples
     --------
@@ -144,12 +136,15 @@ def load_gre(
     for echo in mags[1:] + phases:
         same_grid(echo.image, first.image, name=echo.label, other_name=first.label)
     mag = _stack([array(echo.image) for echo in mags])
-    raw, stored_as, period = _read_phase(phases, phase_period)
-    if mag.shape != raw.shape:
+    scaled = _stack([array(echo.image) for echo in phases])
+    if mag.shape != scaled.shape:
         raise InputError(
-            f"phase: has {raw.shape[3]} echoes, but magnitude has {mag.shape[3]}; "
+            f"phase: has {scaled.shape[3]} echoes, but magnitude has {mag.shape[3]}; "
             "give both for the same echoes, in the same order"
         )
+    check_roles(mag, scaled, (first.label, phases[0].label))
+    raw, stored_as, period = _read_phase(phases, scaled, phase_period)
+    check_period(raw, period, phases[0].label)
     if np.nanmin(mag) < 0:
         raise InputError(
             f"{first.label}: magnitude goes down to {np.nanmin(mag):g}, but it cannot be "
@@ -212,24 +207,23 @@ def _stack(arrays: list[NDArray]) -> NDArray:
 
 
 def _read_phase(
-    phases: list[_Echoes], period: float | None
+    phases: list[_Echoes], scaled: NDArray[np.float32], period: float | None
 ) -> tuple[NDArray[np.float32], str, float]:
-    """Stack the echoes; return them, the name of their scale, and one turn in stored units.
+    """Return the echoes, the name of their scale, and one turn in stored units.
 
     A header's scale factor can be wrong: where the scaled values fit no known range, the
     unscaled ones are tried, and the name says so.
     """
-    scaled = _stack([array(echo.image) for echo in phases])
     if period is not None:
         if not period > 0:
             raise InputError(f"phase_period: {period:g}, but it must be positive")
         return scaled, f"units of {period:g} a turn", float(period)
-    if name := _recognise_phase(scaled):
+    if name := recognise(scaled):
         return scaled, name, PHASE_PERIODS[name]
     proxies: list[Any] = [echo.image.dataobj for echo in phases]
     if all(hasattr(proxy, "get_unscaled") for proxy in proxies):
         unscaled = _stack([proxy.get_unscaled().astype(np.float32) for proxy in proxies])
-        if name := _recognise_phase(unscaled):
+        if name := recognise(unscaled):
             return unscaled, f"{name} (the header's scale factor ignored)", PHASE_PERIODS[name]
     low, high = np.nanmin(scaled), np.nanmax(scaled)
     has_fractions = bool(np.any(np.mod(scaled[np.isfinite(scaled)], 1) != 0))
@@ -240,17 +234,6 @@ def _read_phase(
         "degrees, 12-, 13- or 16-bit integers); if it is unwrapped give the wrapped phase, else "
         "say how many stored units make one turn (--phase-period)"
     )
-
-
-def _recognise_phase(values: NDArray[np.float32]) -> str | None:
-    """Name the scale whose full turn the values fill; None where none fits."""
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    for name, period in PHASE_PERIODS.items():
-        for start in (-period / 2, 0.0):
-            inside = low >= start - 1e-3 * period and high <= start + period * 1.001
-            if inside and high - low > 0.9 * period:
-                return name
-    return None
 
 
 def _stored(key: str, phases: list[_Echoes]) -> list[float]:
