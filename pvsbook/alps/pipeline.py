@@ -38,7 +38,7 @@ from pvsbook.alps.regions import (
     RoiSet,
     measure_roi,
 )
-from pvsbook.atlas.registration import Model, Registration, register
+from pvsbook.atlas.registration import Model, Registration, check_model, register
 from pvsbook.derivatives import Writer
 from pvsbook.method import describe_columns
 
@@ -214,6 +214,11 @@ def measure(
     >>> result.status, abs(error) < 0.1
     ('pass', True)
     """
+    check_model(registration)
+    if not isinstance(rois, RoiSet | nib.Nifti1Image):
+        raise InputError(
+            f"rois: {rois!r}; give pvsbook.alps.SPHERES_2_5_MM, another RoiSet, or an image"
+        )
     rng = np.random.default_rng(0) if rng is None else rng
     size = images.voxel_size_mm(dwi.image)
     if size.max() > MAX_VOXEL_MM + 0.05:
@@ -375,10 +380,18 @@ _OF_ROI = (
     ("dyy_mm2_s", "diffusivity along y (back-front) of the head", "mm2/s"),
     ("dzz_mm2_s", "diffusivity along z (feet-head) of the head", "mm2/s"),
     ("angle_deg", "angle of the principal direction to the expected axis", "deg"),
-    ("dispersion_deg", "root mean square angle of the voxels' directions", "deg"),
+    (
+        "dispersion_deg",
+        "root mean square angle of the voxels' directions; no limit: see fa and mode",
+        "deg",
+    ),
     ("fluid_fraction", "fraction with mean diffusivity above 1.1e-3 mm2/s"),
-    ("fluid_distance_mm", "distance to the nearest fluid", "mm"),
-    ("displacement_mm", "how far the search moved the region", "mm"),
+    ("fluid_distance_mm", "distance to the nearest fluid; no limit: see fluid_fraction", "mm"),
+    (
+        "displacement_mm",
+        "how far the search moved the region; no limit: at most what was asked for",
+        "mm",
+    ),
 )
 _OF_INDEX = (
     ("", "ALPS index {words}, {side}"),
@@ -399,7 +412,10 @@ COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
     ("alps_tract_restore", "tract index, mean, by RESTORE"),
     ("alps_tract_free_water", "tract index, mean, with free water removed (two shells)"),
     ("alps_tract_radius_5_mm", "tract index, mean, with spheres of 5 mm"),
-    ("alps_tract_shift_sd", "SD of the tract index over shifts by one voxel"),
+    (
+        "alps_tract_shift_sd",
+        "SD of the tract index over shifts by one voxel; no limit: read it beside the interval",
+    ),
     ("left_tract_angle_deg", "angle between the tracts, left", "deg"),
     ("right_tract_angle_deg", "angle between the tracts, right", "deg"),
     ("pitch_deg", "rotation of the head about x", "deg"),
@@ -407,13 +423,16 @@ COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
     ("yaw_deg", "rotation of the head about z", "deg"),
     ("registration_correlation", "FA with the template inside both brains, Pearson's"),
     ("registration_overlap", "fraction of the scan's brain on the template's"),
-    ("registration_coverage", "fraction of the template's brain in the scan"),
+    (
+        "registration_coverage",
+        "fraction of the template's brain in the scan; no limit: a slab will do, see inside",
+    ),
     ("registration_model", "transform that was found: rigid, scaling or affine"),
     ("bvecs_best", "change of the voxel axes under which fibres line up best"),
-    ("bvecs_certainty", "probability that it beats its rival"),
+    ("bvecs_certainty", "probability that it beats its rival; no limit: see bvecs_z"),
     ("bvecs_z", "the same as a z-score"),
-    ("b_s_mm2", "b-value that was used", "s/mm2"),
+    ("b_s_mm2", "b-value that was used; no limit: loading refuses what is too large", "s/mm2"),
     ("n_directions", "volumes at that b-value"),
-    ("n_b0", "volumes without diffusion weighting"),
+    ("n_b0", "volumes without diffusion weighting; no limit: one will do"),
 )
 """What each column of `AlpsResult.to_row` is, as BIDS writes it."""

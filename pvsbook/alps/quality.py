@@ -13,7 +13,7 @@ from scipy.stats import norm
 
 from pvsbook._errors import InputError
 from pvsbook.alps.regions import Voxels
-from pvsbook.atlas.registration import Registration
+from pvsbook.atlas.registration import MIN_CORRELATION, Registration, is_placed
 
 if TYPE_CHECKING:
     from pvsbook.alps.pipeline import AlpsResult
@@ -22,7 +22,7 @@ __all__ = ["LIMITS", "BvecCheck", "check_bvecs", "judge"]
 
 LIMITS: Mapping[str, tuple[float, float, str]] = {
     "bvec_z": (1.0, 3.0, "fibres line up better than with those given, z ="),
-    "registration_correlation": (0.5, 0.35, "FA correlates with the template"),
+    "registration_correlation": (0.5, MIN_CORRELATION["fa"], "FA correlates with the template"),
     "registration_overlap": (0.9, 0.8, "fraction of the brain on the template"),
     "left_minus_right": (0.3, 0.6, "left and right index differ by"),
     "head_tilt_deg": (10.0, np.inf, "degrees between voxel and head axes (classic index)"),
@@ -60,10 +60,7 @@ _BLOCK_MM = 16.0
 
 def is_registered(registration: Registration) -> bool:
     """Whether a registration is good enough to place regions by it."""
-    return (
-        registration.correlation >= LIMITS["registration_correlation"][1]
-        and registration.overlap >= LIMITS["registration_overlap"][1]
-    )
+    return is_placed(registration) and registration.overlap >= LIMITS["registration_overlap"][1]
 
 
 def check_coverage(voxels: Mapping[str, Voxels]) -> None:

@@ -15,7 +15,7 @@ from scipy.special import ndtri, owens_t
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas import perivascular
-from pvsbook.atlas.registration import Model, Registration
+from pvsbook.atlas.registration import Model, Registration, check_model
 from pvsbook.derivatives import Writer
 from pvsbook.method import describe_columns
 from pvsbook.pvs import morphometry
@@ -231,6 +231,7 @@ def measure(
     """
     if contrast not in ("t2", "t1"):
         raise InputError(f"contrast: {contrast!r}; choose 't2' (bright fluid) or 't1' (dark)")
+    check_model(registration)
     scan = images.load(image, name="image")
     wmh = _load_mask(wmh_mask, scan, "wmh_mask")
     mask = _load_mask(brain_mask, scan, "brain_mask")
@@ -307,22 +308,29 @@ COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
     ("n_uncertain", "Objects too short, too round or too near cortex to be called"),
     ("n_wmh_overlap", "Objects inside the mask of white-matter hyperintensities"),
     ("n_lacune_like", "Objects too wide for a perivascular space, as bright as fluid"),
-    ("expected_false", "False objects that noise alone makes, expected"),
+    (
+        "expected_false",
+        "False objects that noise alone makes, expected; no limit: the threshold sets it",
+    ),
     (
         "n_mirrored",
         "Objects of the wrong sign (dark on T2w) that pass the same rules: what texture, "
         "vessels and artefacts may add to n_pvs",
     ),
-    ("threshold", "Vesselness above which an object is seeded"),
-    ("searched_ml", "Volume searched", "mL"),
+    ("threshold", "Vesselness above which an object is seeded; no limit: follows from noise"),
+    ("searched_ml", "Volume searched; no limit: see coverage", "mL"),
     ("contrast", "t2: bright fluid, t1: dark fluid"),
     ("has_wmh_mask", "Whether a mask of white-matter hyperintensities was given"),
-    ("snr", "White matter over the standard deviation of noise and texture"),
+    (
+        "snr",
+        "White matter over the standard deviation of noise and texture; no limit: see "
+        "contrast_to_noise",
+    ),
     ("contrast_to_noise", "Fluid minus white matter, in standard deviations"),
-    ("voxel_mm3", "Voxel volume", "mm^3"),
+    ("voxel_mm3", "Voxel volume; no limit: see thickest_voxel_side_mm", "mm^3"),
     ("thickest_voxel_side_mm", "Largest voxel side", "mm"),
     ("registration", "Model of the registration to MNI space"),
-    ("registration_correlation", "Correlation of the scan with the template"),
+    ("registration_correlation", "Correlation of the scan with the template of its contrast"),
     ("registration_overlap", "Fraction of the brain that lies on the template"),
     ("status", "pass, warn or fail"),
     ("reasons", "What to look at before the numbers are believed"),

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvsbook.atlas import perivascular
+from pvsbook.atlas.registration import MIN_CORRELATION
 from pvsbook.pvs.anatomy import LARGEST_BRAIN_ML, PvsAnatomy
 from pvsbook.pvs.segmentation import Segmentation
 
@@ -16,6 +17,8 @@ __all__ = ["LIMITS", "judge"]
 MIN_COVERAGE = 0.5  # of a region by the field of view; below it, the region is not counted
 
 LIMITS: Mapping[str, tuple[float, float]] = {
+    "registration_correlation_t1": (0.6, MIN_CORRELATION["t1"]),
+    "registration_correlation_t2": (0.45, MIN_CORRELATION["t2"]),
     "registration_overlap": (0.9, 0.7),
     "contrast_to_noise": (8.0, 4.0),
     "mask_ml": (LARGEST_BRAIN_ML, np.inf),
@@ -27,7 +30,13 @@ LIMITS: Mapping[str, tuple[float, float]] = {
 }
 """Where a quality figure warns and where it fails; which side is worse follows from the order."""
 
+_UNLIKE = (
+    "the scan correlates with the template by {:.2f}, so the regions may lie elsewhere: look at "
+    "them, check the orientation in the header, and give a brain mask"
+)
 _REASONS: Mapping[str, str] = {
+    "registration_correlation_t1": _UNLIKE,
+    "registration_correlation_t2": _UNLIKE,
     "registration_overlap": "the registration places {:.0%} of the brain on the template: look at "
     "the regions before the counts",
     "contrast_to_noise": "fluid stands out by {:.2g} standard deviations of the noise only: "
@@ -64,8 +73,10 @@ def judge(
     """
     n_pvs = int((segmentation.objects["class"] == "pvs").sum())
     n_mirrored = segmentation.n_mirrored
+    registration = anatomy.registration
     figures = {
-        "registration_overlap": anatomy.registration.overlap,
+        f"registration_correlation_{registration.contrast}": registration.correlation,
+        "registration_overlap": registration.overlap,
         "contrast_to_noise": segmentation.levels.contrast_to_noise,
         "mask_ml": anatomy.mask_ml,
         "thickest_voxel_side_mm": anatomy.voxel_size_mm.max(),
@@ -87,7 +98,7 @@ def judge(
     for key, value, text in checks:
         warn, fail = LIMITS[key]
         sign = 1 if fail > warn else -1
-        if sign * value > sign * fail:
+        if not sign * value <= sign * fail:  # NaN fails
             failed.append(text)
         elif sign * value > sign * warn:
             warned.append(text)

@@ -19,14 +19,16 @@ from pvsbook._constants import GAMMA_MHZ_T, TWO_PI
 from pvsbook._errors import InputError
 from pvsbook.derivatives import Writer
 from pvsbook.method import describe_columns
+from pvsbook.qsm import quality
 from pvsbook.qsm.background import LocalField, lbv, pdf, resharp, smv, vsharp
 from pvsbook.qsm.field import FieldMap, check_readout, fit_field, hz_to_ppm
 from pvsbook.qsm.inversion import Inversion, closed_form_l2, ndi, tikhonov, tkd, tv
 from pvsbook.qsm.mask import mask_from_gre
-from pvsbook.qsm.quality import STEPS, Flag, check_echoes, check_magnitude, check_map, check_mask
+from pvsbook.qsm.quality import STEPS, Flag
 from pvsbook.qsm.reference import (
     REFERENCE_COLUMNS,
     Susceptibility,
+    check_reference,
     list_references,
     subtract_reference,
 )
@@ -48,14 +50,14 @@ COLUMNS = describe_columns(
     ("chi_p1_ppb", "1st percentile in the mask", "ppb"),
     ("chi_p99_ppb", "99th percentile in the mask", "ppb"),
     ("n_echoes", "echoes used"),
-    ("field_strength_t", "static field", "T"),
-    ("b0_tilt_deg", "angle from the third voxel axis to the field", "deg"),
+    ("field_strength_t", "static field; no limit: any scanner's", "T"),
+    ("b0_tilt_deg", "from the third voxel axis to the field; no limit: any will do", "deg"),
     ("mask_cm3", "volume of the first mask", "cm3"),
-    ("chi_mask_cm3", "volume where susceptibility is known", "cm3"),
+    ("chi_mask_cm3", "volume where susceptibility is known; no limit: see mask_cm3", "cm3"),
     ("n_regions", "pieces of the mask, each unwrapped on its own"),
     ("n_dropped", "voxels left out, where unwrapping or the line fit failed"),
     ("residual_p95_rad", "95th percentile of the line fit's misfit", "rad"),
-    ("field_se_median_ppb", "median standard error of the field", "ppb"),
+    ("field_se_median_ppb", "median error of the field; no limit: see residual_p95_rad", "ppb"),
 )
 
 
@@ -273,15 +275,16 @@ def reconstruct(
             f"inversion: {inversion!r} cannot undo the ball mean that background 'smv' subtracts; "
             "use 'tv' or 'edge tv', or background 'vsharp'"
         )
-    flags = check_magnitude(gre)
+    check_reference(reference)
+    flags = quality.check_magnitude(gre) or quality.check_pair(gre)
     try:
         if mask is None:
             inside = mask_from_gre(
                 gre.magnitude, gre.phase_rad, gre.voxel_size_mm, echo_times_s=gre.echo_times_s
             )
         else:
-            inside = check_mask(mask, gre)
-        flags += check_echoes(gre, inside)
+            inside = quality.check_mask(mask, gre)
+        flags += quality.check_echoes(gre, inside)
         field, known, is_bipolar = _measure_field(gre, inside, phase_sign)
         local = _local_field(gre, field.field_hz, known, background, background_options)
         chi = _chi(gre, local, inversion, inversion_options)
@@ -292,7 +295,7 @@ def reconstruct(
         # What fails later is a consequence: the first cause is what must be mended.
         raise InputError(f"magnitude: {flags[0].message}") from error
     n_dropped = int(inside.sum() - known.sum())
-    flags += check_map(
+    flags += quality.check_map(
         gre, known, field, chi[local.mask], n_dropped=n_dropped, is_bipolar=is_bipolar
     )
     regions = {"white matter": white_matter}

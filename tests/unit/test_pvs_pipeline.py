@@ -149,6 +149,19 @@ def test_a_misplaced_mask_of_lesions_is_said(phantom, result):
     assert "of the regions" in reasons[-1]
 
 
+@pytest.mark.parametrize(
+    ("contrast", "correlation", "status"),
+    [("t2", 0.5, "pass"), ("t2", 0.4, "warn"), ("t2", 0.3, "fail"), ("t2", np.nan, "fail"),
+     ("t1", 0.65, "pass"), ("t1", 0.58, "warn"), ("t1", 0.5, "fail")],
+)  # fmt: skip
+def test_a_scan_unlike_the_template_warns_then_fails(result, contrast, correlation, status):
+    registration = replace(REGISTRATION, contrast=contrast, correlation=correlation)
+    anatomy = replace(result.anatomy, registration=registration)
+    given, reasons = judge(result.segmentation, anatomy, None)
+    assert given == status
+    assert ("correlates with the template" in " ".join(reasons)) == (status != "pass")
+
+
 @pytest.mark.parametrize(("overlap", "status"), [(0.95, "pass"), (0.8, "warn"), (0.6, "fail")])
 def test_a_poor_registration_warns_then_fails(result, overlap, status):
     registration = replace(REGISTRATION, overlap=overlap)

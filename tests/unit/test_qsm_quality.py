@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pvsbook import InputError, images, qsm
+from pvsbook.phantoms.brain import pose
 from pvsbook.phantoms.gradient_echo import make_gre
 from pvsbook.qsm import quality
 
@@ -87,3 +88,71 @@ def test_the_first_cause_is_told_of_a_crop_whose_files_are_exchanged(public_file
     )
     with pytest.raises(InputError, match="are magnitude and phase exchanged"):
         qsm.reconstruct(exchanged)
+
+
+# --- magnitude and phase of one scan -----------------------------------------------------------
+
+
+def _is_other_scan(gre):
+    return [flag.code for flag in quality.check_pair(gre)] == ["other scan"]
+
+
+def test_the_phase_of_another_visit_is_told():
+    """The head lay elsewhere; the files have no names that would tell."""
+    one, two = (
+        make_gre(
+            np.random.default_rng(40 + k), voxel_size_mm=2.5, anatomy=np.random.default_rng(3),
+            echo_times_s=(0.005, 0.010, 0.015), mni_to_world=turned,
+        ).gre
+        for k, turned in enumerate((np.eye(4), pose((5, -3, 4), (4, 6, -3))))
+    )  # fmt: skip
+    shared = tuple(
+        slice(min(n)) for n in zip(one.phase_rad.shape, two.phase_rad.shape, strict=True)
+    )
+    one, two = (
+        replace(one, magnitude=g.magnitude[shared], phase_rad=g.phase_rad[shared])
+        for g in (one, two)
+    )
+    assert not _is_other_scan(one)
+    assert not _is_other_scan(two)
+    crossed = replace(one, phase_rad=two.phase_rad)
+    assert _is_other_scan(crossed)
+    assert _is_other_scan(replace(two, phase_rad=one.phase_rad))
+    assert not _is_other_scan(_first_two(crossed)), "two echoes do not tell"
+    result = qsm.reconstruct(crossed)
+    assert result.status == "fail"
+    assert np.isnan(result.to_row()["chi_mean_ppb"])
+    assert any("are they of one scan?" in reason for reason in result.reasons)
+
+
+def _first_two(gre):
+    return replace(
+        gre,
+        magnitude=gre.magnitude[..., :2],
+        phase_rad=gre.phase_rad[..., :2],
+        echo_times_s=gre.echo_times_s[:2],
+    )
+
+
+def test_nothing_is_said_of_a_pair_without_noise_or_without_voxels(head):
+    still = np.broadcast_to(np.linspace(-1, 1, head.brain.shape[0])[:, None, None, None],
+                            head.gre.phase_rad.shape).astype(np.float32)  # fmt: skip
+    assert not _is_other_scan(replace(head.gre, phase_rad=still * head.gre.echo_times_s))
+    nothing = np.zeros_like(head.gre.magnitude)
+    nothing[0, 0, 0] = 1
+    assert not _is_other_scan(replace(head.gre, magnitude=nothing))
+
+
+@pytest.mark.public
+@pytest.mark.parametrize("moved", [(0, 0, 0), (8, 0, 0), (0, 8, 0), (0, 0, 4)])
+def test_the_phase_of_a_person_is_told_from_the_same_moved(public_file, moved):
+    gre = images.load_gre(
+        public_file("gre_small_romeo", "Mag.nii"),
+        public_file("gre_small_romeo", "Phase.nii"),
+        echo_times_s=(0.004, 0.008, 0.012),
+        field_strength_t=7,
+    )
+    there = tuple(slice(n, None) for n in moved)
+    here = tuple(slice(size - n) for n, size in zip(moved, gre.phase_rad.shape, strict=False))
+    pair = replace(gre, magnitude=gre.magnitude[there], phase_rad=gre.phase_rad[here])
+    assert _is_other_scan(pair) is any(moved)
