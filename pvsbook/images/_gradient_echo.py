@@ -142,6 +142,9 @@ def load_gre(
             f"phase: has {scaled.shape[3]} echoes, but magnitude has {mag.shape[3]}; "
             "give both for the same echoes, in the same order"
         )
+    for label, values in ((first.label, mag), (phases[0].label, scaled)):
+        if not np.isfinite(values).any():
+            raise InputError(f"{label}: holds no finite number; export it again")
     check_roles(mag, scaled, (first.label, phases[0].label))
     raw, stored_as, period = _read_phase(phases, scaled, phase_period)
     check_period(raw, period, phases[0].label)

@@ -359,6 +359,7 @@ def test_nan_outside_the_brain_is_set_to_zero_and_inside_refused(radians):
         ({"field_strength_t": None}, "field strength: not given"),
         ({"field_strength_t": 300}, "300 T is not plausible"),
         ({"magnitude": -np.ones((12, 12, 12, 2))}, "cannot be negative"),
+        ({"magnitude": np.full((12, 12, 12, 2), np.nan)}, "holds no finite number"),
         ({"magnitude": np.ones((12, 12, 12, 3))}, "2 echoes, but magnitude has 3"),
         ({"magnitude": np.ones((12, 12, 11, 2))}, "its grid is 12 x 12 x 12"),
     ],

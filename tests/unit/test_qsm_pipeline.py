@@ -316,6 +316,13 @@ def test_visits_of_other_protocols_are_told():
     assert "protocol: echo times of" in reasons(later)
 
 
+def _from_zero(phase_rad):
+    """Stored from 0 to 4095, as scanners do, and read again."""
+    stored = np.round((phase_rad + np.pi) * 4095 / (2 * np.pi))
+    turns = stored / 4096
+    return (2 * np.pi * (turns - np.round(turns))).astype(np.float32)
+
+
 @pytest.mark.parametrize(
     ("second", "words"),
     [
@@ -327,7 +334,9 @@ def test_visits_of_other_protocols_are_told():
         (lambda gre, other: replace(other, phase_rad=-gre.phase_rad), "same phase"),
         (lambda gre, other: replace(other, phase_rad=gre.phase_rad[::-1]), "same phase"),
         (lambda gre, other: replace(other, phase_rad=np.round(gre.phase_rad, 3)), "same phase"),
+        (lambda gre, other: replace(other, phase_rad=_from_zero(gre.phase_rad)), "same phase"),
         (lambda gre, other: replace(other, magnitude=gre.magnitude), "same magnitude"),
+        (lambda gre, other: replace(other, magnitude=3 * gre.magnitude), "same magnitude"),
         (
             lambda gre, other: replace(
                 other, phase_rad=np.roll(gre.phase_rad, 1, axis=3), magnitude=other.magnitude
