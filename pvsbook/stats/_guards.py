@@ -16,7 +16,7 @@ from pvsbook._errors import InputError
 
 _NUMBER_LIKE = re.compile(r"\s*[<>=~+-]*\s*[.,]?\d")  # 45,0 and <20, but also a date
 _MISSING_CODES = (-9, -99, -999, -9999, 999, 9999, 99999)
-_CHANCE = 1e-3  # of as many identical rows
+_CHANCE = 1e-6  # of as many identical rows; of 10 kinds of them all even it is 1e-3
 
 
 def columns(table: pd.DataFrame, wanted: Sequence[Any]) -> None:
@@ -32,8 +32,7 @@ def columns(table: pd.DataFrame, wanted: Sequence[Any]) -> None:
     for column in wanted:
         if columns.count(column) > 1:
             raise InputError(
-                f"table: {columns.count(column)} columns are called {column!r}; rename all but "
-                "one"
+                f"table: {columns.count(column)} columns are called {column!r}; rename all but one"
             )
         if wanted.count(column) > 1:
             raise InputError(
@@ -55,7 +54,9 @@ def twins(table: pd.DataFrame) -> None:
             alike = 0.0
         alike *= (counts * (counts - 1)).sum() / (n * (n - 1))
     sizes = pd.Series([tuple(row) for row in text.to_numpy()]).value_counts()
-    if stats.poisson.sf((sizes * (sizes - 1)).sum() / 2 - 1, alike * n * (n - 1) / 2) < _CHANCE:
+    pairs, alike = (sizes * (sizes - 1)).sum() / 2, alike * n * (n - 1) / 2
+    doubled = len(sizes) >= 10 and (sizes % 2 == 0).all()
+    if doubled or stats.poisson.sf(pairs - 1, alike) < _CHANCE:
         rows = [str(i) for i in table.index[text.duplicated(keep=False).to_numpy()]]
         warnings.warn(
             f"table: rows {', '.join(rows[:6])} of {len(rows)} are the same in every column, more "
@@ -72,7 +73,7 @@ def strip(column: pd.Series) -> pd.Series:
     if isinstance(kind, pd.CategoricalDtype):
         same = [not isinstance(v, str) or (v == v.strip() != "") for v in kind.categories]
         return column if all(same) else strip(column.astype(object)).astype("category")
-    if kind == object or pd.api.types.is_string_dtype(kind):
+    if pd.api.types.is_object_dtype(kind) or pd.api.types.is_string_dtype(kind):
         return column.map(lambda v: (v.strip() or None) if isinstance(v, str) else v)
     return column
 
@@ -117,7 +118,7 @@ def numbers(table: pd.DataFrame, column: Any) -> pd.Series:
         f"turn the column ({kind}) into numbers, with NaN where a value is missing",
     )  # fmt: skip
     numbers = pd.Series(numbers.to_numpy(np.float64, na_value=np.nan), table.index)
-    refuse(table, np.isinf(numbers), f"{column}: infinite", "correct them or set NaN")
+    refuse(table, numbers.abs() == np.inf, f"{column}: infinite", "correct them or set NaN")
     for code in _MISSING_CODES:
         others = numbers[numbers != code].dropna()
         coded = len(others) < numbers.count() and len(others) > 0
@@ -145,8 +146,11 @@ def covariate(table: pd.DataFrame, column: Any) -> pd.Series:
         return table[column]
     if pd.api.types.is_numeric_dtype(kind):
         return numbers(table, column)
+    text = table[column].map(lambda v: isinstance(v, str)).astype(bool)
     words = table[column].map(lambda v: isinstance(v, str) and not _NUMBER_LIKE.match(v))
     wrong = ~words.astype(bool) & table[column].notna()
+    if wrong.any() and text.any() and not (wrong & text).any():
+        wrong = text  # words among numbers
     example = next(iter(table.loc[wrong, column]), None)
     refuse(
         table, wrong, f"{column}: text, such as {example!r},",

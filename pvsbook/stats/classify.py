@@ -189,9 +189,11 @@ def _validate(  # type: ignore[no-untyped-def]
 
 
 def _out_of_fold(model, x, y, n_folds: int, n_repeats: int, rng: Generator):  # type: ignore[no-untyped-def]
-    """Return mean held-out probabilities, and of each pair of participants, one of each group, how
-    often it was held out in one fold, and in the right order (a tie is half).
-    """  # fmt: skip
+    """Return mean held-out probabilities, and of each pair how often it was in the right order.
+
+    A pair is one participant of each group; also returned is how often it was held out in one
+    fold.  A tie is half right.
+    """
     probability = np.zeros(len(y))
     right, pairs = np.zeros((2, y.sum(), len(y) - y.sum()))
     place = np.where(y == 1, np.cumsum(y), np.cumsum(1 - y)) - 1  # within the group

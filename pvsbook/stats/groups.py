@@ -169,7 +169,7 @@ def ancova(
         unit = error / np.sqrt(fit.scale)  # of t, in residual standard deviations
         limits = _noncentral_t(row["statistic"], fit.df_resid)
         scaled = [unit * t for t in (row["statistic"], *limits)]
-        about = {"interval": "noncentral t", **checked.counts}
+        about: dict[str, Any] = {"interval": "noncentral t", **checked.counts}
         rows += [row, result(row["term"], "difference in residual SD", *scaled, **about)]
     return pd.DataFrame(rows)
 
@@ -195,9 +195,7 @@ def _design(
     table: pd.DataFrame, value: str, group: str, reference: Any, covariates: Any, person: Any
 ) -> tuple[Checked, NDArray[np.float64], list[str], NDArray[np.float64]]:
     """Check the table and make the columns of a regression on groups and covariates."""
-    checked = check(
-        table, value=value, group=group, covariates=covariates, person=person, least=2
-    )
+    checked = check(table, value=value, group=group, covariates=covariates, person=person, least=2)
     base = reference.strip() if isinstance(reference, str) else reference
     present = list(checked.table[group].unique())
     if base not in present:

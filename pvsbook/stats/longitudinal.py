@@ -142,9 +142,7 @@ def mixed_anova(
     >>> tests["test"].tolist() == ["F, type II"] * 3 + ["F, type III"] * 3
     True
     """
-    checked = change_scores(
-        table, value=value, group=group, time=time, person=person, order=order
-    )
+    checked = change_scores(table, value=value, group=group, time=time, person=person, order=order)
     wide = checked.table
     codes, labels = pd.factorize(wide[group])
     coding = np.vstack([np.eye(len(labels) - 1), -np.ones(len(labels) - 1)])
@@ -167,7 +165,7 @@ def mixed_anova(
     return pd.DataFrame(rows)
 
 
-def _f_row(term: str, test: str, f: float, df1: float, df2: float, counts: dict) -> dict:
+def _f_row(term: str, test: str, f: float, df1: float, df2: float, counts: dict[str, Any]) -> dict:
     """Partial eta squared of an F, with limits from the noncentral F distribution."""
     limits = []
     for level in (0.975, 0.025):
@@ -180,7 +178,8 @@ def _f_row(term: str, test: str, f: float, df1: float, df2: float, counts: dict)
         limits.append(noncentrality / (noncentrality + df1 + df2 + 1))
     return result(
         term, "partial eta squared", f * df1 / (f * df1 + df2), *limits, test=test,
-        interval="noncentral F", statistic=f, df=f"{df1:.0f}, {df2:.0f}", p=float(stats.f.sf(f, df1, df2)), **counts,
+        interval="noncentral F", statistic=f, df=f"{df1:.0f}, {df2:.0f}",
+        p=float(stats.f.sf(f, df1, df2)), **counts,
     )  # fmt: skip
 
 

@@ -48,7 +48,7 @@ class Checked:
     rows: int
 
     @property
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, Any]:
         """Participants, rows and rows left out, as each result names them."""
         return {"n": self.n, "rows": self.rows, "dropped": len(self.dropped)}
 
@@ -315,6 +315,8 @@ def adjust(
     tested = every["p"].notna()
     if not tested.any():
         raise InputError("results: no row has a p-value; there is nothing to adjust")
+    for wrong in every.loc[tested & ~every["p"].between(0, 1), "p"]:
+        raise InputError(f"results: p: {wrong:g}; a p-value is from 0 to 1")
     every["p_adjusted"] = np.nan
     p = every.loc[tested, "p"].to_numpy(np.float64)
     every.loc[tested, "p_adjusted"] = pingouin.multicomp(p, method=method)[1]
