@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,10 @@ def columns(table: pd.DataFrame, wanted: Sequence[Any]) -> None:
                 f"covariates: {column!r} stands there twice, or is the value, the group, the time "
                 "or the person too; name each column once"
             )
+        cells = table[column]
+        if pd.api.types.is_object_dtype(cells.dtype):
+            single = cells.map(lambda v: isinstance(v, Hashable)).astype(bool)
+            refuse(table, ~single, f"{column}: a list or the like", "give one value per row")
 
 
 def twins(table: pd.DataFrame) -> None:

@@ -19,7 +19,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from pvsbook._errors import InputError
 from pvsbook.stats._regression import coefficients, design
-from pvsbook.stats.tables import check, listed, result
+from pvsbook.stats.tables import check, listed, required, result
 
 __all__ = ["Classifier", "logistic"]
 
@@ -115,8 +115,9 @@ def logistic(
     """
     for name, count, few in (("n_folds", n_folds, 2), ("n_repeats", n_repeats, 1),
                              ("n_bootstrap", n_bootstrap, 2)):  # fmt: skip
-        if count != int(count) or count < few:
+        if not isinstance(count, int | np.integer) or count < few:
             raise InputError(f"{name}: {count}; give a whole number from {few}")
+    required(group=group, predictors=listed(predictors))
     checked = check(table, value=listed(predictors), group=group, person=person, least=n_folds)
     clean, counts = checked.table, checked.counts
     positive = positive.strip() if isinstance(positive, str) else positive

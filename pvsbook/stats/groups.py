@@ -16,7 +16,7 @@ from statsmodels.stats.proportion import confint_proportions_2indep
 
 from pvsbook._errors import InputError
 from pvsbook.stats._regression import coefficients, design, regress
-from pvsbook.stats.tables import Checked, check, listed, result
+from pvsbook.stats.tables import Checked, check, listed, required, result
 
 __all__ = ["ancova", "compare_counts", "negative_binomial"]
 
@@ -53,6 +53,7 @@ def compare_counts(
     >>> table[["test", "p"]].round(3).to_numpy().tolist()
     [['chi-squared', 0.016], ['chi-squared, Yates', 0.035], ['Fisher, exact', 0.02], ['', nan]]
     """
+    events, n, names = listed(events), listed(n), listed(names)
     if not len(events) == len(n) == len(names) == 2:
         raise InputError("events, n, names: two groups are compared; give two of each")
     events, n = _whole(events, n)
@@ -195,6 +196,7 @@ def _design(
     table: pd.DataFrame, value: str, group: str, reference: Any, covariates: Any, person: Any
 ) -> tuple[Checked, NDArray[np.float64], list[str], NDArray[np.float64]]:
     """Check the table and make the columns of a regression on groups and covariates."""
+    required(group=group)
     checked = check(table, value=value, group=group, covariates=covariates, person=person, least=2)
     base = reference.strip() if isinstance(reference, str) else reference
     present = list(checked.table[group].unique())

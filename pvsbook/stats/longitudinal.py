@@ -14,7 +14,7 @@ from scipy import optimize, stats
 
 from pvsbook._errors import InputError
 from pvsbook.stats._regression import coefficients, design, regress
-from pvsbook.stats.tables import Checked, check, listed, pair, result
+from pvsbook.stats.tables import Checked, check, listed, pair, required, result
 
 __all__ = ["change_regression", "change_scores", "mixed_anova", "mixed_model"]
 
@@ -73,6 +73,7 @@ def _wide(
     table: pd.DataFrame, value: str, group: str, groups: Sequence | None, time: str, person: str,
     order: Sequence, covariates: Any,
 ) -> Checked:  # fmt: skip
+    required(group=group, time=time, person=person)
     order, covariates = pair("order", order), listed(covariates)
     taken = [c for c in (person, group, *covariates) if c in _WIDE]
     if taken:
@@ -243,6 +244,7 @@ def mixed_model(
     ...             order=(1, 2), groups=("MS", "control"))["term"].tolist()
     ['group', 'time', 'difference of changes', 'intraclass correlation']
     """
+    required(group=group, time=time, person=person)
     order, groups = pair("order", order), pair("groups", groups)
     checked = check(
         table, value=value, person=person, time=time, group=group, covariates=covariates,

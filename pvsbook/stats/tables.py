@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,8 +194,16 @@ def check(
 
 def listed(names: Any) -> list[Any]:
     """Return one name, or several, as a list."""
-    several = isinstance(names, Sequence | np.ndarray | pd.Index) and not isinstance(names, str)
+    kinds = Sequence | np.ndarray | pd.Index | pd.Series | Iterator
+    several = isinstance(names, kinds) and not isinstance(names, str)
     return list(names) if several else [names]
+
+
+def required(**columns: Any) -> None:
+    """Refuse None where a column must be named."""
+    for role, column in columns.items():
+        if column is None or (isinstance(column, list) and not column):
+            raise InputError(f"{role}: {column}; name the column")
 
 
 def pair(name: str, labels: Any) -> list[Any]:
@@ -304,11 +312,12 @@ def adjust(
     """
     if method not in _METHODS:
         raise InputError(f"method: {method!r}; one of {', '.join(_METHODS)}")
-    parts = [results] if isinstance(results, pd.DataFrame) else list(results)
+    parts = [results] if isinstance(results, pd.DataFrame) else listed(results)
     if not parts:
         raise InputError("results: no table; there is nothing to adjust")
     for part in parts:
-        if not isinstance(part, pd.DataFrame) or "p" not in part or "test" not in part:
+        known = isinstance(part, pd.DataFrame) and {"term", "test", "p"} <= set(part)
+        if not known or not pd.api.types.is_numeric_dtype(part["p"]):
             raise InputError("results: not a table of results; give those of pvsbook.stats")
         _one_test_each(part[part["p"].notna()])
     every = pd.concat(parts, ignore_index=True)

@@ -281,6 +281,16 @@ CASES: list[tuple[str, Callable[[], T], str | Callable[[], T]]] = [
     ("not a table of results", lambda: tables.adjust(P), "not a table of results"),
     ("p above 1", lambda: tables.adjust(ancova(P).assign(p=1.2)), "p: 1.2"),
     ("mean of two readers graded", lambda: grade([10.5, 3]), "give whole numbers"),
+    ("lists for groups", lambda: ancova(P.assign(group=[["a"], ["b"]] * 24)),
+     "a list or the like"),
+    ("no group", lambda: ancova(P, group=None), "group: None; name the column"),
+    ("no group at two visits", lambda: model(V, group=None), "group: None; name the column"),
+    ("no time", lambda: anova(V, time=None), "time: None; name the column"),
+    ("no predictor", lambda: logistic(P, predictors=[]), "predictors: []; name the column"),
+    ("one count only", lambda: groups.compare_counts(3, 10), "two groups are compared"),
+    ("nothing to adjust", lambda: tables.adjust(None), "not a table of results"),
+    ("p as text", lambda: tables.adjust(ancova(P).assign(p="0.03")), "not a table of results"),
+    ("folds as text", lambda: logistic(P, n_folds="10"), "n_folds: 10; give a whole"),
     ("infinite count graded", lambda: grade(np.inf), "give whole numbers"),
 ]  # fmt: skip
 
