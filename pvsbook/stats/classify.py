@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,7 +39,8 @@ class Classifier:
         calibration.  Limits of an AUC are percentiles of a bootstrap of participants within the
         groups, who keep their predictions, of that same AUC; where the optimism is taken off,
         they are shifted by it.  They leave out that other participants would have given another
-        model.  Limits of the calibration are by Wald.
+        model, and are too narrow with few: at 10 and 10, 88 % hold the expected AUC.  Limits of
+        the calibration are by Wald.
     predictions
         Held-out probability of each participant, mean of the repeats: ``outcome`` (0 or 1) and
         ``probability``.  Ranked together, probabilities from different folds give an AUC below
@@ -130,7 +132,12 @@ def logistic(
     x, names, _ = design(clean, listed(predictors))
     x[:, 1:] /= np.sqrt(len(x) / (len(x) - 1))  # per standard deviation of the sample
     _not_separated(x, y, group, names)
-    fit = sm.Logit(y, x).fit(disp=0)
+    fit = _fit(y, x)
+    if fit is None:
+        raise InputError(
+            f"{', '.join(names)}: they all but separate the groups of {group!r}, and the model "
+            "did not converge; take some out"
+        )
     with warnings.catch_warnings():  # where a draw is separated the order of people is still right
         warnings.simplefilter("ignore", ConvergenceWarning)
         rows, held_out = _validate(x[:, 1:], y, rng, n_folds, n_repeats, n_bootstrap, counts)
@@ -142,6 +149,17 @@ def logistic(
         test="Wald z", **counts,
     )  # fmt: skip
     return Classifier(pd.DataFrame(ratios), pd.DataFrame(rows), predictions)
+
+
+def _fit(y: NDArray, x: NDArray) -> Any:
+    with warnings.catch_warnings(record=True):  # convergence is asked for
+        warnings.simplefilter("always")
+        try:
+            fit = sm.Logit(y, x).fit(disp=0)
+        except np.linalg.LinAlgError:
+            return None
+    usable = fit.mle_retvals["converged"] and np.isfinite(fit.bse).all()
+    return fit if usable else None
 
 
 def _not_separated(x: NDArray, y: NDArray, group: str, names: Sequence[str]) -> None:
@@ -228,10 +246,15 @@ def _r_squared(fit, probability: NDArray, y: NDArray, counts: dict):  # type: ig
 
 
 def _calibration(y: NDArray, probability: NDArray, counts: dict) -> list[dict]:
-    """Regress the outcome on the held-out log odds: intercept 0 and slope 1 are perfect."""
+    """Regress the outcome on the held-out log odds: intercept 0 and slope 1 are perfect.
+
+    NaN where these separate the groups.
+    """
     p = np.clip(probability, 1e-6, 1 - 1e-6)
-    fit = sm.Logit(y, sm.add_constant(np.log(p / (1 - p)))).fit(disp=0)
-    limits = fit.conf_int()
+    fit = _fit(y, sm.add_constant(np.log(p / (1 - p)), has_constant="add"))
     names = ("calibration intercept, held out", "calibration slope, held out")
+    if fit is None:
+        return [result("model", name, np.nan, **counts) for name in names]
+    limits = fit.conf_int()
     about = {"interval": "Wald", **counts}
     return [result("model", names[k], fit.params[k], *limits[k], **about) for k in (0, 1)]

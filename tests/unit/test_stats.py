@@ -411,3 +411,18 @@ def test_type_three_gives_groups_equal_weight():
     found = longitudinal.mixed_anova(table, **DESIGN).set_index(["test", "term"])["statistic"]
     assert found["F, type III", "time"] < 1 < found["F, type III", "interaction"]
     assert found["F, type II", "time"] > 100, "type II weighs the 30 more"
+
+
+def test_held_out_probabilities_that_separate_the_groups_have_no_calibration():
+    y = np.repeat([0, 1], 6)
+    rows = classify._calibration(y, np.where(y == 1, 0.8, 0.3) + 0.01 * np.arange(12), {"n": 12})
+    assert np.isnan([row["estimate"] for row in rows]).all()
+
+
+def test_predictors_that_all_but_separate_the_groups_do_not_crash():
+    people = pd.DataFrame({"g": ["p"] * 10 + ["c"] * 10, "x": np.r_[8.5:18.5, 0:10.0] * 1e3})
+    found = classify.logistic(
+        people, group="g", positive="p", predictors=["x"], rng=np.random.default_rng(0),
+        n_repeats=1, n_bootstrap=5,
+    ).performance.set_index("measure")["estimate"]  # fmt: skip
+    assert found["AUC, apparent"] > 0.98
