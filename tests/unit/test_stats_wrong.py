@@ -258,7 +258,7 @@ CASES: list[tuple[str, Callable[[], T], str | Callable[[], T]]] = [
      predictors=["alps", "b"]), "repeat each other"),
     ("a predictor that only patients have", lambda: logistic(P.assign(
         lesion=(P["group"] == "MS") & (P.index % 3 == 0)), predictors=["lesion"]),
-     "separate the groups"),
+     "without error (but for ties)"),
     ("three groups to tell apart", lambda: logistic(P.assign(group=["a", "b", "MS"] * 16)),
      "two groups are needed"),
     ("predictor given as a word", lambda: logistic(P, predictors="alps"), lambda: logistic(P)),
