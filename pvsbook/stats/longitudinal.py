@@ -208,7 +208,7 @@ def mixed_model(
     that changes) has those with both visits, less these terms; what does not (group, other
     covariates) has all participants, less intercept and these terms.  On complete data without
     covariates that is n - 2, and estimates, t and p are those of type III wherever participants
-    differ at all.  With the normal distribution, 7 % of null studies of 10 to 25 participants
+    differ at all.  With the normal distribution, 7 to 9 % of null studies of 10 to 25 people
     come out below .05 (``benchmarks/stats.py``); Kenward and Roger's degrees of freedom,
     finer with missing visits, are not in statsmodels.
 
