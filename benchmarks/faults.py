@@ -91,7 +91,8 @@ def damage(folder: Path) -> None:
     sidecar = json.dumps({"EchoTime": 0.006, "MagneticFieldStrength": 3, "Units": "rad"})
     (folder / "phase.json").write_text(sidecar)
     people = folder / "bids"
-    (people / "sub-01" / "anat").mkdir(parents=True)
+    for label in ("01", "02"):
+        (people / f"sub-{label}").mkdir(parents=True)
     table = "participant_id\tage\tgroup\nsub-01\t41\tMS\nsub-02\t38\tHC\n"
     (people / "participants.tsv").write_text(table)
 
@@ -103,7 +104,7 @@ def damage(folder: Path) -> None:
             folder / "phase.json",
             lambda: images.load_gre(folder / "mag.nii", folder / "phase.nii"),
         ),
-        "participants.tsv": (people / "participants.tsv", lambda: read_participants(people)),
+        "participants.tsv": (people / "participants.tsv", lambda: _strict(people)),
     }
     print(f"{'mutations of':18}{'n':>7}{'refused':>9}{'accepted':>10}{'other':>7}{'unnamed':>9}")
     for kind, (path, door) in doors.items():
@@ -141,6 +142,13 @@ def damage(folder: Path) -> None:
             equal = np.array_equal(images.array(again), images.array(volume))
             same, wrong = same + equal, wrong + (not equal)
         print(f"{f'gzip at level {level}':26}{n:5}{told:9}{same:13}{wrong:9}")
+
+
+def _strict(folder: Path) -> None:
+    """Read participants.tsv; what is told as a note counts as refused here."""
+    notes = read_participants(folder)[2]
+    if notes:
+        raise InputError(notes[0])
 
 
 def _near(path: Path) -> Iterator[Path]:
@@ -377,8 +385,9 @@ def people(folder: Path) -> None:
     group = _run(top, out, "group")
     table = pd.read_csv(out / "group_qsm.tsv", sep="\t", dtype=str)
     print(f"group: exit code {group[0]}")
-    for _, row in table.iterrows():
-        print(f"  {row['participant_id']:8}{row['status']!s:10}{str(row['reasons'])[:140]}")
+    for row in table.fillna("").to_dict("records"):
+        why = row["outcome_reason"] or row["reasons"]
+        print(f"  {row['participant_id']:8}{row['outcome']:9}{row['status']:6}{why[:140]}")
     missing = {f"sub-{x}" for x in labels} - set(table["participant_id"])
     print(f"people in no row: {sorted(missing) or 'none'}")
 
