@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,19 +90,23 @@ def read_participants(top: Path) -> tuple[pd.DataFrame, dict[str, Any], list[str
     if not path.is_file():
         return empty, {}, []
     try:
-        table = pd.read_csv(
-            path,
-            sep="\t",
-            dtype=str,
-            encoding="utf-8-sig",
-            index_col=False,  # else a tab at the end of each row shifts the columns
-            quoting=csv.QUOTE_NONE,
-            keep_default_na=False,
-            na_values=["n/a", ""],
-            skip_blank_lines=True,
-        )
+        with warnings.catch_warnings():  # pandas would cut a row that is longer than the head
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(
+                path,
+                sep="\t",
+                dtype=str,
+                encoding="utf-8-sig",
+                index_col=False,  # else a tab at the end of each row shifts the columns
+                quoting=csv.QUOTE_NONE,
+                keep_default_na=False,
+                na_values=["n/a", ""],
+                skip_blank_lines=True,
+            )
         words = path.with_suffix(".json")
         columns = images.read_json(words) if words.is_file() else {}
+    except pd.errors.ParserWarning:
+        return empty, {}, ["participants.tsv is not used: a row has more cells than its head"]
     except (OSError, ValueError) as error:
         return empty, {}, [f"participants.tsv is not used: {str(error).splitlines()[0]}"]
     if "participant_id" not in table:

@@ -19,6 +19,8 @@ from pvsbook.images._volumes import ImageLike, array, load, open_image, rotation
 
 __all__ = ["Gre", "load_gre"]
 
+COPY_CORRELATION = 0.99  # of magnitude and phase: one is the other in other units
+
 
 @dataclass(frozen=True, eq=False)
 class Gre:
@@ -153,6 +155,13 @@ def load_gre(
             f"{first.label}: magnitude goes down to {np.nanmin(mag):g}, but it cannot be "
             "negative; are magnitude and phase swapped?"
         )
+    both = np.isfinite(mag[..., 0]) & np.isfinite(raw[..., 0])
+    pair = np.stack([mag[both][:, 0], raw[both][:, 0]])
+    if (np.ptp(pair, axis=1) > 0).all() and abs(np.corrcoef(pair)[0, 1]) > COPY_CORRELATION:
+        raise InputError(
+            f"{phases[0].label}: is {first.label} in other units; "
+            "give the magnitude of an echo and its phase"
+        )
     outside = ~np.isfinite(mag) | (mag == 0)
     n_missing = int((~np.isfinite(raw) & ~outside).sum())
     if n_missing:
@@ -230,7 +239,8 @@ def _read_phase(
             return unscaled, f"{name} (the header's scale factor ignored)", PHASE_PERIODS[name]
     low, high = np.nanmin(scaled), np.nanmax(scaled)
     has_fractions = bool(np.any(np.mod(scaled[np.isfinite(scaled)], 1) != 0))
-    if has_fractions and 1 < max(-low, high) <= np.pi * 1.001:  # short echoes fill no turn
+    is_signed = low < 0 < high
+    if has_fractions and is_signed and 1 < max(-low, high) <= np.pi * 1.001:  # short echoes
         return scaled, "radians", PHASE_PERIODS["radians"]
     raise InputError(
         f"{phases[0].label}: phase from {low:.6g} to {high:.6g} fits no known scale (radians, "

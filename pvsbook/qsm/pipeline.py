@@ -296,7 +296,7 @@ def reconstruct(
         raise InputError(f"magnitude: {flags[0].message}") from error
     n_dropped = int(inside.sum() - known.sum())
     flags += quality.check_map(
-        gre, known, field, chi[local.mask], n_dropped=n_dropped, is_bipolar=is_bipolar
+        gre, known, field, local, chi[local.mask], n_dropped=n_dropped, is_bipolar=is_bipolar
     )
     regions = {"white matter": white_matter}
     if not isinstance(reference, str):

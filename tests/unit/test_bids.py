@@ -568,6 +568,15 @@ def test_a_label_that_leads_elsewhere_is_not_used(tmp_path):
     assert "is no BIDS label" in dataset.notes[0]
 
 
+def test_a_row_with_a_cell_too_many_is_told(tmp_path):
+    """Else its last cells are cut, and a value stands under its neighbour's name."""
+    touch(tmp_path, "sub-1/anat/sub-1_T2w.nii.gz")
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-1\tMS\t41\n")
+    dataset = inputs.find(tmp_path, methods=["pvs"])
+    assert "a row has more cells than its head" in dataset.notes[0]
+    assert "age" not in dataset.participants
+
+
 def test_results_do_not_go_into_the_folder_of_a_participant(tmp_path):
     touch(tmp_path, "sub-1/anat/sub-1_T2w.nii.gz")
     folder = inputs.find(tmp_path, methods=["pvs"])

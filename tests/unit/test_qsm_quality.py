@@ -1,9 +1,10 @@
-"""A magnitude that is a wrapped phase is told from every magnitude that only has sharp edges."""
+"""What no gradient echo of a head can be is told; what only looks odd is not."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from pvsbook import InputError, images, qsm
 from pvsbook.phantoms.brain import pose
@@ -156,3 +157,52 @@ def test_the_phase_of_a_person_is_told_from_the_same_moved(public_file, moved):
     here = tuple(slice(size - n) for n, size in zip(moved, gre.phase_rad.shape, strict=False))
     pair = replace(gre, magnitude=gre.magnitude[there], phase_rad=gre.phase_rad[here])
     assert _is_other_scan(pair) is any(moved)
+
+
+# --- phase in another order, or filtered -------------------------------------------------------
+
+
+def codes(gre):
+    return [flag.code for flag in qsm.reconstruct(gre).flags]
+
+
+@pytest.mark.parametrize("times_s", [(0.005, 0.010, 0.015), (0.003, 0.012, 0.021), (0.004, 0.011)])
+@pytest.mark.parametrize("seed", [3, 4])
+def test_phase_images_in_reverse_order_are_told(times_s, seed):
+    """The slope turns round, iron and myelin with it, and the magnitude does not know."""
+    gre = make_gre(np.random.default_rng(seed), voxel_size_mm=4, echo_times_s=times_s).gre
+    assert "echo order" not in codes(gre)
+    result = qsm.reconstruct(replace(gre, phase_rad=gre.phase_rad[..., ::-1].copy()))
+    assert "echo order" in [flag.code for flag in result.flags]
+    assert result.status == "fail"
+
+
+def test_a_high_pass_filtered_phase_is_told(head):
+    gre = head.gre
+    signal = gre.magnitude * np.exp(1j * gre.phase_rad)
+    slow = ndimage.gaussian_filter(signal, (1.5, 1.5, 1.5, 0))
+    filtered = np.angle(signal * slow.conj()).astype(np.float32)
+    assert "filtered" not in codes(gre)
+    assert "filtered" in codes(replace(gre, phase_rad=filtered))
+
+
+@pytest.mark.public
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_the_order_is_told_on_real_echoes(public_file, is_reversed):
+    gre = images.load_gre(
+        public_file("gre_small_romeo", "Mag.nii"),
+        public_file("gre_small_romeo", "Phase.nii"),
+        echo_times_s=(0.004, 0.008, 0.012),
+        field_strength_t=7,
+    )
+    phase = gre.phase_rad[..., ::-1].copy() if is_reversed else gre.phase_rad
+    assert ("echo order" in codes(replace(gre, phase_rad=phase))) == is_reversed
+
+
+@pytest.mark.parametrize("turns", [1.0, 4095.0, 0.4])
+def test_a_magnitude_in_place_of_the_phase_is_refused(head, turns):
+    magnitude = head.gre.magnitude / head.gre.magnitude.max()
+    as_phase = np.round(magnitude * turns, 0 if turns > 4000 else 6)
+    files = [images.make(part, head.gre.affine) for part in (magnitude, as_phase)]
+    with pytest.raises(InputError, match=r"in other units|fits no known scale"):
+        images.load_gre(*files, echo_times_s=head.gre.echo_times_s, field_strength_t=3)
