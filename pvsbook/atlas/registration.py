@@ -123,7 +123,7 @@ class Registration:
     mutual_information : float
         In nats, over the 4 mm grid of the scan.
     correlation : float
-        Pearson's, of the scan with the template where both have brain.
+        Pearson's, of the scan with the template where both have brain, by the affine part.
     overlap : float
         Fraction of the scan's brain that lies on the template's brain.
     coverage : float
@@ -375,7 +375,8 @@ def refine_nonlinear(
     Returns
     -------
     Registration
-        With a `warp`, and the correlation after it.
+        With a `warp`.  The correlation stays that of the affine part: with so many parameters a
+        head that is upside down correlates too (0.14 becomes 0.48, with T1w 0.29 becomes 0.67).
 
     References
     ----------
@@ -397,10 +398,7 @@ def refine_nonlinear(
     mapping = engine.optimize(static.astype(np.float64), moved.astype(np.float64))
     forward = np.asarray(mapping.get_forward_field(), np.float32)
     warp = Warp(grid, forward * voxel_sizes(grid).astype(np.float32))
-    after = mapping.transform(moved)
-    both = (static > 0.05) & (after > 0.05)
-    correlation = float(np.corrcoef(static[both], after[both])[0, 1])
-    return replace(registration, warp=warp, correlation=correlation)
+    return replace(registration, warp=warp)
 
 
 def _sampled_template(
