@@ -199,10 +199,12 @@ def test_the_order_is_told_on_real_echoes(public_file, is_reversed):
     assert ("echo order" in codes(replace(gre, phase_rad=phase))) == is_reversed
 
 
-@pytest.mark.parametrize("turns", [1.0, 4095.0, 0.4])
-def test_a_magnitude_in_place_of_the_phase_is_refused(head, turns):
-    magnitude = head.gre.magnitude / head.gre.magnitude.max()
+@pytest.mark.parametrize("turns", [1.0, 4095.0, 6.28])
+@pytest.mark.parametrize("n_echoes", [1, 5])
+def test_a_magnitude_in_place_of_the_phase_is_refused(head, turns, n_echoes):
+    magnitude = head.gre.magnitude[..., :n_echoes] / head.gre.magnitude.max()
     as_phase = np.round(magnitude * turns, 0 if turns > 4000 else 6)
     files = [images.make(part, head.gre.affine) for part in (magnitude, as_phase)]
-    with pytest.raises(InputError, match=r"in other units|fits no known scale"):
-        images.load_gre(*files, echo_times_s=head.gre.echo_times_s, field_strength_t=3)
+    times = head.gre.echo_times_s[:n_echoes]
+    with pytest.raises(InputError, match=r"in other units|as a magnitude does|fits no known scale"):
+        images.load_gre(*files, echo_times_s=times, field_strength_t=3)
