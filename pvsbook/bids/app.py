@@ -12,12 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from pvsbook import derivatives, images, jobs, report
 from pvsbook import methods as registry
 from pvsbook._errors import InputError
 from pvsbook._version import __version__
+from pvsbook._yaml import read_yaml
 from pvsbook.bids.inputs import BidsFolder, Measurement
 from pvsbook.method import Method
 
@@ -90,23 +89,27 @@ def read_settings(path: images.PathLike | None) -> dict[str, dict[str, Any]]:
     content: Any = {}
     if path is not None:
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            first = str(error).splitlines()[0]
-            raise InputError(f"--settings: {path} cannot be read ({first})") from error
+            content = read_yaml(Path(path).read_text(encoding="utf-8")) or {}
+        except (OSError, ValueError) as error:
+            raise InputError(f"--settings: {path} cannot be read ({error})") from error
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
         raise InputError(f"--settings: {path} must hold options by method, as qsm: {{...}}")
-    methods = {method.name: method for method in registry.ALL}
-    for name, options in content.items():
-        if name not in methods:
-            raise InputError(f"--settings: {name!r} is no method; known: {', '.join(methods)}")
-        methods[name].check(options, "--settings")
+    _check(content, "--settings")
     settings = {}
-    for name, method in methods.items():
+    for method in registry.ALL:
         scanner = content.get(method.compares, {})
         shared = {key: scanner[key] for key in method.shares if key in scanner}
-        settings[name] = {**shared, **content.get(name, {})}
+        settings[method.name] = {**shared, **content.get(method.name, {})}
     return settings
+
+
+def _check(settings: Settings, where: str) -> None:
+    """Refuse settings that cannot work on any scan."""
+    methods = {method.name: method for method in registry.ALL}
+    for name, options in settings.items():
+        if name not in methods:
+            raise InputError(f"{where}: {name!r} is no method; known: {', '.join(methods)}")
+        methods[name].check(options, where, for_all=True)
 
 
 def plan(
@@ -196,8 +199,9 @@ def run_participants(
         *folder.labels
     }:
         raise InputError(f"{out}: lies in the folder of a participant; give another folder")
+    settings = {**read_settings(None), **(settings or {})}
+    _check(settings, "settings")
     derivatives.describe(top)
-    settings = read_settings(None) if settings is None else settings
     planned = list(plan(folder, settings))
     waiting = Counter(measurement.participant for measurement, _ in planned)
     by_record = {measurement.name: measurement for measurement, _ in planned}

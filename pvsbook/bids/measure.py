@@ -78,15 +78,10 @@ def measure_files(
     >>> from pvsbook.methods import ALL
     >>> measure_files(ALL[0], {"image": "no.nii"}, "out", contrasts="t1")
     Traceback (most recent call last):
-    pvsbook._errors.InputError: contrasts: pvs has no such option; it has contrast, wmh_mask, ...
+    pvsbook._errors.InputError: options: pvs has no option contrasts; it has contrast, wmh_mask, ...
     """
-    settings = {o.name: o.default for o in method.options}
-    unknown = ", ".join(name for name in options if name not in settings)
-    if unknown:
-        raise InputError(
-            f"{unknown}: {method.name} has no such option; it has {', '.join(settings)}"
-        )
-    settings |= options
+    method.check(options, "options")
+    settings = {**{o.name: o.default for o in method.options}, **options}
     files = {i.name: _as_list(inputs[i.name]) for i in method.inputs}
     scan = [path for paths in files.values() for path in paths]
     names = [Path(path).name for path in [*scan, *_option_files(settings)]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,17 @@ __all__ = ["ECHO_OPTIONS", "METHOD"]
 PARTS = {"mag": "mag", "": "mag", "phase": "phase", "pha": "phase"}
 GRADIENT_ECHO = ("MEGRE", "T2starw", "GRE")
 NO_FILE = ("whole brain", "none")  # references that are no mask
+SCANNER = ("echo_times_s", "field_strength_t", "phase_period")
+
+
+def validate(options: Mapping[str, Any]) -> None:
+    """Refuse what the library would refuse of every scan."""
+    from pvsbook import images
+    from pvsbook.qsm import pipeline
+
+    images.check_acquisition(*(options[name] for name in SCANNER))
+    steps = ("background", "inversion", "background_options", "inversion_options")
+    pipeline.check_steps(*(options[name] for name in steps))
 
 
 def measure(
@@ -198,11 +209,18 @@ METHOD = Method(
         Option("background_options", {}, "Its own settings, by name, as {radius_mm: 8}."),
         Option("inversion", "tv", "Dipole inversion.", choices=INVERSIONS),
         Option("inversion_options", {}, "Its own settings, by name, as {regularisation: 1.0e-4}."),
-        Option("reference", "whole brain", "What is zero: 'whole brain', 'none', or a mask."),
+        Option(
+            "reference",
+            "whole brain",
+            "What is zero: 'whole brain', 'none', or a mask.",
+            choices=NO_FILE,
+            or_file=True,
+        ),
         Option("brain_mask", None, "Brain, on the same grid.", kind=Path),
         Option("white_matter", None, "White matter, for the table of references.", kind=Path),
     ),
     measure=measure,
+    validate=validate,
     columns_at="pvsbook.qsm.pipeline.COLUMNS",
     show=show,
     find=find,
