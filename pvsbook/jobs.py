@@ -30,6 +30,7 @@ from pvsbook._records import (
     Function,
     Record,
     Task,
+    check_page,
     code_hash,
     fingerprint,
     finished,
@@ -41,11 +42,14 @@ from pvsbook._records import (
     read_records,
     read_stored,
     record_path,
+    refuse_foreign,
     sha256,
     stamp,
     write_json,
+    write_page,
     write_record,
 )
+from pvsbook._stop import uninterrupted
 from pvsbook._workers import DEATHS, default_workers, workers
 
 if sys.platform == "win32":
@@ -59,6 +63,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Record",
     "Task",
+    "check_page",
     "code_hash",
     "default_workers",
     "fingerprint",
@@ -67,6 +72,7 @@ __all__ = [
     "read_records",
     "run",
     "workers",
+    "write_page",
     "write_record",
 ]
 
@@ -127,19 +133,22 @@ def _fresh(
             raise InputError(f"{', '.join(changed)}: changed while it was being read; run again")
         written = sorted(p for p in Path(own).rglob("*") if p.is_file() and p.parent != Path(own))
         names = [p.relative_to(own).as_posix() for p in written]
-        outputs = {n: [p.stat().st_size, sha256(p)] for n, p in zip(names, written, strict=True)}
+        contents = dict(zip(names, map(sha256, written), strict=True))
+        outputs = {n: [Path(own, n).stat().st_size, h] for n, h in contents.items()}
         inputs = {Path(p).name: h for p, h in hashes.items()}
         # Said before the first file is moved: whoever comes after a kill knows what to remove.
         earlier = (read_stored(top, task.name) or {}).get("outputs", {})
+        refuse_foreign(top, contents, recorded=earlier, draft=Path(own))
         started = {"name": task.name, "status": "started", "outputs": {**earlier, **outputs}}
-        write_json(started, record_path(top, task.name))
-        for name, path in zip(names, written, strict=True):
-            (top / name).parent.mkdir(parents=True, exist_ok=True)
-            path.replace(top / name)
         record = Record(
             task.name, "done", digest, "", dict(result), inputs, outputs, task.parameters
         )
-        write_record(top, record)
+        with uninterrupted():
+            write_json(started, record_path(top, task.name))
+            for name, path in zip(names, written, strict=True):
+                (top / name).parent.mkdir(parents=True, exist_ok=True)
+                path.replace(top / name)
+            write_record(top, record)
     return record
 
 

@@ -201,9 +201,11 @@ def run_participants(
         raise InputError(f"{out}: lies in the folder of a participant; give another folder")
     settings = {**read_settings(None), **(settings or {})}
     _check(settings, "settings")
-    derivatives.describe(top)
     planned = list(plan(folder, settings))
     waiting = Counter(measurement.participant for measurement, _ in planned)
+    for label in waiting:
+        jobs.check_page(top / f"{label}.html")
+    derivatives.describe(top)
     by_record = {measurement.name: measurement for measurement, _ in planned}
     ended: dict[str, list[tuple[Measurement, jobs.Record]]] = {label: [] for label in waiting}
     log = _open_log(top)
@@ -270,7 +272,7 @@ def _write_participant(
     count = Counter(record.status for _, record in ended)
     summary = "; ".join(f"{n} {status}" for status, n in sorted(count.items()))
     page = report.person_page(label, summary=f"Scans: {summary}.", visits=visits)
-    images.write_bytes(page.encode(), top / f"{label}.html")
+    jobs.write_page(page, top / f"{label}.html")
 
 
 def link_to_page(text: str, result: Mapping[str, Any]) -> Any:

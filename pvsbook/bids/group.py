@@ -159,6 +159,8 @@ def summarise(
             f"{out}: nothing has been measured there with these files and settings; run the "
             "participant level first, with the same --settings"
         )
+    for name in ("group.html", *(f"group_{key}.{e}" for key in rows for e in ("tsv", "json"))):
+        jobs.check_page(top / name)
     derivatives.describe(top)
     tables, files, sections = {}, [], []
     for name, entries in rows.items():
@@ -178,7 +180,7 @@ def summarise(
     for section in sections:
         for figure, _, _ in section["figures"]:
             plt.close(figure)
-    where = images.write_bytes(page.encode(), top / "group.html")
+    where = jobs.write_page(page, top / "group.html")
     return Group(tables, tuple(files), where, match)
 
 
@@ -270,8 +272,8 @@ def _write(top: Path, folder: BidsFolder, method: Method, table: pd.DataFrame) -
             or {"Description": "from participants.tsv"}
         )
     text = table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n")
-    path = images.write_bytes(text.encode(), top / f"group_{method.name}.tsv")
-    images.write_bytes(_json(meanings).encode(), path.with_suffix(".json"))
+    path = jobs.write_page(text, top / f"group_{method.name}.tsv")
+    jobs.write_page(_json(meanings), path.with_suffix(".json"))
     return [path]
 
 

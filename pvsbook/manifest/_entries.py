@@ -255,6 +255,7 @@ def _unknown(what: str, name: str, known: Sequence[str], where: str) -> InputErr
 
 # --- the YAML files --------------------------------------------------------------------------
 
+
 def folder() -> Path:
     """Find the folder of YAML files (see the environment above).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import re
@@ -272,8 +273,13 @@ def test_a_record_of_results_removes_nothing_elsewhere(tmp_path):
     for path in (outside, other):
         path.write_text("kept")
     known = json.loads(record.read_text())
-    names = ["../../../sub-a_x.txt", "mine.txt", str(outside), 3, None]
-    record.write_text(json.dumps({**known, "Outputs": names}))
+    digest = hashlib.sha256(b"kept").hexdigest()
+    names = ["../../../sub-a_x.txt", "mine.txt", str(outside)]
+    record.write_text(json.dumps({**known, "Outputs": dict.fromkeys(names, [digest])}))
+    with pytest.raises(InputError, match="is not as pvsbook wrote it"):
+        measure_files(TOY, {"image": scan}, out, threshold=2.0)
+    outputs = {**known["Outputs"], **dict.fromkeys(names, [digest]), "sub-a_x": 3}
+    record.write_text(json.dumps({**known, "Outputs": outputs}))
     measure_files(TOY, {"image": scan}, out, threshold=1.0)
     assert outside.exists()
     assert other.exists()
