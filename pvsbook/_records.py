@@ -297,7 +297,7 @@ def refuse_foreign(
         known = [digest, *claims[path.parent].get(path.name, ())]
         if path.is_file() and sha256(path) in known:
             continue
-        content = images.read_json(path) if "sources_" in path.name else None
+        content = images.read_json(path) if "sources_" in path.name else {}
         if not is_ours(content):
             raise foreign(path)
         if draft is not None and not same_sources(content, images.read_json(draft / name)):

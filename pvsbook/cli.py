@@ -145,7 +145,7 @@ def run(
     ] = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(help="Address of a Dask scheduler, as tcp://10.0.0.5:8786, instead."),
+        typer.Option(help="Address of a Dask scheduler, as tls://10.0.0.5:8786, instead."),
     ] = None,
     version: Annotated[
         bool,

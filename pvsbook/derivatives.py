@@ -73,9 +73,13 @@ def prefix_from(path: images.PathLike) -> str:
     stem = images.stem(Path(path).name)
     pairs = dict(part.split("-", 1) for part in stem.split("_") if "-" in part)
     if "sub" in pairs:
-        kept = {k: re.sub(r"[^0-9A-Za-z]", "", pairs[k]) for k in ENTITIES_KEPT if k in pairs}
-        return "_".join(f"{key}-{value}" for key, value in kept.items())
-    return "sub-" + (re.sub(r"[^0-9A-Za-z]", "", stem) or "scan")
+        return "_".join(f"{k}-{label(pairs[k])}" for k in ENTITIES_KEPT if k in pairs)
+    return "sub-" + (label(stem) or "scan")
+
+
+def label(text: str) -> str:
+    """Keep the letters and digits of a text, which is what a BIDS label may have."""
+    return re.sub(r"[^0-9A-Za-z]", "", text)
 
 
 @dataclass(frozen=True)

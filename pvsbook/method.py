@@ -168,9 +168,8 @@ class Option:
                     raise InputError(
                         f"{where}; {name} must be a number or a list of numbers{_as_text(entry)}"
                     )
-        elif self.type is str:
-            if not isinstance(value, str):
-                raise InputError(f"{where}; give text")
+        elif self.type is str and not isinstance(value, str):
+            raise InputError(f"{where}; give text")
 
 
 def _is_number(value: Any) -> bool:

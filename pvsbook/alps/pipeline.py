@@ -237,7 +237,7 @@ def measure(
             f"dwi: voxels of {' x '.join(f'{s:.2g}' for s in size)} mm; above 3 mm the regions "
             "mix projection and association fibres, so the index means nothing"
         )
-    check_options(search_mm, n_bootstrap, by_hand=not isinstance(rois, regions.RoiSet))
+    check_options(search_mm, n_bootstrap, by_hand=not isinstance(rois, RoiSet))
     stored, whole = dwi.image, series.canonical(dwi)
     shell = series.one_shell(whole.bvals_s_mm2)
     data, affine = images.array(whole.image)[..., shell], whole.image.affine

@@ -19,6 +19,7 @@ from pvsbook._version import __version__
 from pvsbook._yaml import read_yaml
 from pvsbook.bids.inputs import BidsFolder, Measurement
 from pvsbook.method import Method
+from pvsbook.visit import Found
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -129,20 +130,24 @@ def plan(
         measurements = list(group)
         pairs = []
         for method in comparing:
+            given = settings[method.name]
             usable = [m for m in measurements if m.method == method.compares and m.session]
-            complete = [m for m in usable if not m.lacks]
+            filled = [(m, m.found.fill({k: given[k] for k in method.shares if k in given}))
+                      for m in usable]  # fmt: skip
+            complete = [(m, found) for m, found in filled if not found.lacks]
             pairs += [_pair(method, complete[0], later) for later in complete[1:]]
         for measurement in (*measurements, *pairs):
             yield measurement, _task(measurement, settings)
 
 
 def _task(measurement: Measurement, settings: Settings) -> jobs.Task | jobs.Record:
-    found = measurement.found
+    method = registry.by_name(measurement.method)
+    given = settings[method.name]
+    found = measurement.found if method.compares else measurement.found.fill(given)
     if found.lacks:
         return jobs.Record(measurement.name, "skipped", reason="; ".join(found.lacks))
     # Defaults are written out, so that a default by name is the same as none.
-    method = registry.by_name(measurement.method)
-    options = {**method.defaults, **found.parameters, **settings[method.name]}
+    options = {**method.defaults, **given, **found.parameters}
     # A file that an option names is an input as well: other contents, other results.
     files = {
         f"option {name}": [value]
@@ -153,12 +158,16 @@ def _task(measurement: Measurement, settings: Settings) -> jobs.Task | jobs.Reco
     return jobs.Task(measurement.name, {**found.inputs, **files}, parameters)
 
 
-def _pair(method: Method, first: Measurement, later: Measurement) -> Measurement:
-    """Plan the comparison of two visits, named after the later one."""
+def _pair(
+    method: Method, first: tuple[Measurement, Found], later: tuple[Measurement, Found]
+) -> Measurement:
+    """Plan the comparison of two visits, named after both."""
     assert method.pair is not None
-    found = method.pair(first.found, later.found, first.session)
-    notes = (*found.notes, *((later.order,) if later.order else ()))
-    return Measurement(later.participant, later.session, method.name, replace(found, notes=notes))
+    (one, found_first), (other, found_later) = first, later
+    found = method.pair(found_first, found_later, one.session)
+    notes = (*found.notes, *((other.order,) if other.order else ()))
+    found = replace(found, notes=notes)
+    return Measurement(other.participant, other.session, method.name, found, first=one.session)
 
 
 def run_participants(
@@ -261,13 +270,16 @@ def _write_participant(
     order = list(titles)
     names = {measurement.name for measurement, _ in ended}
     for record in jobs.read_records(top, label):
-        *session, method = record.name.removeprefix(f"{label}_").split("_")
-        if record.name not in names and method in order:
-            ended.append((Measurement(label, "".join(session), method), record))
-    ended.sort(key=lambda pair: (pair[0].session, order.index(pair[0].method)))
+        earlier = Measurement.from_name(record.name)
+        if record.name not in names and earlier.method in order:
+            ended.append((earlier, record))
+    ended.sort(key=lambda pair: (pair[0].session, order.index(pair[0].method), pair[0].first))
     visits = []
     for session, group in itertools.groupby(ended, key=lambda pair: pair[0].session):
-        rows = [_describe(titles[m.method], m, record) for m, record in group]
+        rows = [
+            _describe(titles[m.method] + (f" since {m.first}" if m.first else ""), m, record)
+            for m, record in group
+        ]
         visits.append((session or "only visit", rows))
     count = Counter(record.status for _, record in ended)
     summary = "; ".join(f"{n} {status}" for status, n in sorted(count.items()))

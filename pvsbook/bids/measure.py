@@ -17,6 +17,7 @@ from pvsbook._records import refuse_foreign, sha256
 from pvsbook._stop import uninterrupted
 from pvsbook.figures import use_style
 from pvsbook.method import Method
+from pvsbook.visit import entities_of
 
 __all__ = ["Done", "measure_files"]
 
@@ -80,7 +81,7 @@ def measure_files(
     >>> from pvsbook.methods import ALL
     >>> measure_files(ALL[0], {"image": "no.nii"}, "out", contrasts="t1")
     Traceback (most recent call last):
-    pvsbook._errors.InputError: options: pvs has no option contrasts; it has contrast, wmh_mask, ...
+    pvsbook._errors.InputError: options: pvs has no option contrasts; it has contrast, wmh...
     """
     method.check(options, "options")
     settings = {**{o.name: o.default for o in method.options}, **options}
@@ -89,6 +90,9 @@ def measure_files(
     names = [Path(path).name for path in [*scan, *_option_files(settings)]]
     last = method.inputs[-1].name if method.compares else method.inputs[0].name
     prefix = derivatives.prefix_from(files[last][0])
+    if method.compares:  # the later visit may be compared with several earlier ones
+        first = entities_of(Path(files[method.inputs[0].name][0]).name).get("ses", "")
+        prefix += f"_from-{derivatives.label(first)}" if first else ""
     writer = derivatives.Writer(out, prefix=prefix, datatype=method.datatype)
     if all(Path(path).is_file() for path in scan):  # else loading names the one that is missing
         sources = derivatives.sources_of(scan)

@@ -112,7 +112,7 @@ def _count_weighted(bval: Path | None) -> int:
     from pvsbook.images import B0_BELOW_S_MM2
 
     try:
-        text = bval.read_text(encoding="utf-8-sig") if bval else ""
+        text = bval.read_text(encoding="utf-8-sig") if bval and bval.is_file() else ""
         values = [float(b) for b in text.replace(",", " ").split()]
     except (OSError, ValueError):
         return 0

@@ -275,10 +275,10 @@ def test_a_record_of_results_removes_nothing_elsewhere(tmp_path):
     known = json.loads(record.read_text())
     digest = hashlib.sha256(b"kept").hexdigest()
     names = ["../../../sub-a_x.txt", "mine.txt", str(outside)]
-    record.write_text(json.dumps({**known, "Outputs": dict.fromkeys(names, [digest])}))
+    record.write_text(json.dumps({**known, "Outputs": {name: [digest] for name in names}}))
     with pytest.raises(InputError, match="is not as pvsbook wrote it"):
         measure_files(TOY, {"image": scan}, out, threshold=2.0)
-    outputs = {**known["Outputs"], **dict.fromkeys(names, [digest]), "sub-a_x": 3}
+    outputs = {**known["Outputs"], **{name: [digest] for name in names}, "sub-a_x": 3}
     record.write_text(json.dumps({**known, "Outputs": outputs}))
     measure_files(TOY, {"image": scan}, out, threshold=1.0)
     assert outside.exists()
@@ -365,5 +365,5 @@ def test_a_key_that_stands_twice_is_refused(tmp_path):
     path = tmp_path / "s.yml"
     for text in ("qsm: {}\nqsm: {}\n", "qsm: {inversion: tkd, inversion: l2}", "a: [" * 100_000):
         path.write_text(text)
-        with pytest.raises(InputError, match="stands twice; remove one|cannot be read"):
+        with pytest.raises(InputError, match=r"stands twice; remove one|cannot be read"):
             app.read_settings(path)

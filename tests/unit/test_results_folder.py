@@ -143,13 +143,15 @@ def test_killed_while_results_are_moved(toy, monkeypatch, n):
     direct(toy, threshold=2.5)
     count = 0
 
+    replace = Path.replace
+
     def dying(self, target):
         nonlocal count
         if Path(target).parent.name == "anat" and ".pvsbook-" not in str(target):
             count += 1
             if count == n:
                 raise SystemExit("killed")
-        return os.replace(self, target)
+        return replace(self, target)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", dying)
@@ -280,11 +282,16 @@ def test_a_command_that_is_stopped_leaves_nothing(six, tmp_path):
 
 def test_a_signal_waits_for_the_end_of_a_move():
     done = []
-    with pytest.raises(Stopped) as stopped, stoppable():
-        with uninterrupted():
-            os.kill(os.getpid(), signal.SIGTERM)
-            done.append("moved")
-        done.append("never")
+
+    def move() -> None:
+        with stoppable():
+            with uninterrupted():
+                os.kill(os.getpid(), signal.SIGTERM)
+                done.append("moved")
+            done.append("never")
+
+    with pytest.raises(Stopped) as stopped:
+        move()
     assert done == ["moved"]
     assert stopped.value.code == 143
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -301,9 +308,14 @@ def test_what_the_shell_ignores_stays_ignored():
 
 def test_a_worker_that_is_stopped_in_this_process_records_no_failure(tmp_path):
     steps = jobs.run(stubs.work, stubs.tasks(3, seconds=0.2), tmp_path)
-    with pytest.raises(Stopped), stoppable():
-        for _ in steps:
-            os.kill(os.getpid(), signal.SIGINT)
+
+    def go() -> None:
+        with stoppable():
+            for _ in steps:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Stopped):
+        go()
     steps.close()
     assert [r.status for r in jobs.read_records(tmp_path, "t0000")] == []
     assert jobs.read_record(tmp_path, "t0000").status == "done"
