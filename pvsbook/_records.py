@@ -384,10 +384,14 @@ def write_record(folder: images.PathLike, record: Record) -> None:
 def _remove_outputs(folder: Path, name: str, *, keep: Iterable[str] = ()) -> None:
     earlier = read_stored(folder, name) or {}
     person = name.split("_")[0]
-    for path in set(earlier.get("outputs", ())) - set(keep):
+    before = earlier.get("before")  # of a run that was killed while it moved files
+    before = before if isinstance(before, dict) else {}
+    for path, known in earlier.get("outputs", {}).items():
         where = folder / path
         is_inside = where.parent.resolve().is_relative_to(folder.resolve())  # no link leads out
-        if is_inside and where.is_file() and _is_own(person, path):
+        if path in set(keep) or not (is_inside and where.is_file() and _is_own(person, path)):
+            continue
+        if sha256(where) in (known[1], *before.get(path, ())):  # else the user changed it
             where.unlink()
 
 

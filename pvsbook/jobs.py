@@ -76,6 +76,7 @@ __all__ = [
     "write_record",
 ]
 
+FOLDERS = ("records", "seen", "pages", "work")  # of the state
 BACKLOG = 4  # tasks that the scheduler holds for each worker: enough to keep it busy
 
 
@@ -139,7 +140,12 @@ def _fresh(
         # Said before the first file is moved: whoever comes after a kill knows what to remove.
         earlier = (read_stored(top, task.name) or {}).get("outputs", {})
         refuse_foreign(top, contents, recorded=earlier, draft=Path(own))
-        started = {"name": task.name, "status": "started", "outputs": {**earlier, **outputs}}
+        started = {
+            "name": task.name,
+            "status": "started",
+            "outputs": {**earlier, **outputs},
+            "before": {name: [digest] for name, (_, digest) in earlier.items()},
+        }
         record = Record(
             task.name, "done", digest, "", dict(result), inputs, outputs, task.parameters
         )
@@ -228,6 +234,9 @@ def _sweep(top: Path) -> None:
 def _lock(top: Path) -> Iterator[None]:
     """Hold a lock that the system lets go of when the process dies, however it dies."""
     path = top / STATE / "lock"
+    for folder in (path.parent, *(path.parent / name for name in FOLDERS)):
+        if folder.is_symlink():
+            raise InputError(f"{folder}: is a link; remove it, or choose another folder")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # a link here would lead elsewhere

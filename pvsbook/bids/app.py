@@ -237,6 +237,8 @@ def run_participants(
 def _open_log(top: Path) -> logging.Logger:
     """Open the file that says what happened when; nothing of it goes to the terminal."""
     path = top / "logs" / "run.log"
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise InputError(f"{path}: is not a regular file; remove it, or choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))

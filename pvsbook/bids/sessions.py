@@ -125,13 +125,8 @@ def read_participants(top: Path) -> tuple[pd.DataFrame, dict[str, Any], list[str
     table["participant_id"] = "sub-" + labels
     again = table.loc[table["participant_id"].duplicated(), "participant_id"]
     if len(again):
-        return (
-            empty,
-            {},
-            [
-                f"participants.tsv is not used: {shorten([*dict.fromkeys(again)])} stands there twice"
-            ],
-        )
+        twice = shorten([*dict.fromkeys(again)])
+        return empty, {}, [f"participants.tsv is not used: {twice} stands there twice"]
     folders = {p.name for p in top.glob("sub-*") if p.is_dir()}
     named = set(table["participant_id"])
     notes = []

@@ -214,6 +214,53 @@ def test_a_pipe_at_the_top_keeps_nobody_waiting(tmp_path, name):
     assert not (tmp_path / name).is_file()
 
 
+def test_a_record_removes_no_file_that_differs_from_what_it_says(toy):
+    """Of a folder that came from somebody else, or was edited."""
+    run(toy)
+    mine = toy / "out/sub-a/anat/sub-a_mine.tsv"
+    mine.write_text("mine")
+    path = toy / "out/.pvsbook/records/sub-a_toy.json"
+    record = json.loads(path.read_text())
+    record["outputs"]["sub-a/anat/sub-a_mine.tsv"] = [4, "x"]
+    path.write_text(json.dumps(record | {"before": ["x"]}))
+    run(toy, threshold=0.5)
+    assert mine.read_text() == "mine"
+
+
+def test_after_a_kill_and_a_failure_no_earlier_result_is_left(tmp_path):
+    """Killed between two moves, then failed: neither the old nor the new file stays."""
+    task = jobs.Task("t0", {}, {"n": "0"})
+    list(jobs.run(stubs.work, [task], tmp_path))
+    path = tmp_path / ".pvsbook/records/t0.json"
+    known = json.loads(path.read_text())["outputs"]
+    started = {"name": "t0", "status": "started", "outputs": {n: [1, "x"] for n in known}}
+    path.write_text(json.dumps(started | {"before": {n: [h] for n, (_, h) in known.items()}}))
+    list(jobs.run(stubs.trouble, [jobs.Task("t0", {}, {"kind": "bug"})], tmp_path))
+    assert not list(tmp_path.glob("sub-0/*"))
+
+
+@pytest.mark.parametrize("name", [".pvsbook", ".pvsbook/work", ".pvsbook/records"])
+def test_a_state_folder_that_is_a_link_is_refused(toy, name):
+    elsewhere = toy / "elsewhere"
+    (elsewhere / "work").mkdir(parents=True)
+    link = toy / "out" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(elsewhere)
+    with pytest.raises(InputError, match="is a link; remove it"):
+        run(toy)
+    assert [p.name for p in elsewhere.iterdir()] == ["work"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda p: p.symlink_to(p.parents[2] / "mine")])
+def test_the_log_is_a_file_of_this_folder(toy, make):
+    (toy / "mine").write_text("mine")
+    (toy / "out/logs").mkdir(parents=True)
+    make(toy / "out/logs/run.log")
+    with pytest.raises(InputError, match=r"run\.log: is not a regular file"):
+        run(toy)
+    assert (toy / "mine").read_text() == "mine"
+
+
 # --- stopped -----------------------------------------------------------------------------------
 
 
