@@ -39,4 +39,5 @@ def read_yaml(text: str) -> Any:
                 raise ValueError(f"nested more than {MAX_DEPTH} deep")
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, TypeError) as error:  # TypeError: a list as a key
-        raise ValueError(" ".join(str(error).split())) from None
+        text = str(error).replace('in "<unicode string>", ', "at ")
+        raise ValueError(" ".join(text.split())) from None

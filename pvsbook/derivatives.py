@@ -18,7 +18,7 @@ import pandas as pd
 
 from pvsbook import images
 from pvsbook._errors import InputError
-from pvsbook._records import foreign, is_ours, same_sources
+from pvsbook._ours import foreign, is_ours, same_sources
 from pvsbook._version import __version__
 
 __all__ = ["Writer", "prefix_from"]

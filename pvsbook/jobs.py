@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any
 from pvsbook import images
 from pvsbook._environment import WINDOWS
 from pvsbook._errors import InputError
+from pvsbook._ours import check_page, refuse_foreign, write_page
 from pvsbook._records import (
     STATE,
     Function,
     Record,
     Task,
-    check_page,
     code_hash,
     fingerprint,
     finished,
@@ -42,11 +42,9 @@ from pvsbook._records import (
     read_records,
     read_stored,
     record_path,
-    refuse_foreign,
     sha256,
     stamp,
     write_json,
-    write_page,
     write_record,
 )
 from pvsbook._stop import uninterrupted

@@ -95,22 +95,22 @@ def read_settings(path: images.PathLike | None) -> dict[str, dict[str, Any]]:
             raise InputError(f"--settings: {path} cannot be read ({error})") from error
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
         raise InputError(f"--settings: {path} must hold options by method, as qsm: {{...}}")
-    _check(content, "--settings")
-    settings = {}
-    for method in registry.ALL:
-        scanner = content.get(method.compares, {})
-        shared = {key: scanner[key] for key in method.shares if key in scanner}
-        settings[method.name] = {**shared, **content.get(method.name, {})}
-    return settings
+    return _complete(content, "--settings")
 
 
-def _check(settings: Settings, where: str) -> None:
-    """Refuse settings that cannot work on any scan."""
+def _complete(given: Settings, where: str) -> dict[str, dict[str, Any]]:
+    """Refuse settings that cannot work on any scan; give each method what it shares."""
     methods = {method.name: method for method in registry.ALL}
-    for name, options in settings.items():
+    for name, options in given.items():
         if name not in methods:
             raise InputError(f"{where}: {name!r} is no method; known: {', '.join(methods)}")
         methods[name].check(options, where, for_all=True)
+    settings = {}
+    for name, method in methods.items():
+        scanner = given.get(method.compares, {})
+        shared = {key: scanner[key] for key in method.shares if key in scanner}
+        settings[name] = {**shared, **given.get(name, {})}
+    return settings
 
 
 def plan(
@@ -124,7 +124,13 @@ def plan(
     Yields
     ------
     tuple of Measurement and Task or Record
+
+    Raises
+    ------
+    InputError
+        Settings that cannot work on any scan.
     """
+    settings = _complete(settings, "settings")
     comparing = [method for method in registry.ALL if method.compares]
     for _, group in itertools.groupby(folder.measurements, key=lambda m: m.participant):
         measurements = list(group)
@@ -198,7 +204,8 @@ def run_participants(
     Raises
     ------
     InputError
-        The folder is the data set itself, cannot be written, or another run is writing there.
+        The folder is the data set itself, cannot be written, holds a page of the user's, or
+        another run is writing there; settings that cannot work on any scan.
     """
     top = Path(out)
     if top.resolve() == folder.root.resolve():
@@ -208,9 +215,7 @@ def run_participants(
         *folder.labels
     }:
         raise InputError(f"{out}: lies in the folder of a participant; give another folder")
-    settings = {**read_settings(None), **(settings or {})}
-    _check(settings, "settings")
-    planned = list(plan(folder, settings))
+    planned = list(plan(folder, settings or {}))
     waiting = Counter(measurement.participant for measurement, _ in planned)
     for label in waiting:
         jobs.check_page(top / f"{label}.html")

@@ -135,7 +135,6 @@ def summarise(
         ``participants.tsv`` cannot be read; or a file of the user has the name of a table.
     """
     top = Path(out)
-    settings = app.read_settings(None) if settings is None else settings
     _refuse_unread_table(folder)
     match = _match(folder)
     if not match:
@@ -143,7 +142,7 @@ def summarise(
     rows: dict[str, list[dict[str, Any]]] = {}
     links: dict[str, list[str]] = {}
     reasons: dict[str, list[str]] = {}
-    for measurement, task in app.plan(folder, settings):
+    for measurement, task in app.plan(folder, settings or {}):
         name, key = measurement.name, measurement.method
         record = _current(task, jobs.read_record(top, name), top)
         notes = measurement.found.notes

@@ -13,7 +13,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from pvsbook import derivatives, images, report
-from pvsbook._records import refuse_foreign, sha256
+from pvsbook._ours import refuse_foreign
+from pvsbook._records import sha256
 from pvsbook._stop import uninterrupted
 from pvsbook.figures import use_style
 from pvsbook.method import Method

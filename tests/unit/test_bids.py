@@ -333,7 +333,7 @@ def test_folders_that_are_no_bids_data_set(tmp_path):
         ("pvs: {brain_mask: a.nii}", "pvs has no option brain_mask"),
         ("qsm: {inversion: tkdd}", "inversion is 'tkdd'; choose from tv"),
         ("qsm: {phase_period: '4096'}", "phase_period is '4096'; give a number"),
-        ("qsm: {reference: 5}", "reference is 5; give text"),
+        ("qsm: {reference: 5}", "reference is 5; choose from"),
         ("qsm: {reference: no.nii.gz}", "there is no such file"),
         ("alps: {gibbs: 1}", "gibbs is 1; give true or false"),
         ("pvs: {contrast: 2026-01-01}", "contrast is datetime.date"),
@@ -675,13 +675,12 @@ def test_a_record_links_to_pages_of_its_folder_only(where, is_link):
 
 
 def test_other_contents_of_a_file_that_an_option_names_are_measured_again(tmp_path):
-    (tmp_path / "zero.nii.gz").write_bytes(b"x")
-    touch(tmp_path / "bids", "sub-1/anat/sub-1_T2w.nii.gz")
-    dataset = inputs.find(tmp_path / "bids", methods=["pvs"])
-    settings = app.read_settings(None)
-    settings["pvs"]["registration"] = str(tmp_path / "zero.nii.gz")
-    (_, task), *_ = app.plan(dataset, settings)
-    assert str(tmp_path / "zero.nii.gz") in task.inputs["option registration"]
+    zero = tmp_path / "zero.nii.gz"
+    zero.write_bytes(b"x")
+    write_dataset(tmp_path / "bids", ["1"], rng=np.random.default_rng(3), methods=["qsm"])
+    dataset = inputs.find(tmp_path / "bids", methods=["qsm"])
+    ((_, task),) = app.plan(dataset, {"qsm": {"reference": str(zero)}})
+    assert task.inputs["option reference"] == [str(zero)]
 
 
 def test_magnitude_and_phase_of_one_echo_have_one_echo_time(tmp_path):
