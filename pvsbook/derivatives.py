@@ -254,13 +254,13 @@ def claim(
     if not os.path.lexists(record):
         return
     content = images.read_json(record)
-    if not is_ours(content):
-        raise foreign(record)
-    if not same_sources(content, sources):
+    if "SourceSHA256" in content and not same_sources(content, sources):
         raise InputError(
             f"{writer.folder}: holds results of another scan under the name {writer.prefix} "
             f"({record.name}); give another folder (--out)"
         )
+    if not is_ours(content):
+        raise foreign(record)
 
 
 def plain(value: Any) -> Any:
