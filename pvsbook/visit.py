@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -233,12 +234,51 @@ class Found:
         Why the method cannot run, each with the file; empty where it can.
     notes
         What was chosen among several, or read otherwise than BIDS says it.
+    settable
+        Of what lacks, the options that a setting can give instead.
     """
 
     inputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
     lacks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    settable: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def fill(self, settings: Mapping[str, Any]) -> Found:
+        """Take from settings what sidecars lack; refuse what both say differently."""
+        lacks = [
+            text
+            for text in self.lacks
+            if not all(name in settings for name in self.settable.get(text, (None,)))
+        ]
+        for name, known in self.parameters.items():
+            if name in settings and not _agree(known, settings[name]):
+                lacks.append(
+                    f"{name} is {_in_words(settings[name])} in the settings, but the files of "
+                    f"this scan say {_in_words(known)}; correct the one that is wrong"
+                )
+        given = {
+            n: settings[n] for names in self.settable.values() for n in names if n in settings
+        }
+        return replace(self, parameters={**self.parameters, **given}, lacks=tuple(lacks))
+
+
+def _agree(known: Any, given: Any) -> bool:
+    """Tell whether a setting is what files say (1 % for numbers); None where they say nothing."""
+    if isinstance(known, list):
+        values = given if isinstance(given, list | tuple) else [given]
+        nothing = all(value is None for value in known)
+        return nothing or (len(known) == len(values) and all(map(_agree, known, values)))
+    if known is None or known == given:
+        return True
+    are_numbers = all(isinstance(v, int | float) for v in (known, given))
+    return are_numbers and math.isclose(known, given, rel_tol=0.01)
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_in_words, value))
+    return "nothing" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 class Sidecars:

@@ -141,6 +141,22 @@ class AlpsResult:
         writer.image(self.labels, "dseg", desc="alps", meta={"Labels": labels})
 
 
+def check_options(search_mm: float, n_bootstrap: int, *, by_hand: bool) -> None:
+    """Refuse a search that cannot be made, and a bootstrap too small for an interval.
+
+    Raises
+    ------
+    InputError
+        Names the option and what is possible.
+    """
+    if not 0 <= search_mm <= 3:
+        raise InputError(f"search_mm is {search_mm}; use 0 (no search) to 3 mm")
+    if search_mm and by_hand:
+        raise InputError("search_mm: regions drawn by hand stay where they are; set it to 0")
+    if n_bootstrap < LEAST_BOOTSTRAP:
+        raise InputError(f"n_bootstrap is {n_bootstrap}; give {LEAST_BOOTSTRAP} or more")
+
+
 def measure(
     dwi: images.Dwi,
     *,
@@ -226,10 +242,7 @@ def measure(
             f"dwi: voxels of {' x '.join(f'{s:.2g}' for s in size)} mm; above 3 mm the regions "
             "mix projection and association fibres, so the index means nothing"
         )
-    if not 0 <= search_mm <= 3:
-        raise InputError(f"search_mm is {search_mm}; use 0 (no search) to 3 mm")
-    if n_bootstrap < LEAST_BOOTSTRAP:
-        raise InputError(f"n_bootstrap is {n_bootstrap}; give {LEAST_BOOTSTRAP} or more")
+    check_options(search_mm, n_bootstrap, by_hand=not isinstance(rois, RoiSet))
     stored, whole = dwi.image, series.canonical(dwi)
     shell = series.one_shell(whole.bvals_s_mm2)
     data, affine = images.array(whole.image)[..., shell], whole.image.affine

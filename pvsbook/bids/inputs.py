@@ -37,6 +37,8 @@ class Measurement:
         Inputs, parameters, what is lacking, and notes.
     order
         How the visits of this participant were put in order; empty where there is one.
+    first
+        Session that this one is compared with; empty where a method measures one visit.
     """
 
     participant: str
@@ -44,11 +46,27 @@ class Measurement:
     method: str
     found: Found = field(default_factory=Found)
     order: str = ""
+    first: str = ""
 
     @property
     def name(self) -> str:
-        """Participant, session and method, as in file names."""
-        return "_".join(p for p in (self.participant, self.session, self.method) if p)
+        """Participant, session (and the one before) and method, as in file names."""
+        first = self.first.replace("ses-", "from-")
+        return "_".join(p for p in (self.participant, self.session, first, self.method) if p)
+
+    @classmethod
+    def from_name(cls, name: str) -> Measurement:
+        """Read participant, sessions and method from a name.
+
+        Examples
+        --------
+        >>> Measurement.from_name("sub-01_ses-3_from-2_qsmchange").first
+        'ses-2'
+        """
+        label, *sessions, method = name.split("_")
+        known = {part.split("-")[0]: part for part in sessions}
+        first = known.get("from", "").replace("from-", "ses-")
+        return cls(label, known.get("ses", ""), method, first=first)
 
     @property
     def lacks(self) -> tuple[str, ...]:
@@ -264,6 +282,8 @@ class _Ignored:
     def __init__(self, top: Path) -> None:
         path = top / ".bidsignore"
         try:
+            if path.exists() and not path.is_file():
+                raise OSError("not a regular file")
             lines = path.read_text(encoding="utf-8-sig").splitlines() if path.exists() else []
         except (OSError, ValueError) as error:
             raise InputError(

@@ -49,6 +49,8 @@ def read_json(path: PathLike) -> dict:
         It cannot be read, is not JSON, or holds something else.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():  # a pipe would keep its reader waiting
+        raise InputError(f"{path}: is not a regular file; remove it")
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:

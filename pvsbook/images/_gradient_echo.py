@@ -64,17 +64,7 @@ class Gre:
             )
         if times.shape != shape[3:]:
             raise InputError(f"echo times: {times.size} ({text}), but there are {shape[3]} echoes")
-        if times.max() >= 0.5:
-            raise InputError(
-                f"echo times: {text} look like milliseconds; give seconds "
-                f"({times[0] / 1000:g}, ...)"
-            )
-        if times.min() < 1e-4 or (np.diff(times) <= 0).any():
-            raise InputError(f"echo times: {text}; they must be positive and rising, in seconds")
-        if not 0.05 <= self.field_strength_t <= 25:
-            raise InputError(
-                f"field strength: {self.field_strength_t:g} T is not plausible; give it in tesla"
-            )
+        check_acquisition(times, self.field_strength_t)
 
     @property
     def b0_direction(self) -> NDArray[np.float64]:
@@ -85,6 +75,37 @@ class Gre:
     def voxel_size_mm(self) -> NDArray[np.float64]:
         """Voxel size in mm, shape (3,)."""
         return nib.affines.voxel_sizes(self.affine)
+
+
+def check_acquisition(
+    echo_times_s: ArrayLike | None = None,
+    field_strength_t: float | None = None,
+    phase_period: float | None = None,
+) -> None:
+    """Refuse numbers that no gradient echo has; what is None is not looked at.
+
+    Raises
+    ------
+    InputError
+        Echo times that fall or look like milliseconds, a field strength that no scanner has, a
+        turn that is not positive.
+    """
+    if echo_times_s is not None:
+        times = np.asarray(echo_times_s, np.float64)
+        text = ", ".join(f"{t:g}" for t in times)
+        if times.max() >= 0.5:
+            raise InputError(
+                f"echo times: {text} look like milliseconds; give seconds "
+                f"({times[0] / 1000:g}, ...)"
+            )
+        if times.min() < 1e-4 or (np.diff(times) <= 0).any():
+            raise InputError(f"echo times: {text}; they must be positive and rising, in seconds")
+    if field_strength_t is not None and not 0.05 <= field_strength_t <= 25:
+        raise InputError(
+            f"field strength: {field_strength_t:g} T is not plausible; give it in tesla"
+        )
+    if phase_period is not None and not phase_period > 0:
+        raise InputError(f"phase_period: {phase_period:g}, but it must be positive")
 
 
 def load_gre(
@@ -227,8 +248,7 @@ def _read_phase(
     unscaled ones are tried, and the name says so.
     """
     if period is not None:
-        if not period > 0:
-            raise InputError(f"phase_period: {period:g}, but it must be positive")
+        check_acquisition(phase_period=period)
         return scaled, f"units of {period:g} a turn", float(period)
     if name := recognise(scaled):
         return scaled, name, PHASE_PERIODS[name]

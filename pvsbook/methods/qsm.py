@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,19 @@ __all__ = ["ECHO_OPTIONS", "METHOD"]
 PARTS = {"mag": "mag", "": "mag", "phase": "phase", "pha": "phase"}
 GRADIENT_ECHO = ("MEGRE", "T2starw", "GRE")
 NO_FILE = ("whole brain", "none")  # references that are no mask
+IN_SIDECARS = {"EchoTime": "echo_times_s", "MagneticFieldStrength": "field_strength_t"}
+EXAMPLES = {"echo_times_s": "[0.004, 0.008, 0.012]", "field_strength_t": "3"}
+SCANNER = ("echo_times_s", "field_strength_t", "phase_period")
+
+
+def validate(options: Mapping[str, Any]) -> None:
+    """Refuse what the library would refuse of every scan."""
+    from pvsbook import images
+    from pvsbook.qsm import pipeline
+
+    images.check_acquisition(*(options[name] for name in SCANNER))
+    steps = ("background", "inversion", "background_options", "inversion_options")
+    pipeline.check_steps(*(options[name] for name in steps))
 
 
 def measure(
@@ -94,10 +108,12 @@ def find(visit: Visit) -> Found:
     files.sort(key=series)
     tried = [_read_series(list(group), visit) for _, group in groupby(files, key=series)]
     whole = [found for found in tried if not found.lacks]
+    if not whole:  # else a setting may give what the sidecars lack
+        whole = [found for found in tried if set(found.lacks) == set(found.settable)]
     if not whole:
         return Found(lacks=tuple(dict.fromkeys(text for f in tried for text in f.lacks)))
     note = (f"first of {len(tried)} gradient echoes by name",) if len(tried) > 1 else ()
-    return Found(whole[0].inputs, whole[0].parameters, notes=whole[0].notes + note)
+    return replace(whole[0], notes=whole[0].notes + note)
 
 
 def _read_series(files: Sequence[BidsFile], visit: Visit) -> Found:
@@ -120,32 +136,39 @@ def _read_series(files: Sequence[BidsFile], visit: Visit) -> Found:
         texts = {part: ",".join(labels) or "none" for part, labels in echoes.items()}
         text = f"{example}: echoes {texts['mag']} of mag, but {texts['phase']} of phase"
         return Found(lacks=(text,))
-    times: list[float] = []
-    lacks: list[str] = []
+    times: list[float | None] = []
     strengths: set[float] = set()
+    settable: dict[str, tuple[str, ...]] = {}
     for magnitude, file in zip(parts["mag"], parts["phase"], strict=True):
         meta = visit.sidecars.read(file)
         images.same_acquisition(
             visit.sidecars.read(magnitude), meta, name=magnitude.name, other_name=file.name
         )
-        absent = [k for k in ("EchoTime", "MagneticFieldStrength") if k not in meta]
+        absent = [key for key in IN_SIDECARS if key not in meta]
         if absent:
-            lacks.append(f"{file.name}: no {' and no '.join(absent)} in its sidecars")
-            continue
-        times += images.number(meta, "EchoTime", source=file.name)
-        strengths |= set(images.number(meta, "MagneticFieldStrength", source=file.name))
+            options = tuple(IN_SIDECARS[key] for key in absent)
+            advice = ", ".join(f"{o}: {EXAMPLES[o]}" for o in options)
+            settable[
+                f"{file.name}: no {' and no '.join(absent)} in its sidecars; write it there, or "
+                f"give it for all scans with --settings, as qsm: {{{advice}}}"
+            ] = options
+        times += (
+            images.number(meta, "EchoTime", source=file.name) if "EchoTime" in meta else [None]
+        )
+        if "MagneticFieldStrength" in meta:
+            strengths |= set(images.number(meta, "MagneticFieldStrength", source=file.name))
     if len(strengths) > 1:
-        lacks.append(f"{example}: echoes with different MagneticFieldStrength")
-    if lacks:
-        return Found(lacks=tuple(lacks))
+        return Found(lacks=(f"{example}: echoes with different MagneticFieldStrength",))
     odd = [f.name for f in parts["phase"] if f.get("part") == "pha"]
     return Found(
         {
             "magnitude": [str(f.path) for f in parts["mag"]],
             "phase": [str(f.path) for f in parts["phase"]],
         },
-        {"echo_times_s": times, "field_strength_t": strengths.pop()},
+        {"echo_times_s": times, "field_strength_t": strengths.pop() if strengths else None},
+        lacks=tuple(settable),
         notes=(f"{odd[0]}: part-pha, which BIDS calls part-phase, read as phase",) if odd else (),
+        settable=settable,
     )
 
 
@@ -198,11 +221,18 @@ METHOD = Method(
         Option("background_options", {}, "Its own settings, by name, as {radius_mm: 8}."),
         Option("inversion", "tv", "Dipole inversion.", choices=INVERSIONS),
         Option("inversion_options", {}, "Its own settings, by name, as {regularisation: 1.0e-4}."),
-        Option("reference", "whole brain", "What is zero: 'whole brain', 'none', or a mask."),
+        Option(
+            "reference",
+            "whole brain",
+            "What is zero: 'whole brain', 'none', or a mask.",
+            choices=NO_FILE,
+            or_file=True,
+        ),
         Option("brain_mask", None, "Brain, on the same grid.", kind=Path),
         Option("white_matter", None, "White matter, for the table of references.", kind=Path),
     ),
     measure=measure,
+    validate=validate,
     columns_at="pvsbook.qsm.pipeline.COLUMNS",
     show=show,
     find=find,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -20,9 +19,10 @@ from pvsbook._errors import InputError
 from pvsbook.derivatives import Writer
 from pvsbook.method import describe_columns
 from pvsbook.qsm import quality
-from pvsbook.qsm.background import LocalField, lbv, pdf, resharp, smv, vsharp
+from pvsbook.qsm._steps import BACKGROUNDS, INVERSIONS, check_steps
+from pvsbook.qsm.background import LocalField
 from pvsbook.qsm.field import FieldMap, check_readout, fit_field, hz_to_ppm
-from pvsbook.qsm.inversion import Inversion, closed_form_l2, ndi, tikhonov, tkd, tv
+from pvsbook.qsm.inversion import Inversion
 from pvsbook.qsm.mask import mask_from_gre
 from pvsbook.qsm.quality import STEPS, Flag
 from pvsbook.qsm.reference import (
@@ -268,13 +268,7 @@ def reconstruct(
     """
     if phase_sign not in (1, -1):
         raise InputError(f"phase_sign: {phase_sign}; give 1 or -1")
-    _check_method("background", background, BACKGROUNDS, background_options)
-    _check_method("inversion", inversion, INVERSIONS, inversion_options)
-    if background == "smv" and inversion not in ("tv", "edge tv"):
-        raise InputError(
-            f"inversion: {inversion!r} cannot undo the ball mean that background 'smv' subtracts; "
-            "use 'tv' or 'edge tv', or background 'vsharp'"
-        )
+    check_steps(background, inversion, background_options, inversion_options)
     check_reference(reference)
     flags = quality.check_magnitude(gre) or quality.check_pair(gre)
     try:
@@ -333,38 +327,6 @@ def reconstruct(
             }
         ),
     )
-
-
-_OF_THE_SCAN = ("ball_mm", "radians_per_ppm")  # follow from the scan and the steps before
-
-
-def _check_method(
-    step: str, name: str, methods: Mapping[str, Callable[..., Any]], options: Mapping[str, Any]
-) -> None:
-    """Refuse a method that is unknown, and options that it does not have."""
-    if name not in methods:
-        raise InputError(f"{step}: {name!r}; known are {', '.join(methods)}")
-    parameters = inspect.signature(methods[name]).parameters.values()
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _OF_THE_SCAN]
-    unknown = [str(option) for option in options if option not in known]
-    if unknown:
-        raise InputError(
-            f"{step}_options: {name} has no option {', '.join(unknown)}; it has {', '.join(known)}"
-        )
-    for option, value in options.items():
-        if option in ("weight", "magnitude"):
-            is_right, wanted = np.ndim(value) == 3, "an array, shape (x, y, z)"
-        else:
-            try:
-                numbers = np.asarray(value, np.float64)
-            except (TypeError, ValueError):
-                numbers = np.array([np.nan])
-            least = 0 if option == "pad_mm" else np.nextafter(0, 1)
-            most = 1 if option == "tolerance" else np.inf
-            is_right = bool(numbers.size and ((numbers >= least) & (numbers < most)).all())
-            wanted = "a number above 0" + (" and below 1" if option == "tolerance" else "")
-        if not is_right:
-            raise InputError(f"{step}_options: {option} of {name} is {value!r}; give {wanted}")
 
 
 def _measure_field(
@@ -440,11 +402,3 @@ def invert_field(
     local = _local_field(gre, field_hz, result.mask, s["background"], s["background_options"])
     chi = _chi(gre, local, s["inversion"], s["inversion_options"])
     return subtract_reference(chi, local.mask).chi_ppm
-
-
-BACKGROUNDS: Mapping[str, Callable[..., LocalField]] = MappingProxyType(
-    {"lbv": lbv, "smv": smv, "vsharp": vsharp, "resharp": resharp, "pdf": pdf}
-)
-INVERSIONS: Mapping[str, Callable[..., Inversion | NDArray[np.float32]]] = MappingProxyType(
-    {"tv": tv, "edge tv": tv, "tkd": tkd, "l2": closed_form_l2, "tikhonov": tikhonov, "ndi": ndi}
-)

@@ -89,7 +89,9 @@ def test_alps_with_corrections_and_regions_by_hand(tmp_path):
     corrections = {"denoise": "patch2self", "gibbs": True, "motion": True}
     again = bids.measure_files(by_name("alps"), inputs, tmp_path / "b", rois=labels, **corrections)
     assert again.row["alps_tract_mean"] == pytest.approx(scan.index, abs=0.2)
-    with pytest.raises(InputError, match=r"7mm: does not exist"):
+    with pytest.raises(
+        InputError, match=r"rois is .7mm.; choose from 2.5mm, 5mm, or give the path"
+    ):
         bids.measure_files(by_name("alps"), inputs, tmp_path / "c", rois="7mm")
 
 

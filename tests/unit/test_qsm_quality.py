@@ -206,5 +206,7 @@ def test_a_magnitude_in_place_of_the_phase_is_refused(head, turns, n_echoes):
     as_phase = np.round(magnitude * turns, 0 if turns > 4000 else 6)
     files = [images.make(part, head.gre.affine) for part in (magnitude, as_phase)]
     times = head.gre.echo_times_s[:n_echoes]
-    with pytest.raises(InputError, match=r"in other units|as a magnitude does|fits no known scale"):
+    with pytest.raises(
+        InputError, match=r"in other units|as a magnitude does|fits no known scale"
+    ):
         images.load_gre(*files, echo_times_s=times, field_strength_t=3)
