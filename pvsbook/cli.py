@@ -182,6 +182,10 @@ def run(
         from pvsbook.bids import group
 
         result = group.summarise(folder, out_dir, settings=options)
+        for name, table in result.tables.items():
+            counts = table["outcome"].value_counts().to_dict()
+            text = f"{name}: {', '.join(f'{n} {outcome}' for outcome, n in counts.items())}"
+            console().print(text, markup=False, soft_wrap=True)
         for path in (*result.files, result.report):
             console().print(str(path), markup=False, soft_wrap=True)
         if not result.participants_match:

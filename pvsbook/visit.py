@@ -335,4 +335,12 @@ class Visit:
 
     def select(self, datatype: str, *suffixes: str) -> list[BidsFile]:
         """Return the images of a data type with one of the suffixes."""
-        return [f for f in self.files if f.datatype == datatype and f.suffix in suffixes]
+        chosen = [f for f in self.files if f.datatype == datatype and f.suffix in suffixes]
+        stems = [images.stem(f.path) for f in chosen]
+        for stem, file in zip(stems, chosen, strict=True):
+            if stems.count(stem) > 1:
+                raise InputError(
+                    f"{file.name}: the same name stands there with another ending; keep one of "
+                    ".nii and .nii.gz"
+                )
+        return chosen

@@ -269,8 +269,7 @@ def measure(
     placement = Placement(registration, stored, affine, inside, to_head @ d @ to_head.T)
     shifts = placement.search(rois, search_mm) if search_mm else dict.fromkeys(NAMES, np.zeros(3))
     voxels = placement.place(rois, shifts)
-    if is_registered(registration):
-        check_coverage(voxels)
+    check_coverage(voxels, registration)
     design = tensor.design_matrix(bvals, bvecs)
     to_fluid = ndimage.distance_transform_edt(~(inside & (md > FREE_MD_MM2_S)), sampling=size)
     measures = []

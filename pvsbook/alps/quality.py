@@ -29,6 +29,12 @@ LIMITS: Mapping[str, tuple[float, float, str]] = {
     "inside": (0.9, 0.5, "fraction inside mask and field of view"),
     "n_voxels": (3.0, 1.5, "voxels"),
     "fa": (0.25, 0.15, "FA"),
+    "b_s_mm2": (
+        1550.0,
+        np.inf,
+        "b-value, s/mm2: the signal no longer falls as a tensor's does, so compare the index with "
+        "others of this b-value alone; b =",
+    ),
     "angle_deg": (30.0, 45.0, "degrees from the expected direction"),
     "fluid_fraction": (0.2, 0.5, "fraction like fluid"),
     "mode": (0.3, -np.inf, "fibres cross, which raises the index; mode"),
@@ -63,9 +69,17 @@ def is_registered(registration: Registration) -> bool:
     return is_placed(registration) and registration.overlap >= LIMITS["registration_overlap"][1]
 
 
-def check_coverage(voxels: Mapping[str, Voxels]) -> None:
+def check_coverage(voxels: Mapping[str, Voxels], registration: Registration) -> None:
     """Refuse a scan whose field of view or mask holds too little of a region."""
     worst = min(voxels, key=lambda name: voxels[name].inside)
+    if not is_registered(registration):
+        if not min(len(region.weight) for region in voxels.values()):
+            raise InputError(
+                f"dwi: FA correlates with the template by {registration.correlation:.2f}, and no "
+                f"voxel of {worst.replace('_', ' ')} lies in the brain; check orientation and "
+                "voxel size in the header, the mask, and the b-vectors"
+            )
+        return
     if voxels[worst].inside < LIMITS["inside"][1]:
         raise InputError(
             f"dwi: the field of view or mask holds {voxels[worst].inside:.0%} of the region "
@@ -127,6 +141,7 @@ def _figures(result: AlpsResult, head_tilt_deg: float) -> Iterator[tuple[str, st
     yield "registration_overlap", "", result.registration.overlap
     yield "left_minus_right", "", abs(sides["left"].value - sides["right"].value)
     yield "head_tilt_deg", "", head_tilt_deg
+    yield "b_s_mm2", "", result.b_s_mm2
     for roi in result.rois:
         where = f"{roi.name.replace('_', ' ')}: "
         yield "inside", where, roi.voxels.inside

@@ -245,10 +245,9 @@ def _table(
     names = ["participant_id", "session_id", "outcome", "outcome_reason", "notes"]
     measured = [c for c in method.columns if any(c in row for row in rows)]
     table = pd.DataFrame(list(rows), columns=[*names, *measured])
-    z = pd.DataFrame(
-        {c: robust_z(pd.to_numeric(table[c], errors="coerce")) for c in _drawn(method, table)},
-        index=table.index,
-    )
+    for column in _drawn(method, table):  # a record of another maker may hold text
+        table[column] = pd.to_numeric(table[column], errors="coerce")
+    z = pd.DataFrame({c: robust_z(table[c]) for c in _drawn(method, table)}, index=table.index)
     outliers = [
         "; ".join(
             f"{c} {v:+.1f}" for c, v in zip(z.columns, row, strict=True) if abs(v) > OUTLYING

@@ -22,6 +22,8 @@ from pvsbook.visit import NIFTI, BidsFile, Found, Sidecars, Visit, fault_of, nat
 
 __all__ = ["BidsFolder", "Measurement", "find"]
 
+MEANT = re.compile("(?i:sub)(?:[-_][0-9a-zA-Z+]+|[0-9][0-9a-zA-Z]*)")  # a participant's folder
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -234,11 +236,16 @@ def _expected(
     named = {str(p) for p in table.index if not ignored(Path(str(p)))}
     if not named & folders:  # the table speaks of other labels, which is said elsewhere
         named = set()
-    return sorted(folders | named | {label for label, _ in visits}, key=natural)
+    meant = {p.name for p in top.iterdir() if p.is_dir() and MEANT.fullmatch(p.name)} - folders
+    meant = {name for name in meant if not ignored(Path(name))}
+    return sorted(folders | named | meant | {label for label, _ in visits}, key=natural)
 
 
 def _without_images(top: Path, person: str, session: str) -> str:
     """Say why nothing can be measured in a person, or at a visit."""
+    if not person.startswith("sub-"):
+        label = re.sub("(?i)^sub[-_]?", "", person)
+        return f"the folder {person} is no BIDS name; rename it sub-{label}, and the files in it"
     if fault := fault_of("_".join(filter(None, (person, session)))):
         return f"{fault}; rename the folder and the files in it"
     if session:

@@ -15,7 +15,15 @@ from numpy.typing import ArrayLike, NDArray
 from pvsbook._errors import InputError
 from pvsbook.images._files import number, same_acquisition, sidecar
 from pvsbook.images._phase import PHASE_PERIODS, check_period, check_roles, recognise
-from pvsbook.images._volumes import ImageLike, array, load, open_image, rotation, same_grid
+from pvsbook.images._volumes import (
+    ImageLike,
+    array,
+    header_notes,
+    load,
+    open_image,
+    rotation,
+    same_grid,
+)
 
 __all__ = ["Gre", "load_gre"]
 
@@ -38,6 +46,8 @@ class Gre:
         Voxel index to scanner mm, 4 x 4.
     phase_stored_as
         How the file held its phase, such as ``"radians"`` or ``"12-bit integers"``.
+    notes
+        What the headers leave open, see `pvsbook.images.header_notes`.
 
     Raises
     ------
@@ -52,6 +62,7 @@ class Gre:
     field_strength_t: float
     affine: NDArray[np.float64]
     phase_stored_as: str = "radians"
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse arrays, echo times and a field strength that do not make a scan."""
@@ -207,7 +218,9 @@ def load_gre(
         same_acquisition(one.sidecar, other.sidecar, name=one.label, other_name=other.label)
     times = _echo_times(echo_times_s, phases, mag.shape[3])
     field = _field_strength(field_strength_t, phases)
-    return Gre(mag, radians, times, field, np.asarray(first.image.affine, np.float64), stored_as)
+    notes = (note for echo in mags + phases for note in header_notes(echo.image))
+    affine = np.asarray(first.image.affine, np.float64)
+    return Gre(mag, radians, times, field, affine, stored_as, tuple(dict.fromkeys(notes)))
 
 
 @dataclass(frozen=True)

@@ -112,8 +112,9 @@ def find(visit: Visit) -> Found:
         whole = [found for found in tried if set(found.lacks) == set(found.settable)]
     if not whole:
         return Found(lacks=tuple(dict.fromkeys(text for f in tried for text in f.lacks)))
-    note = (f"first of {len(tried)} gradient echoes by name",) if len(tried) > 1 else ()
-    return replace(whole[0], notes=whole[0].notes + note)
+    note = (f"of {len(tried)} gradient echoes the one of most echoes, then the first by name",)
+    most = max(whole, key=lambda found: len(found.inputs["phase"]))  # of equals the first
+    return replace(most, notes=most.notes + (note if len(tried) > 1 else ()))
 
 
 def _read_series(files: Sequence[BidsFile], visit: Visit) -> Found:

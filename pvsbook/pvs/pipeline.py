@@ -15,7 +15,7 @@ from scipy.special import ndtri, owens_t
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas import perivascular
-from pvsbook.atlas.registration import Model, Registration, check_model
+from pvsbook.atlas.registration import Model, Registration, check_model, is_placed
 from pvsbook.derivatives import Writer
 from pvsbook.method import describe_columns
 from pvsbook.pvs import morphometry
@@ -241,7 +241,23 @@ def measure(
     inside = None if wmh is None else np.asarray(wmh.dataobj)[anatomy.box] != 0
     segmentation = segment(anatomy, wmh=inside, rules=rules, rng=rng)
     levels, objects = segmentation.levels, segmentation.objects
-    measured = "t2" if levels.sign > 0 else "t1"
+    measured: Contrast = "t2" if levels.sign > 0 else "t1"
+    found = anatomy.registration
+    if measured != contrast and not is_placed(found):
+        # Where the ventricles are not, fluid says nothing of the contrast.
+        other = locate_regions(scan, contrast=measured, mask=mask, registration=registration)
+        if not is_placed(other.registration):
+            raise InputError(
+                f"image: correlates with the template by {found.correlation:.2f}, so ventricles "
+                "and regions lie elsewhere; give a brain mask, and check the orientation in the "
+                "header"
+            )
+    if levels.sign < 0 and levels.grey_matter > levels.white_matter:
+        raise InputError(
+            f"image: fluid is dark and grey matter ({levels.grey_matter:.3g}) brighter than white "
+            f"({levels.white_matter:.3g}), as on FLAIR; give a T2w or T1w scan, and take lesions "
+            "drawn on the FLAIR as wmh_mask"
+        )
     if measured != contrast:
         raise InputError(
             f"image: fluid in the ventricles is {'brighter' if levels.sign > 0 else 'darker'} "
@@ -249,7 +265,7 @@ def measure(
             f"contrast is {contrast!r}; is this another scan?  Else use contrast={measured!r}"
         )
     codes = np.array([0, *(CLASSES[c] for c in objects["class"])], np.uint8)
-    status, reasons = judge(segmentation, anatomy, inside)
+    status, reasons = judge(segmentation, anatomy, inside, images.header_notes(scan))
     return PvsResult(
         image=scan,
         objects=objects,
@@ -288,7 +304,7 @@ _OF_REGION = (
     ("volume_{}_se_mm3", "Standard error that noise gives volume_{}_mm3", "mm^3"),
     ("tissue_{}_ml", "Volume of {} inside brain and field of view", "mL"),
     ("fraction_{}", "Their volume over that of {}"),
-    ("coverage_{}", "Fraction of {} in the field of view"),
+    ("coverage_{}", "Fraction of {} inside field of view and brain mask"),
 )
 COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
     *(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,13 +54,16 @@ _WHOLE_HEAD = (
     "the scan holds the whole head, and the brain was cut out of it here: look at the regions, or "
     "give a brain mask"
 )
-_CUT = "is cut by the field of view"
-_NOT_COUNTED = "is outside the field of view and was not counted"
+_CUT = "is cut by the field of view or the brain mask"
+_NOT_COUNTED = "is outside the field of view or the brain mask, and was not counted"
 _MIN_OBJECTS = 8  # taken as counted, if fewer are: one or two of opposite contrast say little
 
 
 def judge(
-    segmentation: Segmentation, anatomy: PvsAnatomy, wmh: NDArray[np.bool_] | None
+    segmentation: Segmentation,
+    anatomy: PvsAnatomy,
+    wmh: NDArray[np.bool_] | None,
+    notes: Sequence[str] = (),
 ) -> tuple[str, tuple[str, ...]]:
     """Compare quality figures with `LIMITS`; give the status and its reasons, failures first.
 
@@ -70,6 +73,8 @@ def judge(
         Of the scan.
     wmh
         Mask of white-matter hyperintensities on the grid of the anatomy, if there is one.
+    notes
+        What the header of the scan leaves open: a warning each.
     """
     n_pvs = int((segmentation.objects["class"] == "pvs").sum())
     n_mirrored = segmentation.n_mirrored
@@ -94,7 +99,7 @@ def judge(
         "spaces pass: texture, vessels or artefacts may be among them"
     )
     checks.append(("mirrored_per_pvs", n_mirrored / max(n_pvs, _MIN_OBJECTS), text))
-    failed, warned = [], [_WHOLE_HEAD] if anatomy.stripped_here else []
+    failed, warned = [], [*notes, *([_WHOLE_HEAD] if anatomy.stripped_here else [])]
     for key, value, text in checks:
         warn, fail = LIMITS[key]
         sign = 1 if fail > warn else -1

@@ -278,6 +278,7 @@ def reconstruct(
             )
         else:
             inside = quality.check_mask(mask, gre)
+        flags += tuple(Flag("header", note) for note in gre.notes)
         flags += quality.check_echoes(gre, inside)
         field, known, is_bipolar = _measure_field(gre, inside, phase_sign)
         local = _local_field(gre, field.field_hz, known, background, background_options)

@@ -276,6 +276,19 @@ def test_a_map_among_the_volumes_without_weighting_is_named(scanned):
     assert any(f"b=0: volume {volume} looks like no other" in text for text in found.reasons)
 
 
+def test_a_shell_of_2000_is_measured_with_a_word(scanned):
+    """The index is a ratio, so scaled b-values leave it; what they mean changes."""
+    scaled = replace(scanned.dwi, bvals_s_mm2=2 * np.asarray(scanned.dwi.bvals_s_mm2))
+    plain, high = (alps.measure(dwi, n_bootstrap=10) for dwi in (scanned.dwi, scaled))
+    assert high.indices["tract"]["mean"].value == pytest.approx(
+        plain.indices["tract"]["mean"].value, abs=0.02
+    )
+    assert any("no longer falls as a tensor's does" in text for text in high.reasons)
+    assert not any("no longer falls" in text for text in plain.reasons)
+    with pytest.raises(InputError, match="up to 3000"):
+        alps.measure(replace(scanned.dwi, bvals_s_mm2=4 * np.asarray(scanned.dwi.bvals_s_mm2)))
+
+
 def test_a_header_that_leaves_the_side_open_is_told(scanned):
     image = images.make(images.array(scanned.dwi.image), scanned.dwi.image.affine)
     image.set_sform(image.affine, 1)

@@ -569,6 +569,34 @@ def test_a_label_that_leads_elsewhere_is_not_used(tmp_path):
     assert "is no BIDS label" in dataset.notes[0]
 
 
+@pytest.mark.parametrize("name", ["Sub-02", "sub02", "sub_02", "SUB-b"])
+def test_a_folder_that_means_a_participant_is_a_row(tmp_path, name):
+    touch(tmp_path, "sub-1/anat/sub-1_T2w.nii.gz", f"{name}/anat/{name}_T2w.nii.gz")
+    (tmp_path / "subtracted").mkdir()
+    lacks = {m.participant: m.found.lacks for m in inputs.find(tmp_path).measurements}
+    assert set(lacks) == {"sub-1", name}
+    assert f"the folder {name} is no BIDS name; rename it sub-" in lacks[name][0]
+
+
+def test_an_image_stored_twice_is_named(tmp_path):
+    touch(tmp_path, "sub-1/anat/sub-1_T2w.nii.gz", "sub-1/anat/sub-1_T2w.nii")
+    scan = inputs.find(tmp_path, methods=["pvs"]).measurements[0]
+    assert "the same name stands there with another ending; keep one" in scan.found.lacks[0]
+
+
+def test_of_two_gradient_echoes_the_whole_one_is_taken(tmp_path):
+    for run, n_echoes in (("1", 2), ("2", 3)):
+        for echo in range(1, n_echoes + 1):
+            for part in ("mag", "phase"):
+                stem = f"sub-1/anat/sub-1_run-{run}_echo-{echo}_part-{part}_MEGRE"
+                touch(tmp_path, f"{stem}.nii.gz")
+                meta = {"EchoTime": 0.005 * echo, "MagneticFieldStrength": 3}
+                (tmp_path / f"{stem}.json").write_text(json.dumps(meta))
+    scan = inputs.find(tmp_path, methods=["qsm"]).measurements[0]
+    assert len(scan.found.inputs["phase"]) == 3
+    assert "of 2 gradient echoes the one of most echoes" in scan.found.notes[0]
+
+
 def test_a_row_with_a_cell_too_many_is_told(tmp_path):
     """Else its last cells are cut, and a value stands under its neighbour's name."""
     touch(tmp_path, "sub-1/anat/sub-1_T2w.nii.gz")
@@ -717,6 +745,7 @@ def test_magnitude_and_phase_of_one_echo_have_one_echo_time(tmp_path):
         (("10", "2"), "ses-10\tn/a\nses-2\t2020-01-01", ("2", "10"), "numbers"),
         (("followup", "baseline"), "", ("baseline", "followup"), "words"),
         (("A", "B"), "", ("A", "B"), "letters"),
+        (("12m", "24m", "baseline"), "", ("baseline", "12m", "24m"), "words and numbers"),
     ],
 )
 def test_visits_are_ordered_by_time(tmp_path, labels, table, order, how):

@@ -538,6 +538,13 @@ def _tried(load):
         return None, str(error)
 
 
+def test_a_key_twice_in_a_sidecar_is_refused(tmp_path):
+    path = tmp_path / "scan.json"
+    path.write_text('{"MagneticFieldStrength": 3, "a": {"b": 1}, "MagneticFieldStrength": 1.5}')
+    with pytest.raises(InputError, match="MagneticFieldStrength stands there twice"):
+        images.read_json(path)
+
+
 NUMBERS = st.one_of(
     st.floats(allow_nan=True), st.integers(), st.booleans(), st.none(), st.text(max_size=4),
     st.lists(st.one_of(st.floats(), st.text(max_size=3), st.none()), max_size=3),

@@ -186,6 +186,17 @@ def test_a_high_pass_filtered_phase_is_told(head):
     assert "filtered" in codes(replace(gre, phase_rad=filtered))
 
 
+def test_what_a_header_leaves_open_is_told(head):
+    parts = [
+        images.make(part, head.gre.affine) for part in (head.gre.magnitude, head.gre.phase_rad)
+    ]
+    for part in parts:
+        part.set_sform(part.affine, 1)
+        part.set_qform(part.affine @ np.diag([-1, 1, 1, 1]), 1)
+    gre = images.load_gre(*parts, echo_times_s=head.gre.echo_times_s, field_strength_t=3)
+    assert codes(gre).count("header") == 1, "once, not once a file"
+
+
 @pytest.mark.public
 @pytest.mark.parametrize("is_reversed", [False, True])
 def test_the_order_is_told_on_real_echoes(public_file, is_reversed):
