@@ -225,6 +225,8 @@ class Method:
         ``measure(*inputs, **options)`` returns a `Result`.
     validate
         Refuses options (all of them, by name) that cannot work together, whatever the scan.
+    settle
+        Replaces what a choice means on this machine ("auto"), so that a record says what it was.
     columns_at
         Where the BIDS dictionary lies that says what each column of ``Result.to_row()`` means
         (``pvsbook.pvs.pipeline.COLUMNS``); `columns` loads it when it is needed.
@@ -268,6 +270,7 @@ class Method:
     suffix: str
     desc: str = ""
     validate: Callable[[Mapping[str, Any]], None] | None = None
+    settle: Callable[[dict[str, Any]], dict[str, Any]] = dict
     compares: str = ""
     pair: Callable[[Any, Any, str], Any] | None = None
     shares: tuple[str, ...] = ()

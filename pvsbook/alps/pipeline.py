@@ -9,11 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from dipy.reconst.dti import (
-    color_fa,
-    fractional_anisotropy,
-    mean_diffusivity,
-)
+from dipy.reconst.dti import color_fa, fractional_anisotropy, mean_diffusivity
 from numpy.typing import NDArray
 from scipy import ndimage
 

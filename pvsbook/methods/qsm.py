@@ -13,7 +13,7 @@ from pvsbook.visit import BidsFile, Found, Visit, natural
 
 if TYPE_CHECKING:
     from pvsbook.images import PathLike
-    from pvsbook.qsm.pipeline import QsmResult
+    from pvsbook.qsm.nuclei import Nuclei
 
 __all__ = ["ECHO_OPTIONS", "METHOD"]
 
@@ -22,6 +22,7 @@ GRADIENT_ECHO = ("MEGRE", "T2starw", "GRE")
 NO_FILE = ("whole brain", "none")  # references that are no mask
 IN_SIDECARS = {"EchoTime": "echo_times_s", "MagneticFieldStrength": "field_strength_t"}
 EXAMPLES = {"echo_times_s": "[0.004, 0.008, 0.012]", "field_strength_t": "3"}
+ATLASES = ("auto", "melbourne", "schematic")
 SCANNER = ("echo_times_s", "field_strength_t", "phase_period")
 
 
@@ -35,6 +36,14 @@ def validate(options: Mapping[str, Any]) -> None:
     pipeline.check_steps(*(options[name] for name in steps))
 
 
+def settle(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the Melbourne atlas where it is at hand; "auto" remains where it is not."""
+    from pvsbook.atlas import deep_grey
+
+    is_theirs = options["atlas"] == "auto" and deep_grey.has_tian()
+    return {**options, "atlas": "melbourne"} if is_theirs else options
+
+
 def measure(
     magnitude: Sequence[PathLike],
     phase: Sequence[PathLike],
@@ -45,11 +54,14 @@ def measure(
     brain_mask: PathLike | None,
     white_matter: PathLike | None,
     reference: str | PathLike,
+    atlas: str,
     **options: Any,
-) -> QsmResult:
-    """Map susceptibility from files (see `pvsbook.qsm.pipeline.reconstruct`)."""
+) -> Nuclei:
+    """Map susceptibility from files, and measure the nuclei (see `pvsbook.qsm.nuclei`)."""
+    import numpy as np
+
     from pvsbook import images
-    from pvsbook.qsm import pipeline
+    from pvsbook.qsm import nuclei, pipeline
 
     gre = images.load_gre(
         magnitude,
@@ -60,39 +72,51 @@ def measure(
     )
     grid = images.make(gre.magnitude[..., 0], gre.affine)
     zero = str(reference) if reference in NO_FILE else images.load_mask(reference, grid)
-    return pipeline.reconstruct(
+    result = pipeline.reconstruct(
         gre,
         mask=None if brain_mask is None else images.load_mask(brain_mask, grid),
         reference=zero,
         white_matter=None if white_matter is None else images.load_mask(white_matter, grid),
         **options,
     )
+    # A fixed seed: the same scan gives the same error.
+    return nuclei.measure_nuclei(gre, result, np.random.default_rng(0), atlas=atlas)
 
 
-def show(result: QsmResult) -> Shown:
-    """Say how susceptibility spreads and relative to what, and draw the steps."""
+def show(result: Nuclei) -> Shown:
+    """Say what the nuclei hold and relative to what, and draw the steps and the nuclei."""
     from pvsbook.figures import qsm as figures
 
     row = result.to_row()
-    if result.unsupported_steps:
-        steps = " and ".join(result.unsupported_steps)
+    known = result.table["mean_ppb"].notna().sum()
+    if result.map.unsupported_steps:
+        steps = " and ".join(result.map.unsupported_steps)
         summary = f"This scan does not support {steps}; what follows from it is not a measurement."
     else:
         summary = (
             f"Susceptibility of the whole brain spreads by {row['chi_sd_ppb']:.0f} ppb (SD), "
             f"relative to {row['reference']}; the field's median standard error is "
-            f"{row['field_se_median_ppb']:.1f} ppb."
+            f"{row['field_se_median_ppb']:.1f} ppb. "
+            f"{known} of {len(result.table)} nuclei were measured."
         )
-    return Shown(
-        f"{summary} Phase was stored as {result.scan['phase_stored_as']}.",
-        [
+    pictures = [
+        (
+            figures.summary(result.map),
+            "Four maps of one slice: total field, misfit, local field and susceptibility.",
+            "From the total field to susceptibility, in one axial slice.",
+        )
+    ]
+    if known:
+        pictures += [
             (
-                figures.summary(result),
-                "Four maps of one slice: total field, misfit, local field and susceptibility.",
-                "From the total field to susceptibility, in one axial slice.",
+                figures.nuclei(result),
+                "The map in three slices with the outline of each nucleus, and below it the mean "
+                "of each nucleus with its 95 % interval of noise and placement.",
+                "Look here first: do the outlines lie on the nuclei?  Below: means with 95 % "
+                "intervals of noise and of a label 1 mm off.",
             )
-        ],
-    )
+        ]
+    return Shown(f"{summary} Phase was stored as {result.map.scan['phase_stored_as']}.", pictures)
 
 
 def find(visit: Visit) -> Found:
@@ -229,20 +253,33 @@ METHOD = Method(
             choices=NO_FILE,
             or_file=True,
         ),
+        Option(
+            "atlas",
+            "auto",
+            "Nuclei: Melbourne (Tian), our schematic ones, or the first that is at hand.",
+            choices=ATLASES,
+        ),
         Option("brain_mask", None, "Brain, on the same grid.", kind=Path),
         Option("white_matter", None, "White matter, for the table of references.", kind=Path),
     ),
     measure=measure,
     validate=validate,
-    columns_at="pvsbook.qsm.pipeline.COLUMNS",
+    settle=settle,
+    columns_at="pvsbook.qsm.nuclei.COLUMNS",
     show=show,
     find=find,
     limits=(
         "Susceptibility is relative: a value means something only with its reference region.",
         "Iron raises it, myelin and calcium lower it; one map cannot tell them apart.",
+        "The error of a nucleus holds noise and a label 1 mm off, not the head's pose, nor what "
+        "background removal leaves.",
         "Values near the brain's edge and near air are the least sure.",
     ),
     key_columns={
+        "pallidum_left_ppb": "pallidum, left (ppb)",
+        "pallidum_right_ppb": "pallidum, right (ppb)",
+        "thalamus_left_ppb": "thalamus, left (ppb)",
+        "thalamus_right_ppb": "thalamus, right (ppb)",
         "chi_sd_ppb": "spread of susceptibility (ppb)",
         "chi_p99_ppb": "99th percentile (ppb)",
         "residual_p95_rad": "misfit of the field (rad)",
