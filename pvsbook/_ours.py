@@ -63,6 +63,12 @@ def refuse_foreign(
             raise InputError(f"{path}: is of another scan; give another folder for the results")
 
 
+def keep_edited(path: Path, known: Iterable[Any]) -> None:
+    """Set aside a result that is not as it was written, edited or damaged: name.changed."""
+    if path.is_file() and sha256(path) not in known:
+        path.replace(path.with_name(f"{path.name}.changed"))
+
+
 def same_sources(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Tell whether two results were made from files with the same contents."""
     hashes = (content.get("SourceSHA256") for content in (one, other))

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from pvsbook import images
 from pvsbook._environment import WINDOWS
 from pvsbook._errors import InputError
-from pvsbook._ours import check_page, refuse_foreign, write_page
+from pvsbook._ours import check_page, keep_edited, refuse_foreign, write_page
 from pvsbook._records import (
     STATE,
     Function,
@@ -150,6 +150,7 @@ def _fresh(
         with uninterrupted():
             write_json(started, record_path(top, task.name))
             for name, path in zip(names, written, strict=True):
+                keep_edited(top / name, [contents[name], *earlier.get(name, ())])
                 (top / name).parent.mkdir(parents=True, exist_ok=True)
                 path.replace(top / name)
             write_record(top, record)

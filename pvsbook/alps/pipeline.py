@@ -439,7 +439,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
     ("bvecs_best", "change of the voxel axes under which fibres line up best"),
     ("bvecs_certainty", "probability that it beats its rival; no limit: see bvecs_z"),
     ("bvecs_z", "the same as a z-score"),
-    ("b_s_mm2", "b-value that was used; no limit: loading refuses what is too large", "s/mm2"),
+    ("b_s_mm2", "b-value that was used", "s/mm2"),
     ("n_directions", "volumes at that b-value"),
     ("n_b0", "volumes without diffusion weighting; no limit: one will do"),
 )

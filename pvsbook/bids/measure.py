@@ -101,7 +101,12 @@ def measure_files(
         derivatives.claim(writer, method.suffix, sources, desc=f"{method.desc}sources")
     where = writer.path(method.suffix, ".html", desc=f"{method.desc}report")
     row_at = writer.path(method.suffix, ".tsv", **({"desc": method.desc} if method.desc else {}))
-    refuse_foreign(where.parent, {where.name: "", row_at.name: ""})  # before minutes of work
+    record = writer.path(method.suffix, ".json", desc=f"{method.desc}sources")
+    earlier = images.read_json(record).get("Outputs") if record.is_file() else None
+    names_of = earlier if isinstance(earlier, dict) else {}
+    beside = [name for name in names_of if name == Path(name).name]
+    before = dict.fromkeys([where.name, row_at.name, *beside], "")
+    refuse_foreign(where.parent, before)  # before minutes of work
     result = method.measure(*files.values(), **settings)
     row = result.to_row()
     with plt.rc_context():  # the caller's style stays

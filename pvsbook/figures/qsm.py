@@ -102,7 +102,8 @@ def nuclei(result: Nuclei) -> Figure:
     planes = [plane("axial", 2, both), plane("coronal", 1, both)]
     planes += [plane("sagittal", 0, [pallidum["right"]])]
     figure = plt.figure(figsize=(7.0, 6.6), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1.0, 1.5))
+    halves = figure.add_gridspec(2, 1, height_ratios=(1.0, 1.5))
+    top, bottom = (figure.add_subfigure(half) for half in halves)
     axes = list(top.subplots(1, 3))
     chi_ppb = images.make(1e3 * result.map.susceptibility.chi_ppm, affine)
     rim = np.where(erode_labels(result.labels) == 0, result.labels, 0)

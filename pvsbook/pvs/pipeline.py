@@ -262,7 +262,8 @@ def measure(
         raise InputError(
             f"image: fluid in the ventricles is {'brighter' if levels.sign > 0 else 'darker'} "
             f"than white matter ({levels.fluid:.3g} against {levels.white_matter:.3g}), but "
-            f"contrast is {contrast!r}; is this another scan?  Else use contrast={measured!r}"
+            f"contrast is {contrast!r}; is this another scan?  Else use "
+            f"contrast={measured!r} (in a BIDS folder the name says it: {measured.upper()}w)"
         )
     codes = np.array([0, *(CLASSES[c] for c in objects["class"])], np.uint8)
     status, reasons = judge(segmentation, anatomy, inside, images.header_notes(scan))

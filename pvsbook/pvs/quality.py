@@ -26,7 +26,7 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     "coverage": (0.95, -np.inf),
     "wmh_outside_brain": (0.2, np.inf),
     "wmh_in_regions": (0.25, np.inf),
-    "mirrored_per_pvs": (0.25, np.inf),
+    "mirrored_per_pvs": (0.25, 1.0),
 }
 """Where a quality figure warns and where it fails; which side is worse follows from the order."""
 

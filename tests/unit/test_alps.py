@@ -175,8 +175,8 @@ def test_bad_input(phantom):
     thick = images.make(images.array(dwi.image), dwi.image.affine @ np.diag([1, 1, 2, 1]))
     with pytest.raises(InputError, match="5 mm; above 3 mm"):
         alps.measure(images.Dwi(thick, dwi.bvals_s_mm2, dwi.bvecs_ras))
-    with pytest.raises(InputError, match="32 at b=3000"):
-        alps.measure(images.Dwi(dwi.image, 3 * dwi.bvals_s_mm2, dwi.bvecs_ras))
+    with pytest.raises(InputError, match="32 at b=6000"):
+        alps.measure(images.Dwi(dwi.image, 6 * dwi.bvals_s_mm2, dwi.bvecs_ras))
     low = phantom.brain.mni_coordinates()[..., 2] < 20
     cut = images.make(low & (images.array(phantom.mask) > 0), dwi.image.affine)
     with pytest.raises(InputError, match="mask holds 0% of the region"):

@@ -569,6 +569,18 @@ def test_a_label_that_leads_elsewhere_is_not_used(tmp_path):
     assert "is no BIDS label" in dataset.notes[0]
 
 
+def test_a_result_that_the_user_edited_is_kept(tmp_path):
+    top = write_dataset(tmp_path / "b", ["1"], rng=np.random.default_rng(3), methods=["qsm"])
+    run = ("run", top, tmp_path / "o", "participant", "--methods", "qsm", "--workers", 0)
+    assert call(*run) == 0
+    table = next((tmp_path / "o").rglob("*1_qsm.tsv"))
+    whole = table.read_bytes()
+    table.write_text("my own notes")
+    assert call(*run) == 0
+    assert table.read_bytes() == whole
+    assert table.with_name(f"{table.name}.changed").read_text() == "my own notes"
+
+
 @pytest.mark.parametrize("name", ["Sub-02", "sub02", "sub_02", "SUB-b"])
 def test_a_folder_that_means_a_participant_is_a_row(tmp_path, name):
     touch(tmp_path, "sub-1/anat/sub-1_T2w.nii.gz", f"{name}/anat/{name}_T2w.nii.gz")
@@ -675,6 +687,15 @@ def test_results_name_both_visits_of_a_change(visits, tmp_path):
     shutil.copytree(top / "sub-a/ses-2", top / "sub-a/ses-3")
     for path in (top / "sub-a/ses-3").rglob("*.*"):
         path.rename(path.with_name(path.name.replace("ses-2", "ses-3")))
+    rng = np.random.default_rng(9)
+    for path in (top / "sub-a/ses-3").rglob("*.nii.gz"):  # another scan, not a copy
+        image = images.load(path)
+        data = images.array(image)
+        noise = rng.uniform(0.99, 1.01, data.shape) if data.min() >= 0 else 1.0
+        inner = np.abs(data) < 0.9 * np.abs(data).max()
+        turned = np.where(inner, rng.integers(-9, 10, data.shape), 0)
+        other = data * noise + (turned if data.min() < 0 else 0)
+        images.save(images.make(other, image.affine), path)
     words = ("run", top, out, "participant", "--methods", "qsm", "--workers", 0)
     assert call(*words) == 0
     first = next(out.rglob("sub-a_ses-3_from-1_desc-change_qsm.tsv")).read_bytes()

@@ -140,6 +140,7 @@ OPTIONS = {
         "inversion": "tv",
         "inversion_options": {},
         "reference": "whole brain",
+        "atlas": "auto",
     },
     "qsmchange": {
         "echo_times_s": None,
@@ -163,7 +164,7 @@ LIMITS = {
         "coverage": (0.95, float("-inf")),
         "wmh_outside_brain": (0.2, float("inf")),
         "wmh_in_regions": (0.25, float("inf")),
-        "mirrored_per_pvs": (0.25, float("inf")),
+        "mirrored_per_pvs": (0.25, 1.0),
     },
     "alps.quality.LIMITS": {
         "bvec_z": (1.0, 3.0),
@@ -174,6 +175,7 @@ LIMITS = {
         "inside": (0.9, 0.5),
         "n_voxels": (3.0, 1.5),
         "fa": (0.25, 0.15),
+        "b_s_mm2": (1550.0, float("inf")),
         "angle_deg": (30.0, 45.0),
         "fluid_fraction": (0.2, 0.5),
         "mode": (0.3, float("-inf")),
@@ -299,6 +301,7 @@ JUDGED_BY = {
         r"registration_correlation": "alps.quality.LIMITS.registration_correlation",
         r"registration_overlap": "alps.quality.LIMITS.registration_overlap",
         r"bvecs_z": "alps.quality.LIMITS.bvec_z",
+        r"b_s_mm2": "alps.quality.LIMITS.b_s_mm2",
         r"n_directions": "alps.quality.STEADY_DIRECTIONS",
         r"alps_tract_restore": "alps.quality.ROBUST_DIFFERENCE",
     },
@@ -309,6 +312,8 @@ JUDGED_BY = {
         r"n_regions": "qsm.quality.FLAGS.pieces",
         r"n_dropped": "qsm.quality.DROPPED_SHARE",
         r"residual_p95_rad": "qsm.quality.RESIDUAL_RAD",
+        r"registration_correlation": "atlas.registration.MIN_CORRELATION.t2",
+        r"pallidum_contrast_ppb": "qsm.nuclei.MIN_CONTRAST_PPB",
     },
     "qsmchange": {
         r"overlap": "qsm.change.MIN_OVERLAP",
@@ -320,7 +325,9 @@ MEASURED = {
     "pvs": r"n_.*|volume_.*|tissue_.*|fraction_.*|median_.*",
     "alps": r"alps_\w+_(left|right|mean)(_low|_high)?|alps_tract_(nlls|free_water|radius_5_mm)"
     r"|\w+_(md|l1|l2|l3|dxx|dyy|dzz)_mm2_s",
-    "qsm": r"reference_value_ppb|chi_(mean|p1|p99)_ppb",
+    "qsm": r"reference_value_ppb|chi_(mean|p1|p99)_ppb"
+    r"|(caudate|putamen|pallidum|thalamus|pulvinar|red_nucleus|substantia_nigra|dentate)"
+    r"_(left|right)(_se)?_ppb",
     "qsmchange": r"\w+_(change|error)_ppb",
 }
 WORDS = (
