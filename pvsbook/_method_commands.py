@@ -11,6 +11,7 @@ import typer
 
 from pvsbook._console import console
 from pvsbook._errors import InputError
+from pvsbook._yaml import read_yaml
 from pvsbook.method import Method, Option
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _of_option(option: Option) -> Parameter:
     if option.type is bool:
         return _parameter(option.name, bool, option.default, typer.Option(flag, help=text))
     kind: Any = str if option.type in (list, dict) else option.type
-    if option.choices:
+    if option.choices and not option.or_file:
         kind = Literal[option.choices]
     default = None if option.type in (list, dict) else option.default
     if default is None:
@@ -83,21 +84,15 @@ def _read(option: Option, value: Any) -> Any:
     flag = option.command_line
     if option.type is list:
         return _numbers(value, flag)
-    if option.type is dict:
-        value = _mapping(value, flag)
-    option.check(value, flag)
-    return value
+    return _mapping(value, flag) if option.type is dict else value
 
 
 def _mapping(text: str, flag: str) -> Any:
-    import yaml
-
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        first = str(error).splitlines()[0]
+        return read_yaml(text)
+    except ValueError as error:
         raise InputError(
-            f"{flag}: {text!r} cannot be read ({first}); write {{name: value}}"
+            f"{flag}: {text!r} cannot be read ({error}); write {{name: value}}"
         ) from None
 
 

@@ -179,9 +179,9 @@ def paths_of(task: Task) -> list[str]:
 def known_hashes(task: Task, folder: Path) -> dict[str, str] | None:
     """Return the hashes of an earlier run where every file is provably the same; else None."""
     try:
-        seen = json.loads((folder / STATE / "seen" / f"{task.name}.json").read_text())
+        seen = images.read_json(folder / STATE / "seen" / f"{task.name}.json")
         return {p: seen[p][4] for p in paths_of(task) if seen[p][:4] == stamp(p)}
-    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
+    except (OSError, InputError, KeyError, TypeError, IndexError):
         return None
 
 
@@ -225,12 +225,11 @@ def read_records(folder: images.PathLike, label: str) -> list[Record]:
 
 def read_stored(folder: Path, name: str) -> dict[str, Any] | None:
     """Read a record as foreign input: whatever is not as we write it is no record."""
-    path = record_path(folder, name)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = images.read_json(record_path(folder, name))
+    except InputError:
         return None
-    if not isinstance(content, dict) or content.get("name") != name:
+    if content.get("name") != name:
         return None
     kinds = {"status": str, "fingerprint": str, "reason": str, "result": dict, "inputs": dict,
              "parameters": dict}  # fmt: skip
@@ -266,10 +265,14 @@ def write_record(folder: images.PathLike, record: Record) -> None:
 def _remove_outputs(folder: Path, name: str, *, keep: Iterable[str] = ()) -> None:
     earlier = read_stored(folder, name) or {}
     person = name.split("_")[0]
-    for path in set(earlier.get("outputs", ())) - set(keep):
+    before = earlier.get("before")  # of a run that was killed while it moved files
+    before = before if isinstance(before, dict) else {}
+    for path, known in earlier.get("outputs", {}).items():
         where = folder / path
         is_inside = where.parent.resolve().is_relative_to(folder.resolve())  # no link leads out
-        if is_inside and where.is_file() and _is_own(person, path):
+        if path in set(keep) or not (is_inside and where.is_file() and _is_own(person, path)):
+            continue
+        if sha256(where) in (known[1], *before.get(path, ())):  # else the user changed it
             where.unlink()
 
 

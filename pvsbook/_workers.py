@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pvsbook._errors import InputError
 from pvsbook._records import code_hash
 from pvsbook._version import __version__
+from pvsbook.manifest._download import without_password
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -20,6 +22,7 @@ MEMORY_PER_WORKER_GB = 4.0  # what a whole-head scan at 1 mm needs, with room to
 MEMORY_SHARE = 0.8  # of this machine, for all workers together
 DEATHS = 2  # how often a task may take its worker with it before it is given up
 SCHEDULER_TIMEOUT_S = 10
+TLS = ("CA_FILE", "CLIENT__CERT", "CLIENT__KEY")
 ONE_THREAD = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -58,8 +61,10 @@ def workers(
         Processes, each with one thread; 0 works in this process, without Dask.  By default as
         many as `default_workers` says.
     scheduler
-        Address such as ``tcp://10.0.0.5:8786``; its workers must see the same files under the
-        same paths and have the same version of pvsbook.
+        Address such as ``tls://10.0.0.5:8786``; its workers must see the same files under the
+        same paths and have the same version of pvsbook.  The certificates are those of Dask's
+        configuration (``distributed.comm.tls``).  An address without TLS is accepted on this
+        machine only, unless that configuration says that encryption is not required.
     memory_gb
         Bound of each process on this machine; one that reaches 95 % of it is ended and started
         again.  By default an equal share of 80 % of the memory.
@@ -72,8 +77,8 @@ def workers(
     Raises
     ------
     InputError
-        A number below zero, less than 1 GB a worker, no scheduler at the address, another
-        version there.
+        A number below zero, less than 1 GB a worker, no scheduler at the address, one that
+        everybody on the network can use, another version there.
 
     Examples
     --------
@@ -149,11 +154,14 @@ def _ignore_interrupts() -> Any:
 def _joined(address: str) -> Iterator[Client]:
     from distributed import Client
 
+    shown = without_password(address if "://" in address else f"tcp://{address}")
+    security = _security(address, shown)
     try:
-        client = Client(address, timeout=SCHEDULER_TIMEOUT_S)
-    except (OSError, TimeoutError, ValueError) as error:
+        client = Client(address, timeout=SCHEDULER_TIMEOUT_S, security=security)
+    except Exception as error:  # what answers there may be anything
+        certificates = " with these certificates" if address.startswith("tls:") else ""
         raise InputError(
-            f"--scheduler: no Dask scheduler answers at {address} "
+            f"--scheduler: no Dask scheduler answers at {shown}{certificates} "
             f"({type(error).__name__}); start one with: dask scheduler"
         ) from error
     with client:
@@ -172,3 +180,53 @@ def _joined(address: str) -> Iterator[Client]:
 
 def _version_and_code() -> tuple[str, str]:
     return __version__, code_hash()
+
+
+def _security(address: str, shown: str) -> Any:
+    """Read the certificates of Dask's configuration; refuse an open scheduler elsewhere.
+
+    Whoever reaches a scheduler without TLS can run code in its workers, and whoever is on the
+    way can run code here, as results are pickled.
+    """
+    import dask
+    from distributed.comm.addressing import parse_address
+    from distributed.security import Security
+
+    scheme, place = parse_address(address)
+    if scheme in ("tls", "wss"):
+        try:
+            security = Security()
+            security.get_connection_args("client")["ssl_context"].get_ca_certs()
+        except (OSError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"--scheduler: {shown} needs certificates, and those of Dask's configuration "
+                f"cannot be used ({type(error).__name__}); name the files in "
+                + ", ".join(f"DASK_DISTRIBUTED__COMM__TLS__{name}" for name in TLS)
+            ) from None
+        return security
+    if dask.config.get("distributed.comm.require-encryption", None) is not False and not (
+        _is_here(place)
+    ):
+        raise InputError(
+            f"--scheduler: {shown} is another machine, and its connection has no TLS: anyone on "
+            "the network could run code in the workers and here; start scheduler and workers with "
+            "TLS and give its tls:// address, or, in a network that you trust, set "
+            "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION=False"
+        )
+    return None
+
+
+def _is_here(place: str) -> bool:
+    """Tell whether an address, host and port, is one of this machine's."""
+    host = place.rpartition("@")[2].rpartition(":")[0].strip("[]") or place
+    try:
+        known = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return False
+    for family, kind, protocol, _, where in known:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.bind(where)
+        except OSError:
+            return False
+    return True

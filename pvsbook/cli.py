@@ -21,6 +21,7 @@ from pvsbook._data_commands import data
 from pvsbook._environment import check_spelling
 from pvsbook._errors import InputError
 from pvsbook._method_commands import flag_of, make_command
+from pvsbook._stop import Stopped, stoppable
 from pvsbook._version import __version__
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def run(
     ] = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(help="Address of a Dask scheduler, as tcp://10.0.0.5:8786, instead."),
+        typer.Option(help="Address of a Dask scheduler, as tls://10.0.0.5:8786, instead."),
     ] = None,
     version: Annotated[
         bool,
@@ -181,6 +182,10 @@ def run(
         from pvsbook.bids import group
 
         result = group.summarise(folder, out_dir, settings=options)
+        for name, table in result.tables.items():
+            counts = table["outcome"].value_counts().to_dict()
+            text = f"{name}: {', '.join(f'{n} {outcome}' for outcome, n in counts.items())}"
+            console().print(text, markup=False, soft_wrap=True)
         for path in (*result.files, result.report):
             console().print(str(path), markup=False, soft_wrap=True)
         if not result.participants_match:
@@ -210,11 +215,15 @@ def watch(steps: Iterator[Record], total: int, what: str = "scans") -> list[Reco
     with Progress(*columns, console=terminal, disable=not terminal.is_terminal) as bar:
         line = bar.add_task(what, total=total)
         failed = 0
-        for record in steps:
-            failed += record.status == "failed"
-            words = f"{what} ({failed} failed)" if failed else what
-            bar.update(line, advance=1, description=words)
-            kept.append(replace(record, result={}, inputs={}, outputs={}, log=""))
+        try:
+            for record in steps:
+                failed += record.status == "failed"
+                words = f"{what} ({failed} failed)" if failed else what
+                bar.update(line, advance=1, description=words)
+                kept.append(replace(record, result={}, inputs={}, outputs={}, log=""))
+        except Stopped as stop:
+            stop.progress = f"{len(kept)} of {total} {what} done"
+            raise
     return kept
 
 
@@ -289,17 +298,21 @@ def _add_commands(asked: str) -> None:
 
 
 def main() -> None:
-    """Run the command; exit 0 when done, 2 on bad input, 1 when the fault is ours."""
+    """Run the command; exit 0 when done, 2 on bad input, 1 when the fault is ours.
+
+    Where it is stopped by a signal, with 128 and its number: 130 for Ctrl-C, 143 for TERM.
+    """
     try:
-        check_spelling(sys.argv[1:])
-        _add_commands(next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
-        app(args=expand_several(sys.argv[1:]), prog_name="pvsbook")
+        with stoppable():
+            check_spelling(sys.argv[1:])
+            _add_commands(next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
+            app(args=expand_several(sys.argv[1:]), prog_name="pvsbook")
     except InputError as error:
         print(f"pvsbook: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("pvsbook: stopped", file=sys.stderr)
-        sys.exit(130)
+    except Stopped as stop:
+        print(f"pvsbook: {stop}", file=sys.stderr)
+        sys.exit(stop.code)
     except Exception as error:
         if os.environ.get("PVSBOOK_DEBUG"):
             raise

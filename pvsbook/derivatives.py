@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import pandas as pd
 
 from pvsbook import images
 from pvsbook._errors import InputError
+from pvsbook._ours import foreign, is_ours, same_sources
 from pvsbook._version import __version__
 
 __all__ = ["Writer", "prefix_from"]
@@ -45,6 +47,12 @@ REQUIRED_META: Mapping[str, Mapping[str, Any]] = {"Chimap": {"SkullStripped": Tr
 ENTITIES_KEPT = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run")
 
 Columns = Mapping[str, Mapping[str, str]]
+_MAKER = {"Name": "pvsbook", "Version": __version__}
+_DESCRIPTION: Mapping[str, Any] = {
+    "Name": "pvsbook derivatives",
+    "BIDSVersion": _BIDS_VERSION,
+    "DatasetType": "derivative",
+}
 
 
 def prefix_from(path: images.PathLike) -> str:
@@ -65,9 +73,13 @@ def prefix_from(path: images.PathLike) -> str:
     stem = images.stem(Path(path).name)
     pairs = dict(part.split("-", 1) for part in stem.split("_") if "-" in part)
     if "sub" in pairs:
-        kept = {k: re.sub(r"[^0-9A-Za-z]", "", pairs[k]) for k in ENTITIES_KEPT if k in pairs}
-        return "_".join(f"{key}-{value}" for key, value in kept.items())
-    return "sub-" + (re.sub(r"[^0-9A-Za-z]", "", stem) or "scan")
+        return "_".join(f"{k}-{label(pairs[k])}" for k in ENTITIES_KEPT if k in pairs)
+    return "sub-" + (label(stem) or "scan")
+
+
+def label(text: str) -> str:
+    """Keep the letters and digits of a text, which is what a BIDS label may have."""
+    return re.sub(r"[^0-9A-Za-z]", "", text)
 
 
 @dataclass(frozen=True)
@@ -172,36 +184,34 @@ def describe(folder: images.PathLike) -> None:
     ...     sorted(path.name for path in Path(out).iterdir())
     ['.bidsignore', 'README', 'dataset_description.json']
     """
-    content: dict[str, Any] = {
-        "Name": "pvsbook derivatives",
-        "BIDSVersion": _BIDS_VERSION,
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "pvsbook", "Version": __version__}],
-    }
     top = Path(folder)
     path, readme, ignored = top / "dataset_description.json", top / "README", top / ".bidsignore"
+    known: dict[str, Any] = {"GeneratedBy": [{"Name": "pvsbook"}]}
     try:
-        known = images.read_json(path) if path.exists() else content
-        is_ours = any(maker.get("Name") == "pvsbook" for maker in known["GeneratedBy"])
-    except (InputError, KeyError, TypeError, AttributeError):
-        is_ours = False
-    if not is_ours:
+        known = images.read_json(path) if os.path.lexists(path) else known
+    except InputError:
         return
-    # Of another version: its own keys, and what was added by hand stays.
-    merged = known | content | {"Name": known.get("Name", content["Name"])}
+    if not is_ours(known):
+        return
+    makers = [m | _MAKER if is_ours({"GeneratedBy": [m]}) else m for m in known["GeneratedBy"]]
+    # What was added by hand stays.
+    merged = {**known, **_DESCRIPTION, "Name": known.get("Name", _DESCRIPTION["Name"])}
+    merged["GeneratedBy"] = makers
     if merged != known or not path.exists():
         images.write_bytes((json.dumps(merged, indent=2) + "\n").encode(), path)
-    if not readme.exists():
+    if not os.path.lexists(readme):
         images.write_bytes(README.encode(), readme)
-    try:
-        lines = ignored.read_text(encoding="utf-8").splitlines() if ignored.exists() else []
-    except (OSError, ValueError):
+    if os.path.lexists(ignored) and not ignored.is_file():
         return
-    if missing := [line for line in IGNORED if line not in lines]:
-        images.write_bytes(("\n".join([*lines, *missing]) + "\n").encode(), ignored)
+    text = ignored.read_bytes() if ignored.exists() else b""
+    present = {line.strip() for line in text.removeprefix(codecs.BOM_UTF8).splitlines()}
+    if missing := [line for line in IGNORED if line.encode() not in present]:
+        # Ours come first: where lines contradict each other, the last one, the user's, holds.
+        ours = "".join(f"{line}\n" for line in missing).encode()
+        images.write_bytes(ours + text.removeprefix(codecs.BOM_UTF8), ignored)
 
 
-def sources_of(paths: Sequence[images.PathLike]) -> dict[str, list[str]]:
+def sources_of(paths: Sequence[images.PathLike]) -> dict[str, list[Any]]:
     """Name the files that a result was made from, and hash their contents."""
     hashes = []
     for path in paths:
@@ -210,7 +220,8 @@ def sources_of(paths: Sequence[images.PathLike]) -> dict[str, list[str]]:
                 hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    return {"Sources": [Path(p).name for p in paths], "SourceSHA256": hashes}
+    names = [Path(p).name for p in paths]
+    return {"GeneratedBy": [dict(_MAKER)], "Sources": names, "SourceSHA256": hashes}
 
 
 def claim(
@@ -240,14 +251,16 @@ def claim(
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"{writer.folder}: cannot be written; choose another folder")
     record = writer.path(suffix, ".json", desc=desc)
-    if not record.is_file():
+    if not os.path.lexists(record):
         return
-    known = images.read_json(record).get("SourceSHA256")
-    if not isinstance(known, list) or sorted(map(str, known)) != sorted(sources["SourceSHA256"]):
+    content = images.read_json(record)
+    if "SourceSHA256" in content and not same_sources(content, sources):
         raise InputError(
             f"{writer.folder}: holds results of another scan under the name {writer.prefix} "
             f"({record.name}); give another folder (--out)"
         )
+    if not is_ours(content):
+        raise foreign(record)
 
 
 def plain(value: Any) -> Any:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from pvsbook import images
 from pvsbook._environment import WINDOWS
 from pvsbook._errors import InputError
+from pvsbook._ours import check_page, keep_edited, refuse_foreign, write_page
 from pvsbook._records import (
     STATE,
     Function,
@@ -46,6 +47,7 @@ from pvsbook._records import (
     write_json,
     write_record,
 )
+from pvsbook._stop import uninterrupted
 from pvsbook._workers import DEATHS, default_workers, workers
 
 if sys.platform == "win32":
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Record",
     "Task",
+    "check_page",
     "code_hash",
     "default_workers",
     "fingerprint",
@@ -67,9 +70,11 @@ __all__ = [
     "read_records",
     "run",
     "workers",
+    "write_page",
     "write_record",
 ]
 
+FOLDERS = ("records", "seen", "pages", "work")  # of the state
 BACKLOG = 4  # tasks that the scheduler holds for each worker: enough to keep it busy
 
 
@@ -127,19 +132,28 @@ def _fresh(
             raise InputError(f"{', '.join(changed)}: changed while it was being read; run again")
         written = sorted(p for p in Path(own).rglob("*") if p.is_file() and p.parent != Path(own))
         names = [p.relative_to(own).as_posix() for p in written]
-        outputs = {n: [p.stat().st_size, sha256(p)] for n, p in zip(names, written, strict=True)}
+        contents = dict(zip(names, map(sha256, written), strict=True))
+        outputs = {n: [Path(own, n).stat().st_size, h] for n, h in contents.items()}
         inputs = {Path(p).name: h for p, h in hashes.items()}
         # Said before the first file is moved: whoever comes after a kill knows what to remove.
         earlier = (read_stored(top, task.name) or {}).get("outputs", {})
-        started = {"name": task.name, "status": "started", "outputs": {**earlier, **outputs}}
-        write_json(started, record_path(top, task.name))
-        for name, path in zip(names, written, strict=True):
-            (top / name).parent.mkdir(parents=True, exist_ok=True)
-            path.replace(top / name)
+        refuse_foreign(top, contents, recorded=earlier, draft=Path(own))
+        started = {
+            "name": task.name,
+            "status": "started",
+            "outputs": {**earlier, **outputs},
+            "before": {name: [digest] for name, (_, digest) in earlier.items()},
+        }
         record = Record(
             task.name, "done", digest, "", dict(result), inputs, outputs, task.parameters
         )
-        write_record(top, record)
+        with uninterrupted():
+            write_json(started, record_path(top, task.name))
+            for name, path in zip(names, written, strict=True):
+                keep_edited(top / name, [contents[name], *earlier.get(name, ())])
+                (top / name).parent.mkdir(parents=True, exist_ok=True)
+                path.replace(top / name)
+            write_record(top, record)
     return record
 
 
@@ -219,6 +233,9 @@ def _sweep(top: Path) -> None:
 def _lock(top: Path) -> Iterator[None]:
     """Hold a lock that the system lets go of when the process dies, however it dies."""
     path = top / STATE / "lock"
+    for folder in (path.parent, *(path.parent / name for name in FOLDERS)):
+        if folder.is_symlink():
+            raise InputError(f"{folder}: is a link; remove it, or choose another folder")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # a link here would lead elsewhere

@@ -7,6 +7,7 @@ settings file, the tables of a group, the pages and the documentation derive fro
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -92,6 +93,8 @@ class Option:
         Value that a flag without argument stands for.
     is_found
         Whether sidecars or file names give it, so that the default is what they lack.
+    or_file
+        Whether a NIfTI file may stand in place of one of the choices.
     of_one_participant
         Whether no file of settings can hold it, as it differs from one participant to the next.
     """
@@ -104,6 +107,7 @@ class Option:
     flag: str = ""
     flag_value: Any = None
     is_found: bool = False
+    or_file: bool = False
     of_one_participant: bool = False
 
     @property
@@ -131,8 +135,15 @@ class Option:
         """
         if value is None and self.default is None:
             return
-        where = f"{where}: {self.name} is {value!r}"
-        if self.choices:
+        value = value.tolist() if hasattr(value, "tolist") else value  # of NumPy
+        where = f"{where}: {self.name} is {reprlib.repr(value)}"
+        if self.type is Path or (self.or_file and value not in self.choices):
+            known = f"choose from {', '.join(self.choices)}, or " if self.choices else ""
+            if not isinstance(value, str | Path) or not str(value).endswith((".nii", ".nii.gz")):
+                raise InputError(f"{where}; {known}give the path of a NIfTI file")
+            if not Path(value).is_file():
+                raise InputError(f"{where}, and there is no such file; {known}correct the path")
+        elif self.choices:
             if value not in self.choices or isinstance(value, bool) is not isinstance(
                 self.default, bool
             ):
@@ -157,11 +168,8 @@ class Option:
                     raise InputError(
                         f"{where}; {name} must be a number or a list of numbers{_as_text(entry)}"
                     )
-        elif self.type is str:
-            if not isinstance(value, str):
-                raise InputError(f"{where}; give text")
-            if value.endswith((".nii", ".nii.gz")) and not Path(value).is_file():
-                raise InputError(f"{where}, and there is no such file")
+        elif self.type is str and not isinstance(value, str):
+            raise InputError(f"{where}; give text")
 
 
 def _is_number(value: Any) -> bool:
@@ -215,6 +223,10 @@ class Method:
         Every setting; `measure` takes them as keywords.
     measure
         ``measure(*inputs, **options)`` returns a `Result`.
+    validate
+        Refuses options (all of them, by name) that cannot work together, whatever the scan.
+    settle
+        Replaces what a choice means on this machine ("auto"), so that a record says what it was.
     columns_at
         Where the BIDS dictionary lies that says what each column of ``Result.to_row()`` means
         (``pvsbook.pvs.pipeline.COLUMNS``); `columns` loads it when it is needed.
@@ -257,6 +269,8 @@ class Method:
     datatype: str
     suffix: str
     desc: str = ""
+    validate: Callable[[Mapping[str, Any]], None] | None = None
+    settle: Callable[[dict[str, Any]], dict[str, Any]] = dict
     compares: str = ""
     pair: Callable[[Any, Any, str], Any] | None = None
     shares: tuple[str, ...] = ()
@@ -274,16 +288,25 @@ class Method:
         """Value of each option that holds for all participants, where nothing is set."""
         return {o.name: o.default for o in self.options if not o.is_of_one_participant}
 
-    def check(self, settings: Mapping[str, Any], where: str) -> None:
-        """Refuse settings that this method does not have or cannot take.
+    def check(self, settings: Mapping[str, Any], where: str, *, for_all: bool = False) -> None:
+        """Refuse settings that cannot work on any scan, alone or together.
+
+        Parameters
+        ----------
+        settings
+            Values by name; the other options have their defaults.
+        where
+            What to name in an error.
+        for_all
+            Whether they hold for all participants, so that no file of one can be among them.
 
         Raises
         ------
         InputError
-            An unknown option, one that is a file of one participant, or a value that it cannot
-            have.
+            An unknown option, one that is a file of one participant, a value that it cannot
+            have, or values that do not fit together.
         """
-        options = {o.name: o for o in self.options if not o.is_of_one_participant}
+        options = {o.name: o for o in self.options if not (for_all and o.is_of_one_participant)}
         unknown = [str(name) for name in settings if name not in options]
         if unknown:
             raise InputError(
@@ -291,7 +314,14 @@ class Method:
                 f"it has {', '.join(options)}"
             )
         for name, value in settings.items():
-            options[name].check(value, f"{where}: {self.name}")
+            is_pair = isinstance(value, tuple) and len(value) == 2 and name in self.shares
+            for one in value if is_pair else (value,):  # of each visit
+                options[name].check(one, f"{where}: {self.name}")
+        if settings and self.validate is not None:
+            try:
+                self.validate({**{o.name: o.default for o in self.options}, **settings})
+            except InputError as error:
+                raise InputError(f"{where}: {self.name}: {error}") from error
 
 
 def describe_columns(*rows: tuple[str, ...]) -> dict[str, dict[str, str]]:

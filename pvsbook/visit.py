@@ -1,18 +1,27 @@
-"""The files of one visit in a BIDS folder: entities of a name, and the sidecars that apply."""
+"""The files of one visit: entities of names, whether they belong together, and sidecars."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from pvsbook import images
+from pvsbook._errors import InputError
 
-__all__ = ["BidsFile", "Found", "Sidecars", "Visit", "entities_of", "natural"]
+__all__ = [
+    "BidsFile", "Found", "Sidecars", "Visit", "check_names", "entities_of", "fault_of", "natural",
+]  # fmt: skip
 
 NIFTI = (".nii.gz", ".nii")
+INDEX = ("run", "echo")  # entities whose label is a number
+LABELLED = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "part", *INDEX)
+OF_ONE_SCAN = ("sub", "ses", "run", "dir")  # the same in all files of one scan
+WRONG_PARTS = {"magnitude": ("phase", "pha"), "phase": ("mag",)}
 
 
 def entities_of(name: str) -> dict[str, str]:
@@ -26,6 +35,138 @@ def entities_of(name: str) -> dict[str, str]:
     *pairs, suffix = name.split(".", 1)[0].split("_")
     entities = dict(pair.split("-", 1) for pair in pairs if "-" in pair)
     return {**entities, "suffix": suffix}
+
+
+def fault_of(name: str) -> str:
+    """Say what is wrong with the entities of a name that follows BIDS; empty where nothing is.
+
+    Only entities that tell one scan from another are looked at, and only in names that begin
+    with ``sub-``: other names are free.
+
+    Examples
+    --------
+    >>> fault_of("sub-_T2w.nii.gz")
+    'sub- has no label; write sub-01'
+    >>> fault_of("sub-01_acq-1.5mm_T2w.nii.gz")
+    'acq-1.5mm: a label has letters and digits only, as in acq-15mm'
+    >>> fault_of("my_T2w.nii.gz"), fault_of("sub-01_T2w_brain.nii.gz")
+    ('', '')
+    """
+    parts = re.sub(r"\.(nii|nii\.gz|json|bval|bvec|hdr|img|mgz)$", "", name).split("_")
+    if not parts[0].startswith("sub-"):
+        return ""
+    keys = [part.partition("-")[0] for part in parts if "-" in part]
+    for part in parts:
+        key, dash, label = part.partition("-")
+        if not key:
+            return f"{part!r} between two underscores is no entity; take it out"
+        if not dash:
+            if found := re.fullmatch(rf"({'|'.join(LABELLED)})(\d*)", part):
+                return f"{part} has no hyphen; write {found[1]}-{found[2] or '01'}"
+        elif key in LABELLED:
+            if not label:
+                return f"{part} has no label; write {part}01"
+            if key in INDEX and not re.fullmatch("[0-9]+", label):
+                return f"{part}: must be a number, as in {key}-1"
+            if not re.fullmatch("[0-9A-Za-z+]+", label):
+                clean = re.sub("[^0-9A-Za-z+]", "", label) or "01"
+                return f"{part}: a label has letters and digits only, as in {key}-{clean}"
+            if keys.count(key) > 1:
+                return f"{key}- stands there twice; keep one"
+    return ""
+
+
+def check_names(files: Mapping[str, Sequence[images.PathLike]], masks: Sequence[str] = ()) -> None:
+    """Refuse files of one measurement whose names say that they do not belong together.
+
+    Names without entities say nothing, and pass; where a name is silent, folders ``sub-*`` and
+    ``ses-*`` above it speak for it.
+
+    Parameters
+    ----------
+    files
+        Paths by role.  Roles of two visits begin with ``first_`` and ``second_``.
+    masks
+        Paths of masks: of the same participant and session, but maybe made from another scan.
+
+    Raises
+    ------
+    InputError
+        A malformed name, or files of two participants, visits or runs; magnitude and phase that
+        are exchanged or of different echoes; one file, or one scan, as two visits.
+    """
+    scans: dict[str, dict[str, list[Path]]] = {}
+    for role, paths in files.items():
+        visit = next((v for v in ("first", "second") if role.startswith(f"{v}_")), "")
+        kind = role.removeprefix(f"{visit}_")
+        scans.setdefault(visit, {})[kind] = [Path(path) for path in paths]
+    every = [path for scan in scans.values() for paths in scan.values() for path in paths]
+    for path in (*every, *map(Path, masks)):
+        if fault := fault_of(path.name):
+            raise InputError(f"{path}: {fault}; rename the file")
+    for scan in scans.values():
+        _check_scan(scan)
+    _same_label(("sub",), every, "are of two participants")
+    for mask in masks:
+        for path in every:
+            _same_label(("sub", "ses"), [path, Path(mask)], "do not belong together")
+    if len(scans) == 2:
+        _check_visits(*scans.values())
+
+
+def _check_scan(scan: Mapping[str, Sequence[Path]]) -> None:
+    """Compare the names of the files of one scan."""
+    _same_label(OF_ONE_SCAN, [p for paths in scan.values() for p in paths], "are of two scans")
+    for role, paths in scan.items():
+        for path in paths:
+            part = entities_of(path.name).get("part")
+            if part in WRONG_PARTS.get(role, ()):
+                raise InputError(
+                    f"{path}: is given as {role}, but its name says part-{part}; exchange the "
+                    "files, or rename them"
+                )
+    pairs = zip(scan.get("magnitude", ()), scan.get("phase", ()), strict=False)
+    for magnitude, phase in pairs:
+        _same_label(("echo",), [magnitude, phase], "are of two echoes")
+        _refuse_one_file(magnitude, phase, "magnitude and phase")
+
+
+def _check_visits(first: Mapping[str, list[Path]], second: Mapping[str, list[Path]]) -> None:
+    """Refuse one scan that is given as two visits."""
+    for role, paths in first.items():
+        for path in paths:
+            for other in second.get(role, ()):
+                _refuse_one_file(path, other, "both visits")
+                if path.name == other.name and "ses" in entities_of(path.name):
+                    raise InputError(
+                        f"{path} and {other} are of one visit by their names; give two visits, or "
+                        "rename the files of one"
+                    )
+
+
+def _place_of(path: Path) -> dict[str, str]:
+    """Return the entities of a file; folders give participant and session if the name does not."""
+    folders = {}
+    for folder in path.absolute().parts[:-1]:
+        if found := re.fullmatch(r"(sub|ses)-([0-9A-Za-z+]+)", folder):
+            folders[found[1]] = found[2]
+    return {**folders, **entities_of(path.name)}
+
+
+def _same_label(entities: Sequence[str], paths: Sequence[Path], what: str) -> None:
+    for one, two in combinations(paths, 2):
+        first, second = _place_of(one), _place_of(two)
+        for key in entities:
+            if key in first and key in second and first[key] != second[key]:
+                raise InputError(
+                    f"{one} and {two} {what} by their names ({key}-{first[key]} and "
+                    f"{key}-{second[key]}); give files of one, or rename them"
+                )
+
+
+def _refuse_one_file(one: Path, two: Path, what: str) -> None:
+    if one.resolve() == two.resolve():
+        raise InputError(f"{one}: is given for {what}; give a file for each")
 
 
 def natural(label: str) -> list[tuple[int, int, str]]:
@@ -93,12 +234,51 @@ class Found:
         Why the method cannot run, each with the file; empty where it can.
     notes
         What was chosen among several, or read otherwise than BIDS says it.
+    settable
+        Of what lacks, the options that a setting can give instead.
     """
 
     inputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
     lacks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    settable: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def fill(self, settings: Mapping[str, Any]) -> Found:
+        """Take from settings what sidecars lack; refuse what both say differently."""
+        lacks = [
+            text
+            for text in self.lacks
+            if not all(name in settings for name in self.settable.get(text, (None,)))
+        ]
+        for name, known in self.parameters.items():
+            if name in settings and not _agree(known, settings[name]):
+                lacks.append(
+                    f"{name} is {_in_words(settings[name])} in the settings, but the files of "
+                    f"this scan say {_in_words(known)}; correct the one that is wrong"
+                )
+        given = {
+            n: settings[n] for names in self.settable.values() for n in names if n in settings
+        }
+        return replace(self, parameters={**self.parameters, **given}, lacks=tuple(lacks))
+
+
+def _agree(known: Any, given: Any) -> bool:
+    """Tell whether a setting is what files say (1 % for numbers); None where they say nothing."""
+    if isinstance(known, list):
+        values = given if isinstance(given, list | tuple) else [given]
+        nothing = all(value is None for value in known)
+        return nothing or (len(known) == len(values) and all(map(_agree, known, values)))
+    if known is None or known == given:
+        return True
+    are_numbers = all(isinstance(v, int | float) for v in (known, given))
+    return are_numbers and math.isclose(known, given, rel_tol=0.01)
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_in_words, value))
+    return "nothing" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 class Sidecars:
@@ -155,4 +335,12 @@ class Visit:
 
     def select(self, datatype: str, *suffixes: str) -> list[BidsFile]:
         """Return the images of a data type with one of the suffixes."""
-        return [f for f in self.files if f.datatype == datatype and f.suffix in suffixes]
+        chosen = [f for f in self.files if f.datatype == datatype and f.suffix in suffixes]
+        stems = [images.stem(f.path) for f in chosen]
+        for stem, file in zip(stems, chosen, strict=True):
+            if stems.count(stem) > 1:
+                raise InputError(
+                    f"{file.name}: the same name stands there with another ending; keep one of "
+                    ".nii and .nii.gz"
+                )
+        return chosen

@@ -21,7 +21,8 @@ def describe(method: Method) -> Iterator[str]:
         key = "" if option.is_of_one_participant else f"`{option.name}`"
         values = [option.help.rstrip(".")]
         if option.choices and option.flag_value is None:
-            values.append("one of " + ", ".join(f"`{c}`" for c in option.choices))
+            or_file = ", or a NIfTI file" if option.or_file else ""
+            values.append("one of " + ", ".join(f"`{c}`" for c in option.choices) + or_file)
         yield f"| `{option.command_line}` | {key} | {_default(option)} | {'; '.join(values)} |"
     yield ""
 

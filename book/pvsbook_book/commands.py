@@ -88,7 +88,7 @@ def simulate(
     memory_gb: Annotated[float | None, typer.Option(help="Bound of each process.")] = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(help="Address of a Dask scheduler, as tcp://10.0.0.5:8786, instead."),
+        typer.Option(help="Address of a Dask scheduler, as tls://10.0.0.5:8786, instead."),
     ] = None,
 ) -> None:
     """Make the scans of a virtual study, measure them, and write the table.

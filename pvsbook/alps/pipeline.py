@@ -9,11 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from dipy.reconst.dti import (
-    color_fa,
-    fractional_anisotropy,
-    mean_diffusivity,
-)
+from dipy.reconst.dti import color_fa, fractional_anisotropy, mean_diffusivity
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -38,7 +34,7 @@ from pvsbook.alps.regions import (
     RoiSet,
     measure_roi,
 )
-from pvsbook.atlas.registration import Model, Registration, register
+from pvsbook.atlas.registration import Model, Registration, check_model, register
 from pvsbook.derivatives import Writer
 from pvsbook.method import describe_columns
 
@@ -141,6 +137,22 @@ class AlpsResult:
         writer.image(self.labels, "dseg", desc="alps", meta={"Labels": labels})
 
 
+def check_options(search_mm: float, n_bootstrap: int, *, by_hand: bool) -> None:
+    """Refuse a search that cannot be made, and a bootstrap too small for an interval.
+
+    Raises
+    ------
+    InputError
+        Names the option and what is possible.
+    """
+    if not 0 <= search_mm <= 3:
+        raise InputError(f"search_mm is {search_mm}; use 0 (no search) to 3 mm")
+    if search_mm and by_hand:
+        raise InputError("search_mm: regions drawn by hand stay where they are; set it to 0")
+    if n_bootstrap < LEAST_BOOTSTRAP:
+        raise InputError(f"n_bootstrap is {n_bootstrap}; give {LEAST_BOOTSTRAP} or more")
+
+
 def measure(
     dwi: images.Dwi,
     *,
@@ -214,6 +226,11 @@ def measure(
     >>> result.status, abs(error) < 0.1
     ('pass', True)
     """
+    check_model(registration)
+    if not isinstance(rois, RoiSet | nib.Nifti1Image):
+        raise InputError(
+            f"rois: {rois!r}; give pvsbook.alps.SPHERES_2_5_MM, another RoiSet, or an image"
+        )
     rng = np.random.default_rng(0) if rng is None else rng
     size = images.voxel_size_mm(dwi.image)
     if size.max() > MAX_VOXEL_MM + 0.05:
@@ -221,10 +238,7 @@ def measure(
             f"dwi: voxels of {' x '.join(f'{s:.2g}' for s in size)} mm; above 3 mm the regions "
             "mix projection and association fibres, so the index means nothing"
         )
-    if not 0 <= search_mm <= 3:
-        raise InputError(f"search_mm is {search_mm}; use 0 (no search) to 3 mm")
-    if n_bootstrap < LEAST_BOOTSTRAP:
-        raise InputError(f"n_bootstrap is {n_bootstrap}; give {LEAST_BOOTSTRAP} or more")
+    check_options(search_mm, n_bootstrap, by_hand=not isinstance(rois, RoiSet))
     stored, whole = dwi.image, series.canonical(dwi)
     shell = series.one_shell(whole.bvals_s_mm2)
     data, affine = images.array(whole.image)[..., shell], whole.image.affine
@@ -251,8 +265,7 @@ def measure(
     placement = Placement(registration, stored, affine, inside, to_head @ d @ to_head.T)
     shifts = placement.search(rois, search_mm) if search_mm else dict.fromkeys(NAMES, np.zeros(3))
     voxels = placement.place(rois, shifts)
-    if is_registered(registration):
-        check_coverage(voxels)
+    check_coverage(voxels, registration)
     design = tensor.design_matrix(bvals, bvecs)
     to_fluid = ndimage.distance_transform_edt(~(inside & (md > FREE_MD_MM2_S)), sampling=size)
     measures = []
@@ -375,10 +388,18 @@ _OF_ROI = (
     ("dyy_mm2_s", "diffusivity along y (back-front) of the head", "mm2/s"),
     ("dzz_mm2_s", "diffusivity along z (feet-head) of the head", "mm2/s"),
     ("angle_deg", "angle of the principal direction to the expected axis", "deg"),
-    ("dispersion_deg", "root mean square angle of the voxels' directions", "deg"),
+    (
+        "dispersion_deg",
+        "root mean square angle of the voxels' directions; no limit: see fa and mode",
+        "deg",
+    ),
     ("fluid_fraction", "fraction with mean diffusivity above 1.1e-3 mm2/s"),
-    ("fluid_distance_mm", "distance to the nearest fluid", "mm"),
-    ("displacement_mm", "how far the search moved the region", "mm"),
+    ("fluid_distance_mm", "distance to the nearest fluid; no limit: see fluid_fraction", "mm"),
+    (
+        "displacement_mm",
+        "how far the search moved the region; no limit: at most what was asked for",
+        "mm",
+    ),
 )
 _OF_INDEX = (
     ("", "ALPS index {words}, {side}"),
@@ -399,7 +420,10 @@ COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
     ("alps_tract_restore", "tract index, mean, by RESTORE"),
     ("alps_tract_free_water", "tract index, mean, with free water removed (two shells)"),
     ("alps_tract_radius_5_mm", "tract index, mean, with spheres of 5 mm"),
-    ("alps_tract_shift_sd", "SD of the tract index over shifts by one voxel"),
+    (
+        "alps_tract_shift_sd",
+        "SD of the tract index over shifts by one voxel; no limit: read it beside the interval",
+    ),
     ("left_tract_angle_deg", "angle between the tracts, left", "deg"),
     ("right_tract_angle_deg", "angle between the tracts, right", "deg"),
     ("pitch_deg", "rotation of the head about x", "deg"),
@@ -407,13 +431,16 @@ COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
     ("yaw_deg", "rotation of the head about z", "deg"),
     ("registration_correlation", "FA with the template inside both brains, Pearson's"),
     ("registration_overlap", "fraction of the scan's brain on the template's"),
-    ("registration_coverage", "fraction of the template's brain in the scan"),
+    (
+        "registration_coverage",
+        "fraction of the template's brain in the scan; no limit: a slab will do, see inside",
+    ),
     ("registration_model", "transform that was found: rigid, scaling or affine"),
     ("bvecs_best", "change of the voxel axes under which fibres line up best"),
-    ("bvecs_certainty", "probability that it beats its rival"),
+    ("bvecs_certainty", "probability that it beats its rival; no limit: see bvecs_z"),
     ("bvecs_z", "the same as a z-score"),
     ("b_s_mm2", "b-value that was used", "s/mm2"),
     ("n_directions", "volumes at that b-value"),
-    ("n_b0", "volumes without diffusion weighting"),
+    ("n_b0", "volumes without diffusion weighting; no limit: one will do"),
 )
 """What each column of `AlpsResult.to_row` is, as BIDS writes it."""

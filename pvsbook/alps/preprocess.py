@@ -78,6 +78,8 @@ def denoise(
     >>> bool(images.array(denoise(dwi).image).std() < 3)
     True
     """
+    if method not in ("mppca", "patch2self"):
+        raise InputError(f"method is {method!r}; use 'mppca' or 'patch2self'")
     data = images.array(dwi.image)
     if data.shape[-1] < 10:
         raise InputError(
@@ -89,10 +91,8 @@ def denoise(
         with np.errstate(invalid="ignore"):  # DIPY divides 0 by 0 where no patch reached
             clean = mppca(data, mask=inside, patch_radius=2, suppress_warning=True)
         clean = np.where(np.isfinite(clean) & (clean > 0), clean, data)
-    elif method == "patch2self":
-        clean = patch2self(data, dwi.bvals_s_mm2, shift_intensity=False, clip_negative_vals=True)
     else:
-        raise InputError(f"method is {method!r}; use 'mppca' or 'patch2self'")
+        clean = patch2self(data, dwi.bvals_s_mm2, shift_intensity=False, clip_negative_vals=True)
     return replace(dwi, image=images.make(clean, dwi.image.affine))
 
 

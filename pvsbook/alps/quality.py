@@ -13,7 +13,7 @@ from scipy.stats import norm
 
 from pvsbook._errors import InputError
 from pvsbook.alps.regions import Voxels
-from pvsbook.atlas.registration import Registration
+from pvsbook.atlas.registration import MIN_CORRELATION, Registration, is_placed
 
 if TYPE_CHECKING:
     from pvsbook.alps.pipeline import AlpsResult
@@ -22,13 +22,19 @@ __all__ = ["LIMITS", "BvecCheck", "check_bvecs", "judge"]
 
 LIMITS: Mapping[str, tuple[float, float, str]] = {
     "bvec_z": (1.0, 3.0, "fibres line up better than with those given, z ="),
-    "registration_correlation": (0.5, 0.35, "FA correlates with the template"),
+    "registration_correlation": (0.5, MIN_CORRELATION["fa"], "FA correlates with the template"),
     "registration_overlap": (0.9, 0.8, "fraction of the brain on the template"),
     "left_minus_right": (0.3, 0.6, "left and right index differ by"),
     "head_tilt_deg": (10.0, np.inf, "degrees between voxel and head axes (classic index)"),
     "inside": (0.9, 0.5, "fraction inside mask and field of view"),
     "n_voxels": (3.0, 1.5, "voxels"),
     "fa": (0.25, 0.15, "FA"),
+    "b_s_mm2": (
+        1550.0,
+        np.inf,
+        "b-value, s/mm2: the signal no longer falls as a tensor's does, so compare the index with "
+        "others of this b-value alone; b =",
+    ),
     "angle_deg": (30.0, 45.0, "degrees from the expected direction"),
     "fluid_fraction": (0.2, 0.5, "fraction like fluid"),
     "mode": (0.3, -np.inf, "fibres cross, which raises the index; mode"),
@@ -60,15 +66,20 @@ _BLOCK_MM = 16.0
 
 def is_registered(registration: Registration) -> bool:
     """Whether a registration is good enough to place regions by it."""
-    return (
-        registration.correlation >= LIMITS["registration_correlation"][1]
-        and registration.overlap >= LIMITS["registration_overlap"][1]
-    )
+    return is_placed(registration) and registration.overlap >= LIMITS["registration_overlap"][1]
 
 
-def check_coverage(voxels: Mapping[str, Voxels]) -> None:
+def check_coverage(voxels: Mapping[str, Voxels], registration: Registration) -> None:
     """Refuse a scan whose field of view or mask holds too little of a region."""
     worst = min(voxels, key=lambda name: voxels[name].inside)
+    if not is_registered(registration):
+        if not min(len(region.weight) for region in voxels.values()):
+            raise InputError(
+                f"dwi: FA correlates with the template by {registration.correlation:.2f}, and no "
+                f"voxel of {worst.replace('_', ' ')} lies in the brain; check orientation and "
+                "voxel size in the header, the mask, and the b-vectors"
+            )
+        return
     if voxels[worst].inside < LIMITS["inside"][1]:
         raise InputError(
             f"dwi: the field of view or mask holds {voxels[worst].inside:.0%} of the region "
@@ -130,6 +141,7 @@ def _figures(result: AlpsResult, head_tilt_deg: float) -> Iterator[tuple[str, st
     yield "registration_overlap", "", result.registration.overlap
     yield "left_minus_right", "", abs(sides["left"].value - sides["right"].value)
     yield "head_tilt_deg", "", head_tilt_deg
+    yield "b_s_mm2", "", result.b_s_mm2
     for roi in result.rois:
         where = f"{roi.name.replace('_', ' ')}: "
         yield "inside", where, roi.voxels.inside

@@ -13,7 +13,7 @@ from pvsbook._errors import InputError
 
 __all__ = ["brain_mask"]
 
-MAX_B_S_MM2 = 1500.0
+MAX_B_S_MM2 = 3000.0  # above 1500 the result warns
 B_TOLERANCE = 0.03  # scanners report 1490 to 1510 for b = 1500
 
 

@@ -15,13 +15,16 @@ from functools import lru_cache
 import nibabel as nib
 import numpy as np
 import pandas as pd
+from nibabel.processing import resample_from_to
 from numpy.typing import ArrayLike, NDArray
 
 from pvsbook import images, manifest
 from pvsbook._errors import InputError
 from pvsbook.atlas import templates
 
-__all__ = ["distance_mm", "distances_on_grid", "labels", "region", "table", "tian"]
+__all__ = [
+    "distance_mm", "distances_on_grid", "has_tian", "labels", "nuclei", "region", "table", "tian",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -233,6 +236,12 @@ TIAN_REGIONS = {
     "CAU": "caudate",
 }  # fmt: skip
 TIAN_SIDES = {"lh": "left", "rh": "right"}
+TIAN_FILES = ("Tian_Subcortex_S1_3T_2009cAsym.nii.gz", "Tian_Subcortex_S1_3T_label.txt")
+
+
+def has_tian() -> bool:
+    """Return whether the Melbourne atlas is in the cache or in a mirror that is a folder."""
+    return manifest.is_at_hand("atlas_tian", TIAN_FILES)
 
 
 def tian() -> tuple[nib.Nifti1Image, pd.DataFrame]:
@@ -262,8 +271,63 @@ def tian() -> tuple[nib.Nifti1Image, pd.DataFrame]:
     ----------
     Tian et al. 2020, doi:10.1038/s41593-020-00711-6.
     """
-    image_name, names = "Tian_Subcortex_S1_3T_2009cAsym.nii.gz", "Tian_Subcortex_S1_3T_label.txt"
-    files = manifest.fetch("atlas_tian", [image_name, names])
+    files = manifest.fetch("atlas_tian", TIAN_FILES)
+    image_name, names = TIAN_FILES
     short = (line.split("-") for line in files[names].read_text().split())
     rows = [(k, TIAN_REGIONS[r], TIAN_SIDES[s]) for k, (r, s) in enumerate(short, start=1)]
     return images.load(files[image_name]), pd.DataFrame(rows, columns=["label", "region", "side"])
+
+
+@lru_cache(maxsize=2)
+def nuclei(atlas: str = "melbourne") -> tuple[nib.Nifti1Image, pd.DataFrame]:
+    """Return the nuclei to measure, on the MNI152 1 mm grid, and from which atlas each is.
+
+    Parameters
+    ----------
+    atlas
+        ``"melbourne"``: caudate, putamen, pallidum and thalamus of `tian`; what that atlas does
+        not tell apart (pulvinar, red nucleus, substantia nigra, dentate) stays schematic, the
+        pulvinar within its thalamus.  ``"schematic"``: all of them from `labels`.
+
+    Returns
+    -------
+    image
+        Label numbers as in `table`.
+    table
+        As `table`, and ``atlas``.
+
+    Raises
+    ------
+    InputError
+        Another atlas, or `tian` cannot be had.
+
+    Examples
+    --------
+    >>> nuclei("schematic")[1]["atlas"].unique().tolist()
+    ['schematic']
+    """
+    if atlas not in ("melbourne", "schematic"):
+        raise InputError(f"atlas: {atlas!r}; choose 'melbourne' or 'schematic'")
+    image, rows = labels(), table().assign(atlas="schematic")
+    if atlas == "schematic":
+        return image, rows
+    theirs, names = tian()
+    resampled = resample_from_to(theirs, image, order=0)
+    numbers = np.asarray(resampled.dataobj).astype(int)
+    ours = np.asarray(image.dataobj).copy()
+    number = rows.set_index(["region", "side"])["label"]
+    names = names.assign(
+        region=names["region"].str.removeprefix("anterior ").str.removeprefix("posterior ")
+    )
+    named = names[names["region"].isin(["caudate", "putamen", "pallidum", "thalamus"])]
+    pulvinar = np.isin(ours, number["pulvinar"].to_numpy())
+    replaced = [number[key] for key in named[["region", "side"]].itertuples(index=False)]
+    ours[np.isin(ours, replaced) | pulvinar] = 0
+    for label, region, side in named.itertuples(index=False):
+        ours[numbers == label] = number[region, side]
+        if region == "thalamus":
+            ours[(numbers == label) & pulvinar] = number["pulvinar", side]
+    is_theirs = rows["region"].isin(named["region"])
+    return images.make(ours, image.affine), rows.assign(
+        atlas=rows["atlas"].mask(is_theirs, "Melbourne")
+    )

@@ -12,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from pvsbook import derivatives, images, jobs, report
 from pvsbook import methods as registry
 from pvsbook._errors import InputError
 from pvsbook._version import __version__
+from pvsbook._yaml import read_yaml
 from pvsbook.bids.inputs import BidsFolder, Measurement
 from pvsbook.method import Method
+from pvsbook.visit import Found
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -90,22 +90,26 @@ def read_settings(path: images.PathLike | None) -> dict[str, dict[str, Any]]:
     content: Any = {}
     if path is not None:
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            first = str(error).splitlines()[0]
-            raise InputError(f"--settings: {path} cannot be read ({first})") from error
+            content = read_yaml(Path(path).read_text(encoding="utf-8")) or {}
+        except (OSError, ValueError) as error:
+            raise InputError(f"--settings: {path} cannot be read ({error})") from error
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
         raise InputError(f"--settings: {path} must hold options by method, as qsm: {{...}}")
+    return _complete(content, "--settings")
+
+
+def _complete(given: Settings, where: str) -> dict[str, dict[str, Any]]:
+    """Refuse settings that cannot work on any scan; give each method what it shares."""
     methods = {method.name: method for method in registry.ALL}
-    for name, options in content.items():
+    for name, options in given.items():
         if name not in methods:
-            raise InputError(f"--settings: {name!r} is no method; known: {', '.join(methods)}")
-        methods[name].check(options, "--settings")
+            raise InputError(f"{where}: {name!r} is no method; known: {', '.join(methods)}")
+        methods[name].check(options, where, for_all=True)
     settings = {}
     for name, method in methods.items():
-        scanner = content.get(method.compares, {})
+        scanner = given.get(method.compares, {})
         shared = {key: scanner[key] for key in method.shares if key in scanner}
-        settings[name] = {**shared, **content.get(name, {})}
+        settings[name] = {**shared, **given.get(name, {})}
     return settings
 
 
@@ -120,26 +124,36 @@ def plan(
     Yields
     ------
     tuple of Measurement and Task or Record
+
+    Raises
+    ------
+    InputError
+        Settings that cannot work on any scan.
     """
+    settings = _complete(settings, "settings")
     comparing = [method for method in registry.ALL if method.compares]
     for _, group in itertools.groupby(folder.measurements, key=lambda m: m.participant):
         measurements = list(group)
         pairs = []
         for method in comparing:
+            given = settings[method.name]
             usable = [m for m in measurements if m.method == method.compares and m.session]
-            complete = [m for m in usable if not m.lacks]
+            filled = [(m, m.found.fill({k: given[k] for k in method.shares if k in given}))
+                      for m in usable]  # fmt: skip
+            complete = [(m, found) for m, found in filled if not found.lacks]
             pairs += [_pair(method, complete[0], later) for later in complete[1:]]
         for measurement in (*measurements, *pairs):
             yield measurement, _task(measurement, settings)
 
 
 def _task(measurement: Measurement, settings: Settings) -> jobs.Task | jobs.Record:
-    found = measurement.found
+    method = registry.by_name(measurement.method)
+    given = settings[method.name]
+    found = measurement.found if method.compares else measurement.found.fill(given)
     if found.lacks:
         return jobs.Record(measurement.name, "skipped", reason="; ".join(found.lacks))
     # Defaults are written out, so that a default by name is the same as none.
-    method = registry.by_name(measurement.method)
-    options = {**method.defaults, **found.parameters, **settings[method.name]}
+    options = method.settle({**method.defaults, **given, **found.parameters})
     # A file that an option names is an input as well: other contents, other results.
     files = {
         f"option {name}": [value]
@@ -150,12 +164,16 @@ def _task(measurement: Measurement, settings: Settings) -> jobs.Task | jobs.Reco
     return jobs.Task(measurement.name, {**found.inputs, **files}, parameters)
 
 
-def _pair(method: Method, first: Measurement, later: Measurement) -> Measurement:
-    """Plan the comparison of two visits, named after the later one."""
+def _pair(
+    method: Method, first: tuple[Measurement, Found], later: tuple[Measurement, Found]
+) -> Measurement:
+    """Plan the comparison of two visits, named after both."""
     assert method.pair is not None
-    found = method.pair(first.found, later.found, first.session)
-    notes = (*found.notes, *((later.order,) if later.order else ()))
-    return Measurement(later.participant, later.session, method.name, replace(found, notes=notes))
+    (one, found_first), (other, found_later) = first, later
+    found = method.pair(found_first, found_later, one.session)
+    notes = (*found.notes, *((other.order,) if other.order else ()))
+    found = replace(found, notes=notes)
+    return Measurement(other.participant, other.session, method.name, found, first=one.session)
 
 
 def run_participants(
@@ -186,7 +204,8 @@ def run_participants(
     Raises
     ------
     InputError
-        The folder is the data set itself, cannot be written, or another run is writing there.
+        The folder is the data set itself, cannot be written, holds a page of the user's, or
+        another run is writing there; settings that cannot work on any scan.
     """
     top = Path(out)
     if top.resolve() == folder.root.resolve():
@@ -196,10 +215,11 @@ def run_participants(
         *folder.labels
     }:
         raise InputError(f"{out}: lies in the folder of a participant; give another folder")
-    derivatives.describe(top)
-    settings = read_settings(None) if settings is None else settings
-    planned = list(plan(folder, settings))
+    planned = list(plan(folder, settings or {}))
     waiting = Counter(measurement.participant for measurement, _ in planned)
+    for label in waiting:
+        jobs.check_page(top / f"{label}.html")
+    derivatives.describe(top)
     by_record = {measurement.name: measurement for measurement, _ in planned}
     ended: dict[str, list[tuple[Measurement, jobs.Record]]] = {label: [] for label in waiting}
     log = _open_log(top)
@@ -222,6 +242,8 @@ def run_participants(
 def _open_log(top: Path) -> logging.Logger:
     """Open the file that says what happened when; nothing of it goes to the terminal."""
     path = top / "logs" / "run.log"
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise InputError(f"{path}: is not a regular file; remove it, or choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
@@ -255,18 +277,21 @@ def _write_participant(
     order = list(titles)
     names = {measurement.name for measurement, _ in ended}
     for record in jobs.read_records(top, label):
-        *session, method = record.name.removeprefix(f"{label}_").split("_")
-        if record.name not in names and method in order:
-            ended.append((Measurement(label, "".join(session), method), record))
-    ended.sort(key=lambda pair: (pair[0].session, order.index(pair[0].method)))
+        earlier = Measurement.from_name(record.name)
+        if record.name not in names and earlier.method in order:
+            ended.append((earlier, record))
+    ended.sort(key=lambda pair: (pair[0].session, order.index(pair[0].method), pair[0].first))
     visits = []
     for session, group in itertools.groupby(ended, key=lambda pair: pair[0].session):
-        rows = [_describe(titles[m.method], m, record) for m, record in group]
+        rows = [
+            _describe(titles[m.method] + (f" since {m.first}" if m.first else ""), m, record)
+            for m, record in group
+        ]
         visits.append((session or "only visit", rows))
     count = Counter(record.status for _, record in ended)
     summary = "; ".join(f"{n} {status}" for status, n in sorted(count.items()))
     page = report.person_page(label, summary=f"Scans: {summary}.", visits=visits)
-    images.write_bytes(page.encode(), top / f"{label}.html")
+    jobs.write_page(page, top / f"{label}.html")
 
 
 def link_to_page(text: str, result: Mapping[str, Any]) -> Any:

@@ -71,8 +71,8 @@ class Group:
     report
         Path of the page.
     participants_match
-        False where ``participants.tsv`` is there, but cannot be read or names nobody of the
-        folders; its columns are then left out.
+        False where ``participants.tsv`` is there, but names nobody of the folders; its columns
+        are then left out.
     """
 
     tables: Mapping[str, pd.DataFrame]
@@ -131,17 +131,18 @@ def summarise(
     Raises
     ------
     InputError
-        Nothing was measured there yet, from the current files and with the current settings.
+        Nothing was measured there yet, from the current files and with the current settings;
+        ``participants.tsv`` cannot be read; or a file of the user has the name of a table.
     """
     top = Path(out)
-    settings = app.read_settings(None) if settings is None else settings
+    _refuse_unread_table(folder)
     match = _match(folder)
     if not match:
         folder = replace(folder, participants=folder.participants.iloc[:0, :0])
     rows: dict[str, list[dict[str, Any]]] = {}
-    links: dict[str, str] = {}
+    links: dict[str, list[str]] = {}
     reasons: dict[str, list[str]] = {}
-    for measurement, task in app.plan(folder, settings):
+    for measurement, task in app.plan(folder, settings or {}):
         name, key = measurement.name, measurement.method
         record = _current(task, jobs.read_record(top, name), top)
         notes = measurement.found.notes
@@ -149,16 +150,18 @@ def summarise(
             notes = (*notes, f"measured before; now {task.reason}")
         rows.setdefault(key, []).append(_row(measurement, notes, record))
         reasons.setdefault(key, [])
+        link: Any = ""
         if record is not None and record.status == "done":
             reasons[key] += app.texts(record.result.get("reasons"))
             link = app.link_to_page(name, record.result)
-            if isinstance(link, dict):
-                links[name] = link["href"]
+        links.setdefault(key, []).append(link["href"] if isinstance(link, dict) else "")
     if not any(row["outcome"] == "done" for entries in rows.values() for row in entries):
         raise InputError(
             f"{out}: nothing has been measured there with these files and settings; run the "
             "participant level first, with the same --settings"
         )
+    for name in ("group.html", *(f"group_{key}.{e}" for key in rows for e in ("tsv", "json"))):
+        jobs.check_page(top / name)
     derivatives.describe(top)
     tables, files, sections = {}, [], []
     for name, entries in rows.items():
@@ -166,7 +169,7 @@ def summarise(
         table, z = _table(folder, method, entries)
         tables[name] = table
         files += _write(top, folder, method, table)
-        sections.append(_section(method, table, z, links, reasons[name]))
+        sections.append(_section(method, table, z, links[name], reasons[name]))
     page = report.group_page(
         "All participants",
         summary=_summary(folder, tables),
@@ -178,16 +181,21 @@ def summarise(
     for section in sections:
         for figure, _, _ in section["figures"]:
             plt.close(figure)
-    where = images.write_bytes(page.encode(), top / "group.html")
+    where = jobs.write_page(page, top / "group.html")
     return Group(tables, tuple(files), where, match)
 
 
 def _match(folder: BidsFolder) -> bool:
     """Tell whether ``participants.tsv``, where it is there, names anybody of the folders."""
-    if any(note.startswith("participants.tsv is not used") for note in folder.notes):
-        return False
     named = set(folder.participants.index)
     return not named or bool(named & set(folder.labels))
+
+
+def _refuse_unread_table(folder: BidsFolder) -> None:
+    """Refuse to write tables without the columns of a ``participants.tsv`` that is there."""
+    for note in folder.notes:
+        if note.startswith("participants.tsv is not used"):
+            raise InputError(f"{folder.root / note}; correct it, as every table needs its columns")
 
 
 def _current(
@@ -237,10 +245,9 @@ def _table(
     names = ["participant_id", "session_id", "outcome", "outcome_reason", "notes"]
     measured = [c for c in method.columns if any(c in row for row in rows)]
     table = pd.DataFrame(list(rows), columns=[*names, *measured])
-    z = pd.DataFrame(
-        {c: robust_z(pd.to_numeric(table[c], errors="coerce")) for c in _drawn(method, table)},
-        index=table.index,
-    )
+    for column in _drawn(method, table):  # a record of another maker may hold text
+        table[column] = pd.to_numeric(table[column], errors="coerce")
+    z = pd.DataFrame({c: robust_z(table[c]) for c in _drawn(method, table)}, index=table.index)
     outliers = [
         "; ".join(
             f"{c} {v:+.1f}" for c, v in zip(z.columns, row, strict=True) if abs(v) > OUTLYING
@@ -270,8 +277,8 @@ def _write(top: Path, folder: BidsFolder, method: Method, table: pd.DataFrame) -
             or {"Description": "from participants.tsv"}
         )
     text = table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n")
-    path = images.write_bytes(text.encode(), top / f"group_{method.name}.tsv")
-    images.write_bytes(_json(meanings).encode(), path.with_suffix(".json"))
+    path = jobs.write_page(text, top / f"group_{method.name}.tsv")
+    jobs.write_page(_json(meanings), path.with_suffix(".json"))
     return [path]
 
 
@@ -307,7 +314,7 @@ def _section(
     method: Method,
     table: pd.DataFrame,
     z: pd.DataFrame,
-    links: Mapping[str, str],
+    links: Sequence[str],
     found: Sequence[str],
 ) -> dict[str, Any]:
     done = table["outcome"] == "done"
@@ -335,8 +342,8 @@ def _section(
             str(table.at[i, "participant_id"]),
             *([session] if isinstance(session, str) else []),
         ]
-        name, cell = "_".join([*visit, method.name]), " ".join(visit)
-        return [{"text": cell, "href": links[name]} if name in links else cell]
+        cell = " ".join(visit)
+        return [{"text": cell, "href": links[i]} if links[i] else cell]
 
     numbers = [
         [label, *(_quantile(table.loc[done, c], q) for q in (0, 0.25, 0.5, 0.75, 1))]

@@ -18,9 +18,11 @@ from pvsbook import methods as registry
 from pvsbook._errors import InputError
 from pvsbook.bids.sessions import order_sessions, read_participants, shorten
 from pvsbook.method import Method
-from pvsbook.visit import NIFTI, BidsFile, Found, Sidecars, Visit, natural
+from pvsbook.visit import NIFTI, BidsFile, Found, Sidecars, Visit, fault_of, natural
 
 __all__ = ["BidsFolder", "Measurement", "find"]
+
+MEANT = re.compile("(?i:sub)(?:[-_][0-9a-zA-Z+]+|[0-9][0-9a-zA-Z]*)")  # a participant's folder
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Measurement:
         Inputs, parameters, what is lacking, and notes.
     order
         How the visits of this participant were put in order; empty where there is one.
+    first
+        Session that this one is compared with; empty where a method measures one visit.
     """
 
     participant: str
@@ -44,11 +48,27 @@ class Measurement:
     method: str
     found: Found = field(default_factory=Found)
     order: str = ""
+    first: str = ""
 
     @property
     def name(self) -> str:
-        """Participant, session and method, as in file names."""
-        return "_".join(p for p in (self.participant, self.session, self.method) if p)
+        """Participant, session (and the one before) and method, as in file names."""
+        first = self.first.replace("ses-", "from-")
+        return "_".join(p for p in (self.participant, self.session, first, self.method) if p)
+
+    @classmethod
+    def from_name(cls, name: str) -> Measurement:
+        """Read participant, sessions and method from a name.
+
+        Examples
+        --------
+        >>> Measurement.from_name("sub-01_ses-3_from-2_qsmchange").first
+        'ses-2'
+        """
+        label, *sessions, method = name.split("_")
+        known = {part.split("-")[0]: part for part in sessions}
+        first = known.get("from", "").replace("from-", "ses-")
+        return cls(label, known.get("ses", ""), method, first=first)
 
     @property
     def lacks(self) -> tuple[str, ...]:
@@ -216,11 +236,18 @@ def _expected(
     named = {str(p) for p in table.index if not ignored(Path(str(p)))}
     if not named & folders:  # the table speaks of other labels, which is said elsewhere
         named = set()
-    return sorted(folders | named | {label for label, _ in visits}, key=natural)
+    meant = {p.name for p in top.iterdir() if p.is_dir() and MEANT.fullmatch(p.name)} - folders
+    meant = {name for name in meant if not ignored(Path(name))}
+    return sorted(folders | named | meant | {label for label, _ in visits}, key=natural)
 
 
 def _without_images(top: Path, person: str, session: str) -> str:
     """Say why nothing can be measured in a person, or at a visit."""
+    if not person.startswith("sub-"):
+        label = re.sub("(?i)^sub[-_]?", "", person)
+        return f"the folder {person} is no BIDS name; rename it sub-{label}, and the files in it"
+    if fault := fault_of("_".join(filter(None, (person, session)))):
+        return f"{fault}; rename the folder and the files in it"
     if session:
         return f"no image (.nii, .nii.gz) that can be read under {person}/{session}/"
     if (top / person).is_dir():
@@ -231,7 +258,7 @@ def _without_images(top: Path, person: str, session: str) -> str:
 def _sort_out(
     top: Path, files: Iterable[BidsFile], ignored: _Ignored
 ) -> tuple[list[BidsFile], dict[str, list[str]], list[str]]:
-    """Keep the images whose folder and name agree; say what was ignored or lies elsewhere."""
+    """Keep images with sound names that agree with their folder; say what else there is."""
     kept: list[BidsFile] = []
     misplaced: dict[str, list[str]] = {}
     left_out: set[str] = set()
@@ -240,6 +267,9 @@ def _sort_out(
         label = inside.parts[0]
         if ignored(inside):
             left_out.add(label if ignored(Path(label)) else str(inside))
+            continue
+        if fault := fault_of(file.name):
+            misplaced.setdefault(label, []).append(f"{file.name}: {fault}; rename the file")
             continue
         place = (*(part for part in file.visit if part), file.datatype)
         if inside.parts[:-1] == place:
@@ -259,6 +289,8 @@ class _Ignored:
     def __init__(self, top: Path) -> None:
         path = top / ".bidsignore"
         try:
+            if path.exists() and not path.is_file():
+                raise OSError("not a regular file")
             lines = path.read_text(encoding="utf-8-sig").splitlines() if path.exists() else []
         except (OSError, ValueError) as error:
             raise InputError(

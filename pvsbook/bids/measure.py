@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from pvsbook import derivatives, images, report
-from pvsbook._errors import InputError
+from pvsbook._ours import refuse_foreign
+from pvsbook._records import sha256
+from pvsbook._stop import uninterrupted
 from pvsbook.figures import use_style
 from pvsbook.method import Method
+from pvsbook.visit import check_names, entities_of
 
 __all__ = ["Done", "measure_files"]
 
@@ -78,24 +82,31 @@ def measure_files(
     >>> from pvsbook.methods import ALL
     >>> measure_files(ALL[0], {"image": "no.nii"}, "out", contrasts="t1")
     Traceback (most recent call last):
-    pvsbook._errors.InputError: contrasts: pvs has no such option; it has contrast, wmh_mask, ...
+    pvsbook._errors.InputError: options: pvs has no option contrasts; it has contrast, wmh...
     """
-    settings = {o.name: o.default for o in method.options}
-    unknown = ", ".join(name for name in options if name not in settings)
-    if unknown:
-        raise InputError(
-            f"{unknown}: {method.name} has no such option; it has {', '.join(settings)}"
-        )
-    settings |= options
+    method.check(options, "options")
+    settings = method.settle({**{o.name: o.default for o in method.options}, **options})
     files = {i.name: _as_list(inputs[i.name]) for i in method.inputs}
+    check_names(files, _option_files(settings))
     scan = [path for paths in files.values() for path in paths]
     names = [Path(path).name for path in [*scan, *_option_files(settings)]]
     last = method.inputs[-1].name if method.compares else method.inputs[0].name
     prefix = derivatives.prefix_from(files[last][0])
+    if method.compares:  # the later visit may be compared with several earlier ones
+        first = entities_of(Path(files[method.inputs[0].name][0]).name).get("ses", "")
+        prefix += f"_from-{derivatives.label(first)}" if first else ""
     writer = derivatives.Writer(out, prefix=prefix, datatype=method.datatype)
     if all(Path(path).is_file() for path in scan):  # else loading names the one that is missing
         sources = derivatives.sources_of(scan)
         derivatives.claim(writer, method.suffix, sources, desc=f"{method.desc}sources")
+    where = writer.path(method.suffix, ".html", desc=f"{method.desc}report")
+    row_at = writer.path(method.suffix, ".tsv", **({"desc": method.desc} if method.desc else {}))
+    record = writer.path(method.suffix, ".json", desc=f"{method.desc}sources")
+    earlier = images.read_json(record).get("Outputs") if record.is_file() else None
+    names_of = earlier if isinstance(earlier, dict) else {}
+    beside = [name for name in names_of if name == Path(name).name]
+    before = dict.fromkeys([where.name, row_at.name, *beside], "")
+    refuse_foreign(where.parent, before)  # before minutes of work
     result = method.measure(*files.values(), **settings)
     row = result.to_row()
     with plt.rc_context():  # the caller's style stays
@@ -121,26 +132,37 @@ def measure_files(
         result.save(folder, prefix=prefix, sources=names)
         draft = replace(writer, folder=folder)
         draft.text(page, method.suffix, ".html", desc=f"{method.desc}report")
-        written = [p for p in Path(folder).rglob("*") if p.is_file() and p.parent != Path(folder)]
-        outputs = sorted(path.name for path in written)
-        # A mask may change and the results be replaced, the scan may not.
-        record = {**sources, "Outputs": outputs}
-        draft.json(record, method.suffix, desc=f"{method.desc}sources")
         claimed = writer.path(method.suffix, ".json", desc=f"{method.desc}sources")
-        _remove_earlier(claimed, prefix)
-        claimed.parent.mkdir(parents=True, exist_ok=True)
-        for path in (*written, draft.path(method.suffix, ".json", desc=f"{method.desc}sources")):
-            path.replace(claimed.parent / path.name)
-    where = writer.path(method.suffix, ".html", desc=f"{method.desc}report")
+        _publish(Path(folder), claimed, sources, prefix)
     return Done(shown.summary, result.status, result.reasons, row, where)
 
 
-def _remove_earlier(record: Path, prefix: str) -> None:
-    """Remove the results that a record of an earlier run names, beside it and nowhere else."""
-    known = images.read_json(record).get("Outputs") if record.is_file() else None
-    for name in known if isinstance(known, list) else ():
-        if isinstance(name, str) and name == Path(name).name and name.startswith(f"{prefix}_"):
-            (record.parent / name).unlink(missing_ok=True)
+def _publish(draft: Path, record: Path, sources: Mapping[str, Any], prefix: str) -> None:
+    """Move results to their place, with the record of what they are; remove earlier ones."""
+    written = [p for p in draft.rglob("*") if p.is_file() and p.parent != draft]
+    hashes = {path.name: sha256(path) for path in written}
+    top = record.parent
+    refuse_foreign(top, {**hashes, record.name: ""})
+    earlier = images.read_json(record).get("Outputs") if record.is_file() else None
+    earlier = earlier if isinstance(earlier, dict) else {}
+    before = {name: known for name, known in earlier.items() if isinstance(known, list)}
+
+    def claim(outputs: Mapping[str, Sequence[str]]) -> None:
+        content = {**sources, "Outputs": dict(sorted(outputs.items()))}
+        images.write_bytes((json.dumps(content, indent=2) + "\n").encode(), record)
+
+    with uninterrupted():
+        # Said before the first file is moved: whoever comes after a kill knows what is ours.
+        claim({n: [*before.get(n, []), *([hashes[n]] if n in hashes else [])]
+               for n in {*before, *hashes}})  # fmt: skip
+        for name, known in before.items():
+            path = top / name
+            is_beside = name == path.name and name.startswith(f"{prefix}_") and path.is_file()
+            if is_beside and name not in hashes and sha256(path) in known:
+                path.unlink()
+        for path in written:
+            path.replace(top / path.name)
+        claim({name: [digest] for name, digest in hashes.items()})
 
 
 def _as_list(paths: images.PathLike | Sequence[images.PathLike]) -> list[images.PathLike]:

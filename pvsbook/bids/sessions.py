@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,9 @@ def order_sessions(top: Path, person: str, sessions: Sequence[str]) -> tuple[lis
     late = [s for s, w in zip(sessions, words, strict=True) if w.startswith(LATE)]
     if len(sessions) == 2 and len(early) == len(late) == 1:
         return [*early, *late], "the words of their labels (no acq_time for all of them)"
+    if len(early) == 1 and all(re.search(r"\d", s) for s in sessions if s not in early):
+        others = [s for s in sessions if s not in early]
+        return [*early, *others], "the words and numbers of their labels (no acq_time for all)"
     if len({re.sub(r"\d+", "#", word) for word in words}) == 1 and re.search(r"\d", words[0]):
         return sessions, "the numbers of their labels (no acq_time for all of them)"
     return sessions, (
@@ -65,6 +70,8 @@ def _scan_times(top: Path, person: str, sessions: Sequence[str]) -> dict[str, pd
 
 def _times(path: Path, column: str, clean: Callable[[str], str]) -> dict[str, pd.Timestamp]:
     """Read ``acq_time`` by a column; nothing where the table is absent or holds none."""
+    if not path.is_file():  # a pipe would keep its reader waiting
+        return {}
     try:
         table = pd.read_csv(path, sep="\t", dtype=str, na_values="n/a", encoding="utf-8-sig")
         stamps = table["acq_time"].str.strip()
@@ -82,28 +89,40 @@ def shorten(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + more
 
 
+def _first_line(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8; save it again in that encoding"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def read_participants(top: Path) -> tuple[pd.DataFrame, dict[str, Any], list[str]]:
     """Read ``participants.tsv`` and its dictionary, and say where it does not fit the folders."""
     path = top / "participants.tsv"
     empty = pd.DataFrame(index=pd.Index([], name="participant_id"))
-    if not path.is_file():
+    if not os.path.lexists(path):
         return empty, {}, []
+    if not path.is_file():
+        return empty, {}, ["participants.tsv is not used: it is not a regular file"]
     try:
-        table = pd.read_csv(
-            path,
-            sep="\t",
-            dtype=str,
-            encoding="utf-8-sig",
-            index_col=False,  # else a tab at the end of each row shifts the columns
-            quoting=csv.QUOTE_NONE,
-            keep_default_na=False,
-            na_values=["n/a", ""],
-            skip_blank_lines=True,
-        )
+        with warnings.catch_warnings():  # pandas would cut a row that is longer than the head
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(
+                path,
+                sep="\t",
+                dtype=str,
+                encoding="utf-8-sig",
+                index_col=False,  # else a tab at the end of each row shifts the columns
+                quoting=csv.QUOTE_NONE,
+                keep_default_na=False,
+                na_values=["n/a", ""],
+                skip_blank_lines=True,
+            )
         words = path.with_suffix(".json")
         columns = images.read_json(words) if words.is_file() else {}
+    except pd.errors.ParserWarning:
+        return empty, {}, ["participants.tsv is not used: a row has more cells than its head"]
     except (OSError, ValueError) as error:
-        return empty, {}, [f"participants.tsv is not used: {str(error).splitlines()[0]}"]
+        return empty, {}, [f"participants.tsv is not used: {_first_line(error)}"]
     if "participant_id" not in table:
         return empty, {}, ["participants.tsv is not used: it has no column participant_id"]
     table = table[table["participant_id"].notna()].copy()
@@ -114,7 +133,8 @@ def read_participants(top: Path) -> tuple[pd.DataFrame, dict[str, Any], list[str
     table["participant_id"] = "sub-" + labels
     again = table.loc[table["participant_id"].duplicated(), "participant_id"]
     if len(again):
-        return empty, {}, [f"participants.tsv is not used: {', '.join(again)} stands there twice"]
+        twice = shorten([*dict.fromkeys(again)])
+        return empty, {}, [f"participants.tsv is not used: {twice} stands there twice"]
     folders = {p.name for p in top.glob("sub-*") if p.is_dir()}
     named = set(table["participant_id"])
     notes = []

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
+import nibabel as nib
 import numpy as np
 from matplotlib.figure import Figure
 
 from pvsbook import images
-from pvsbook.figures.style import show_slices
+from pvsbook.figures.style import COLORS, show_slices
+from pvsbook.qsm.regions import erode_labels
 
 if TYPE_CHECKING:
+    from pvsbook.qsm.nuclei import Nuclei
     from pvsbook.qsm.pipeline import QsmResult
 
-__all__ = ["summary"]
+__all__ = ["nuclei", "summary"]
 
 CHI_LIMITS_PPB = (-100.0, 150.0)
+TONES = tuple(COLORS.values())  # of neighbouring nuclei
 
 
 def summary(result: QsmResult, *, at: tuple[str, float] | None = None) -> Figure:
@@ -66,4 +72,59 @@ def summary(result: QsmResult, *, at: tuple[str, float] | None = None) -> Figure
         f"{result.susceptibility.reference}.",
         fontsize="medium",
     )
+    return figure
+
+
+def nuclei(result: Nuclei) -> Figure:
+    """Draw the map with outlines of the nuclei in three planes, and the mean of each nucleus.
+
+    Parameters
+    ----------
+    result
+        From `pvsbook.qsm.nuclei.measure_nuclei`, with values.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    affine = result.map.affine
+    pallidum = result.table[result.table["region"] == "pallidum"].set_index("side")["label"]
+    shown = nib.as_closest_canonical(images.make(result.labels, affine))
+    numbers = np.asarray(shown.dataobj)
+    middle = (np.array(numbers.shape) - 1) / 2
+    world = nib.affines.apply_affine(shown.affine, middle)
+
+    def plane(name: str, axis: int, labels: Sequence[int]) -> tuple[str, float]:
+        index = np.argwhere(np.isin(numbers, labels)).mean(axis=0)[axis]
+        return name, float(world[axis] + (index - middle[axis]) * shown.affine[axis, axis])
+
+    both = list(pallidum)
+    planes = [plane("axial", 2, both), plane("coronal", 1, both)]
+    planes += [plane("sagittal", 0, [pallidum["right"]])]
+    figure = plt.figure(figsize=(7.0, 6.6), layout="constrained")
+    halves = figure.add_gridspec(2, 1, height_ratios=(1.0, 1.5))
+    top, bottom = (figure.add_subfigure(halves[row]) for row in range(2))
+    axes = list(top.subplots(1, 3))
+    chi_ppb = images.make(1e3 * result.map.susceptibility.chi_ppm, affine)
+    rim = np.where(erode_labels(result.labels) == 0, result.labels, 0)
+    tones = dict(zip(result.table["label"], itertools.cycle(TONES), strict=False))
+    show_slices(
+        chi_ppb, planes, axes=axes, limits=CHI_LIMITS_PPB, zoom_mm=90,
+        overlay=images.make(rim, affine), colors=tones,
+    )  # fmt: skip
+    for ax, (name, _) in zip(axes, planes, strict=True):
+        ax.set_title(name)
+    below = bottom.subplots()
+    rows = result.table.dropna(subset=["mean_ppb"]).reset_index(drop=True)
+    for side, marker, shift in (("left", "o", 0.15), ("right", "s", -0.15)):
+        own = rows[rows["side"] == side]
+        y = own["region"].map({r: k for k, r in enumerate(rows["region"].unique())}) + shift
+        below.errorbar(
+            own["mean_ppb"], y, xerr=1.96 * own["se_ppb"].fillna(own["se_placement_ppb"]),
+            fmt=marker, label=side,
+        )  # fmt: skip
+    below.set_yticks(range(rows["region"].nunique()), rows["region"].unique())
+    below.invert_yaxis()
+    below.set_xlabel(f"Susceptibility (ppb), reference: {result.map.susceptibility.reference}")
+    below.legend()
     return figure

@@ -15,6 +15,8 @@ from pvsbook.images._files import sidecar as sidecar
 from pvsbook.images._files import stem as stem
 from pvsbook.images._files import write_bytes as write_bytes
 from pvsbook.images._gradient_echo import *  # noqa: F403
+from pvsbook.images._gradient_echo import check_acquisition as check_acquisition
+from pvsbook.images._phase import is_wrapped as is_wrapped
 from pvsbook.images._volumes import *  # noqa: F403
 from pvsbook.images._volumes import ImageLike as ImageLike
 from pvsbook.images._volumes import header_notes as header_notes

@@ -49,14 +49,28 @@ def read_json(path: PathLike) -> dict:
         It cannot be read, is not JSON, or holds something else.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():  # a pipe would keep its reader waiting
+        raise InputError(f"{path}: is not a regular file; remove it")
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        content = json.loads(text, object_pairs_hook=_without_doubles)
     except (OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: is not JSON ({reason}); repair or remove it") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}, but an object is needed")
     return content
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its pairs; of a key that stands there twice JSON takes the last."""
+    names = [name for name, _ in pairs]
+    again = (
+        [name for name in names if names.count(name) > 1] if len(set(names)) < len(names) else []
+    )
+    if again:
+        raise ValueError(f"{again[0]} stands there twice")
+    return dict(pairs)
 
 
 def number(content: Mapping[str, Any], key: str, *, source: object) -> tuple[float, ...]:

@@ -14,19 +14,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from pvsbook._errors import InputError
 from pvsbook.images._files import number, same_acquisition, sidecar
-from pvsbook.images._volumes import ImageLike, array, load, open_image, rotation, same_grid
+from pvsbook.images._phase import PHASE_PERIODS, check_period, check_roles, recognise
+from pvsbook.images._volumes import (
+    ImageLike,
+    array,
+    header_notes,
+    load,
+    open_image,
+    rotation,
+    same_grid,
+)
 
 __all__ = ["Gre", "load_gre"]
 
-# One full turn of phase in the units that scanners and converters store.
-PHASE_PERIODS = {
-    "radians": 2 * np.pi,
-    "degrees": 360.0,
-    "12-bit integers": 4096.0,
-    "milliradians": 2000 * np.pi,
-    "13-bit integers": 8192.0,
-    "16-bit integers": 65536.0,
-}
+COPY_CORRELATION = 0.99  # of magnitude and phase: one is the other in other units
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,8 @@ class Gre:
         Voxel index to scanner mm, 4 x 4.
     phase_stored_as
         How the file held its phase, such as ``"radians"`` or ``"12-bit integers"``.
+    notes
+        What the headers leave open, see `pvsbook.images.header_notes`.
 
     Raises
     ------
@@ -59,6 +62,7 @@ class Gre:
     field_strength_t: float
     affine: NDArray[np.float64]
     phase_stored_as: str = "radians"
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse arrays, echo times and a field strength that do not make a scan."""
@@ -71,17 +75,7 @@ class Gre:
             )
         if times.shape != shape[3:]:
             raise InputError(f"echo times: {times.size} ({text}), but there are {shape[3]} echoes")
-        if times.max() >= 0.5:
-            raise InputError(
-                f"echo times: {text} look like milliseconds; give seconds "
-                f"({times[0] / 1000:g}, ...)"
-            )
-        if times.min() < 1e-4 or (np.diff(times) <= 0).any():
-            raise InputError(f"echo times: {text}; they must be positive and rising, in seconds")
-        if not 0.05 <= self.field_strength_t <= 25:
-            raise InputError(
-                f"field strength: {self.field_strength_t:g} T is not plausible; give it in tesla"
-            )
+        check_acquisition(times, self.field_strength_t)
 
     @property
     def b0_direction(self) -> NDArray[np.float64]:
@@ -92,6 +86,37 @@ class Gre:
     def voxel_size_mm(self) -> NDArray[np.float64]:
         """Voxel size in mm, shape (3,)."""
         return nib.affines.voxel_sizes(self.affine)
+
+
+def check_acquisition(
+    echo_times_s: ArrayLike | None = None,
+    field_strength_t: float | None = None,
+    phase_period: float | None = None,
+) -> None:
+    """Refuse numbers that no gradient echo has; what is None is not looked at.
+
+    Raises
+    ------
+    InputError
+        Echo times that fall or look like milliseconds, a field strength that no scanner has, a
+        turn that is not positive.
+    """
+    if echo_times_s is not None:
+        times = np.asarray(echo_times_s, np.float64)
+        text = ", ".join(f"{t:g}" for t in times)
+        if times.max() >= 0.5:
+            raise InputError(
+                f"echo times: {text} look like milliseconds; give seconds "
+                f"({times[0] / 1000:g}, ...)"
+            )
+        if times.min() < 1e-4 or (np.diff(times) <= 0).any():
+            raise InputError(f"echo times: {text}; they must be positive and rising, in seconds")
+    if field_strength_t is not None and not 0.05 <= field_strength_t <= 25:
+        raise InputError(
+            f"field strength: {field_strength_t:g} T is not plausible; give it in tesla"
+        )
+    if phase_period is not None and not phase_period > 0:
+        raise InputError(f"phase_period: {phase_period:g}, but it must be positive")
 
 
 def load_gre(
@@ -125,7 +150,8 @@ def load_gre(
     ------
     InputError
         Shapes or grids that differ, echo times missing, falling or in ms, no field strength,
-        a phase range that fits no known scale (an unwrapped phase, say).
+        a phase range that fits no known scale (an unwrapped phase, say) or not the period given,
+        magnitude and phase exchanged.
 
     Examples
     --------
@@ -144,16 +170,29 @@ def load_gre(
     for echo in mags[1:] + phases:
         same_grid(echo.image, first.image, name=echo.label, other_name=first.label)
     mag = _stack([array(echo.image) for echo in mags])
-    raw, stored_as, period = _read_phase(phases, phase_period)
-    if mag.shape != raw.shape:
+    scaled = _stack([array(echo.image) for echo in phases])
+    if mag.shape != scaled.shape:
         raise InputError(
-            f"phase: has {raw.shape[3]} echoes, but magnitude has {mag.shape[3]}; "
+            f"phase: has {scaled.shape[3]} echoes, but magnitude has {mag.shape[3]}; "
             "give both for the same echoes, in the same order"
         )
+    for label, values in ((first.label, mag), (phases[0].label, scaled)):
+        if not np.isfinite(values).any():
+            raise InputError(f"{label}: holds no finite number; export it again")
+    check_roles(mag, scaled, (first.label, phases[0].label))
+    raw, stored_as, period = _read_phase(phases, scaled, phase_period)
+    check_period(raw, period, phases[0].label)
     if np.nanmin(mag) < 0:
         raise InputError(
             f"{first.label}: magnitude goes down to {np.nanmin(mag):g}, but it cannot be "
             "negative; are magnitude and phase swapped?"
+        )
+    both = np.isfinite(mag[..., 0]) & np.isfinite(raw[..., 0])
+    pair = np.stack([mag[both][:, 0], raw[both][:, 0]])
+    if (np.ptp(pair, axis=1) > 0).all() and abs(np.corrcoef(pair)[0, 1]) > COPY_CORRELATION:
+        raise InputError(
+            f"{phases[0].label}: is {first.label} in other units; "
+            "give the magnitude of an echo and its phase"
         )
     outside = ~np.isfinite(mag) | (mag == 0)
     n_missing = int((~np.isfinite(raw) & ~outside).sum())
@@ -179,7 +218,9 @@ def load_gre(
         same_acquisition(one.sidecar, other.sidecar, name=one.label, other_name=other.label)
     times = _echo_times(echo_times_s, phases, mag.shape[3])
     field = _field_strength(field_strength_t, phases)
-    return Gre(mag, radians, times, field, np.asarray(first.image.affine, np.float64), stored_as)
+    notes = (note for echo in mags + phases for note in header_notes(echo.image))
+    affine = np.asarray(first.image.affine, np.float64)
+    return Gre(mag, radians, times, field, affine, stored_as, tuple(dict.fromkeys(notes)))
 
 
 @dataclass(frozen=True)
@@ -212,45 +253,33 @@ def _stack(arrays: list[NDArray]) -> NDArray:
 
 
 def _read_phase(
-    phases: list[_Echoes], period: float | None
+    phases: list[_Echoes], scaled: NDArray[np.float32], period: float | None
 ) -> tuple[NDArray[np.float32], str, float]:
-    """Stack the echoes; return them, the name of their scale, and one turn in stored units.
+    """Return the echoes, the name of their scale, and one turn in stored units.
 
     A header's scale factor can be wrong: where the scaled values fit no known range, the
     unscaled ones are tried, and the name says so.
     """
-    scaled = _stack([array(echo.image) for echo in phases])
     if period is not None:
-        if not period > 0:
-            raise InputError(f"phase_period: {period:g}, but it must be positive")
+        check_acquisition(phase_period=period)
         return scaled, f"units of {period:g} a turn", float(period)
-    if name := _recognise_phase(scaled):
+    if name := recognise(scaled):
         return scaled, name, PHASE_PERIODS[name]
     proxies: list[Any] = [echo.image.dataobj for echo in phases]
     if all(hasattr(proxy, "get_unscaled") for proxy in proxies):
         unscaled = _stack([proxy.get_unscaled().astype(np.float32) for proxy in proxies])
-        if name := _recognise_phase(unscaled):
+        if name := recognise(unscaled):
             return unscaled, f"{name} (the header's scale factor ignored)", PHASE_PERIODS[name]
     low, high = np.nanmin(scaled), np.nanmax(scaled)
     has_fractions = bool(np.any(np.mod(scaled[np.isfinite(scaled)], 1) != 0))
-    if has_fractions and 1 < max(-low, high) <= np.pi * 1.001:  # short echoes fill no turn
+    is_signed = low < 0 < high
+    if has_fractions and is_signed and 1 < max(-low, high) <= np.pi * 1.001:  # short echoes
         return scaled, "radians", PHASE_PERIODS["radians"]
     raise InputError(
         f"{phases[0].label}: phase from {low:.6g} to {high:.6g} fits no known scale (radians, "
         "degrees, 12-, 13- or 16-bit integers); if it is unwrapped give the wrapped phase, else "
         "say how many stored units make one turn (--phase-period)"
     )
-
-
-def _recognise_phase(values: NDArray[np.float32]) -> str | None:
-    """Name the scale whose full turn the values fill; None where none fits."""
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    for name, period in PHASE_PERIODS.items():
-        for start in (-period / 2, 0.0):
-            inside = low >= start - 1e-3 * period and high <= start + period * 1.001
-            if inside and high - low > 0.9 * period:
-                return name
-    return None
 
 
 def _stored(key: str, phases: list[_Echoes]) -> list[float]:

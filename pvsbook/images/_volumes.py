@@ -120,6 +120,8 @@ def open_image(source: ImageLike, name: str) -> tuple[str, nib.Nifti1Image]:
     path = Path(source)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
+        if path.is_symlink():
+            what = "is a link to a file that is not here (of DataLad? then: datalad get)"
         raise InputError(f"{path}: {what}; give the path of a NIfTI file (.nii or .nii.gz)")
     try:
         with _without_warnings():

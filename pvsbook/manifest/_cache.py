@@ -27,7 +27,16 @@ from pvsbook.manifest._entries import File, datasets, describe, web_address
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["Fetched", "available_from_mirror", "cache", "fetch", "offline", "path", "verify"]
+__all__ = [
+    "Fetched",
+    "available_from_mirror",
+    "cache",
+    "fetch",
+    "is_at_hand",
+    "offline",
+    "path",
+    "verify",
+]
 
 _log = logging.getLogger(__name__)
 # It announces every address, with the password of a mirror.
@@ -134,6 +143,20 @@ def verify(dataset: str, files: str | Iterable[str] | None = None) -> dict[str, 
     """
     chosen = describe(dataset).select(files)
     return {file.path: _state(path(dataset, file.path), file) for file in chosen}
+
+
+@_disk_errors()
+def is_at_hand(dataset: str, files: Iterable[str]) -> bool:
+    """Return whether files are in the cache, whole, or in a mirror that is a folder.
+
+    The network is not asked.
+    """
+    mirror = _mirror()
+    folder = Path(mirror) / dataset if mirror and not is_address(mirror) else None
+    return all(
+        state == "ok" or (folder is not None and (folder / name).is_file())
+        for name, state in verify(dataset, files).items()
+    )
 
 
 @_disk_errors()

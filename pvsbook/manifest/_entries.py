@@ -14,10 +14,10 @@ from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 import pydantic
-import yaml
 from pydantic import AfterValidator, Field
 
 from pvsbook._errors import InputError
+from pvsbook._yaml import read_yaml
 
 __all__ = ["Dataset", "File", "Scan", "cite", "datasets", "describe", "folder"]
 
@@ -255,20 +255,6 @@ def _unknown(what: str, name: str, known: Sequence[str], where: str) -> InputErr
 
 # --- the YAML files --------------------------------------------------------------------------
 
-_Yaml: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _Loader(_Yaml):
-    """YAML itself lets the last of two equal keys win, without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        keys = [key.value for key, _ in node.value]
-        if twice := {key for key in keys if keys.count(key) > 1}:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {min(twice)!r} stands twice; remove one", node.start_mark
-            )
-        return super().construct_mapping(node, deep=deep)
-
 
 def folder() -> Path:
     """Find the folder of YAML files (see the environment above).
@@ -309,12 +295,11 @@ def _explain(problem: Mapping[str, Any]) -> str:
 def _read(source: Path, changed_ns: int) -> Dataset:
     del changed_ns  # a part of the key: an edited file is read again
     try:
-        content = yaml.load(source.read_text(encoding="utf-8"), _Loader)
-        dataset = Dataset.model_validate(content)
+        dataset = Dataset.model_validate(read_yaml(source.read_text(encoding="utf-8")))
     except pydantic.ValidationError as error:
         faults = "\n  ".join(_explain(problem) for problem in error.errors())
         raise InputError(f"{source}: {faults}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise InputError(f"{source}: not YAML: {error}; correct that line") from None
     if dataset.name != source.stem:
         raise InputError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from pvsbook.images import PathLike
 
 __all__ = ["METHOD"]
+
+SPHERES = ("2.5mm", "5mm")
+
+
+def validate(options: Mapping[str, Any]) -> None:
+    """Refuse what the library would refuse of every scan."""
+    from pvsbook.alps import pipeline
+
+    by_hand = str(options["rois"]) not in SPHERES
+    pipeline.check_options(options["search_mm"], options["n_bootstrap"], by_hand=by_hand)
 
 
 def measure(
@@ -32,7 +42,8 @@ def measure(
     from pvsbook import images
     from pvsbook.alps import pipeline, preprocess, regions
 
-    spheres = {"2.5mm": regions.SPHERES_2_5_MM, "5mm": regions.SPHERES_5_MM}
+    spheres = dict(zip(SPHERES, (regions.SPHERES_2_5_MM, regions.SPHERES_5_MM), strict=True))
+    chosen = spheres[str(rois)] if str(rois) in spheres else images.load(rois)
     mask = None if brain_mask is None else images.load(brain_mask)
     series = images.load_dwi(dwi[0], bval[0], bvec[0])
     if denoise is not None:
@@ -41,7 +52,6 @@ def measure(
         series = preprocess.remove_ringing(series)
     if motion:
         series = preprocess.correct_motion(series, mask=mask).dwi
-    chosen = spheres[str(rois)] if str(rois) in spheres else images.load(rois)
     return pipeline.measure(series, mask=mask, rois=chosen, **options)
 
 
@@ -102,7 +112,7 @@ def _count_weighted(bval: Path | None) -> int:
     from pvsbook.images import B0_BELOW_S_MM2
 
     try:
-        text = bval.read_text(encoding="utf-8-sig") if bval else ""
+        text = bval.read_text(encoding="utf-8-sig") if bval and bval.is_file() else ""
         values = [float(b) for b in text.replace(",", " ").split()]
     except (OSError, ValueError):
         return 0
@@ -124,6 +134,8 @@ METHOD = Method(
             "rois",
             "2.5mm",
             "2.5mm or 5mm spheres, or a label image drawn by hand (labels 1 to 4).",
+            choices=SPHERES,
+            or_file=True,
         ),
         Option(
             "search_mm",
@@ -148,6 +160,7 @@ METHOD = Method(
         Option("n_bootstrap", 1000, "Repeats of the wild bootstrap behind the intervals."),
     ),
     measure=measure,
+    validate=validate,
     columns_at="pvsbook.alps.pipeline.COLUMNS",
     show=show,
     find=find,

@@ -17,6 +17,27 @@ if TYPE_CHECKING:
 __all__ = ["METHOD"]
 
 
+def validate(options: Mapping[str, Any]) -> None:
+    """Refuse what the library would refuse of every pair of scans."""
+    from pvsbook import images
+    from pvsbook.qsm import pipeline
+
+    inversion, regularisation = options["inversion"], options["regularisation"]
+    if "tv" not in inversion and regularisation != METHOD.defaults["regularisation"]:
+        raise InputError(
+            f"regularisation: is {regularisation:g}, but belongs to TV and the inversion is "
+            f"{inversion}; leave it out"
+        )
+    for visit in zip(*(_of_both(options[name]) for name in qsm.SCANNER), strict=True):
+        images.check_acquisition(*visit)
+    of_inversion = _inversion_options(inversion, regularisation)
+    pipeline.check_steps(options["background"], inversion, {}, of_inversion)
+
+
+def _inversion_options(inversion: str, regularisation: float) -> dict[str, Any]:
+    return {"regularisation": regularisation} if "tv" in inversion else {}
+
+
 def measure(
     first_magnitude: Sequence[PathLike],
     first_phase: Sequence[PathLike],
@@ -39,11 +60,6 @@ def measure(
     from pvsbook.atlas import deep_grey
     from pvsbook.qsm import change
 
-    if "tv" not in inversion and regularisation != METHOD.defaults["regularisation"]:
-        raise InputError(
-            f"regularisation: is {regularisation:g}, but belongs to TV and the inversion is "
-            f"{inversion}; leave it out"
-        )
     times, strengths = _of_both(echo_times_s), _of_both(field_strength_t)
     files = (first_magnitude, first_phase), (second_magnitude, second_phase)
     visits = [
@@ -52,10 +68,11 @@ def measure(
         )
         for scan, seconds, tesla in zip(files, times, strengths, strict=True)
     ]
+    options = _inversion_options(inversion, regularisation)
     settings: Mapping[str, Any] = {
         "background": background,
         "inversion": inversion,
-        "inversion_options": {"regularisation": regularisation} if "tv" in inversion else {},
+        "inversion_options": options,
         "phase_sign": phase_sign,
     }
     return change.measure_visits(
@@ -139,6 +156,7 @@ METHOD = Method(
         Option("regularisation", 1e-4, "Of TV: half of that of a single scan."),
     ),
     measure=measure,
+    validate=validate,
     columns_at="pvsbook.qsm.change.COLUMNS",
     show=show,
     find=None,

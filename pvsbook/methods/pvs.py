@@ -16,18 +16,24 @@ if TYPE_CHECKING:
 __all__ = ["METHOD"]
 
 
-def measure(image: Sequence[PathLike], *, rules: Mapping[str, Any], **options: Any) -> PvsResult:
-    """Count and measure perivascular spaces in a scan (see `pvsbook.pvs.pipeline.measure`)."""
+def validate(options: Mapping[str, Any]) -> None:
+    """Refuse what the library would refuse of every scan."""
     from pvsbook._errors import InputError
-    from pvsbook.pvs import pipeline
     from pvsbook.pvs.objects import Rules
 
     try:
-        chosen = Rules(**rules)
+        Rules(**options["rules"])
     except TypeError as error:
         known = ", ".join(Rules.__dataclass_fields__)
         raise InputError(f"rules: {error}; known are {known}") from None
-    return pipeline.measure(image[0], rules=chosen, **options)
+
+
+def measure(image: Sequence[PathLike], *, rules: Mapping[str, Any], **options: Any) -> PvsResult:
+    """Count and measure perivascular spaces in a scan (see `pvsbook.pvs.pipeline.measure`)."""
+    from pvsbook.pvs import pipeline
+    from pvsbook.pvs.objects import Rules
+
+    return pipeline.measure(image[0], rules=Rules(**rules), **options)
 
 
 def show(result: PvsResult) -> Shown:
@@ -118,6 +124,7 @@ METHOD = Method(
         ),
     ),
     measure=measure,
+    validate=validate,
     columns_at="pvsbook.pvs.pipeline.COLUMNS",
     show=show,
     find=find,

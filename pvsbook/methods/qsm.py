@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,35 @@ from pvsbook.visit import BidsFile, Found, Visit, natural
 
 if TYPE_CHECKING:
     from pvsbook.images import PathLike
-    from pvsbook.qsm.pipeline import QsmResult
+    from pvsbook.qsm.nuclei import Nuclei
 
 __all__ = ["ECHO_OPTIONS", "METHOD"]
 
 PARTS = {"mag": "mag", "": "mag", "phase": "phase", "pha": "phase"}
 GRADIENT_ECHO = ("MEGRE", "T2starw", "GRE")
 NO_FILE = ("whole brain", "none")  # references that are no mask
+IN_SIDECARS = {"EchoTime": "echo_times_s", "MagneticFieldStrength": "field_strength_t"}
+EXAMPLES = {"echo_times_s": "[0.004, 0.008, 0.012]", "field_strength_t": "3"}
+ATLASES = ("auto", "melbourne", "schematic")
+SCANNER = ("echo_times_s", "field_strength_t", "phase_period")
+
+
+def validate(options: Mapping[str, Any]) -> None:
+    """Refuse what the library would refuse of every scan."""
+    from pvsbook import images
+    from pvsbook.qsm import pipeline
+
+    images.check_acquisition(*(options[name] for name in SCANNER))
+    steps = ("background", "inversion", "background_options", "inversion_options")
+    pipeline.check_steps(*(options[name] for name in steps))
+
+
+def settle(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the Melbourne atlas where it is at hand; "auto" remains where it is not."""
+    from pvsbook.atlas import deep_grey
+
+    is_theirs = options["atlas"] == "auto" and deep_grey.has_tian()
+    return {**options, "atlas": "melbourne"} if is_theirs else options
 
 
 def measure(
@@ -31,11 +54,14 @@ def measure(
     brain_mask: PathLike | None,
     white_matter: PathLike | None,
     reference: str | PathLike,
+    atlas: str,
     **options: Any,
-) -> QsmResult:
-    """Map susceptibility from files (see `pvsbook.qsm.pipeline.reconstruct`)."""
+) -> Nuclei:
+    """Map susceptibility from files, and measure the nuclei (see `pvsbook.qsm.nuclei`)."""
+    import numpy as np
+
     from pvsbook import images
-    from pvsbook.qsm import pipeline
+    from pvsbook.qsm import nuclei, pipeline
 
     gre = images.load_gre(
         magnitude,
@@ -46,39 +72,51 @@ def measure(
     )
     grid = images.make(gre.magnitude[..., 0], gre.affine)
     zero = str(reference) if reference in NO_FILE else images.load_mask(reference, grid)
-    return pipeline.reconstruct(
+    result = pipeline.reconstruct(
         gre,
         mask=None if brain_mask is None else images.load_mask(brain_mask, grid),
         reference=zero,
         white_matter=None if white_matter is None else images.load_mask(white_matter, grid),
         **options,
     )
+    # A fixed seed: the same scan gives the same error.
+    return nuclei.measure_nuclei(gre, result, np.random.default_rng(0), atlas=atlas)
 
 
-def show(result: QsmResult) -> Shown:
-    """Say how susceptibility spreads and relative to what, and draw the steps."""
+def show(result: Nuclei) -> Shown:
+    """Say what the nuclei hold and relative to what, and draw the steps and the nuclei."""
     from pvsbook.figures import qsm as figures
 
     row = result.to_row()
-    if result.unsupported_steps:
-        steps = " and ".join(result.unsupported_steps)
+    known = result.table["mean_ppb"].notna().sum()
+    if result.map.unsupported_steps:
+        steps = " and ".join(result.map.unsupported_steps)
         summary = f"This scan does not support {steps}; what follows from it is not a measurement."
     else:
         summary = (
             f"Susceptibility of the whole brain spreads by {row['chi_sd_ppb']:.0f} ppb (SD), "
             f"relative to {row['reference']}; the field's median standard error is "
-            f"{row['field_se_median_ppb']:.1f} ppb."
+            f"{row['field_se_median_ppb']:.1f} ppb. "
+            f"{known} of {len(result.table)} nuclei were measured."
         )
-    return Shown(
-        f"{summary} Phase was stored as {result.scan['phase_stored_as']}.",
-        [
+    pictures = [
+        (
+            figures.summary(result.map),
+            "Four maps of one slice: total field, misfit, local field and susceptibility.",
+            "From the total field to susceptibility, in one axial slice.",
+        )
+    ]
+    if known:
+        pictures += [
             (
-                figures.summary(result),
-                "Four maps of one slice: total field, misfit, local field and susceptibility.",
-                "From the total field to susceptibility, in one axial slice.",
+                figures.nuclei(result),
+                "The map in three slices with the outline of each nucleus, and below it the mean "
+                "of each nucleus with its 95 % interval of noise and placement.",
+                "Look here first: do the outlines lie on the nuclei?  Below: means with 95 % "
+                "intervals of noise and of a label 1 mm off.",
             )
-        ],
-    )
+        ]
+    return Shown(f"{summary} Phase was stored as {result.map.scan['phase_stored_as']}.", pictures)
 
 
 def find(visit: Visit) -> Found:
@@ -94,10 +132,13 @@ def find(visit: Visit) -> Found:
     files.sort(key=series)
     tried = [_read_series(list(group), visit) for _, group in groupby(files, key=series)]
     whole = [found for found in tried if not found.lacks]
+    if not whole:  # else a setting may give what the sidecars lack
+        whole = [found for found in tried if set(found.lacks) == set(found.settable)]
     if not whole:
         return Found(lacks=tuple(dict.fromkeys(text for f in tried for text in f.lacks)))
-    note = (f"first of {len(tried)} gradient echoes by name",) if len(tried) > 1 else ()
-    return Found(whole[0].inputs, whole[0].parameters, notes=whole[0].notes + note)
+    note = (f"of {len(tried)} gradient echoes the one of most echoes, then the first by name",)
+    most = max(whole, key=lambda found: len(found.inputs["phase"]))  # of equals the first
+    return replace(most, notes=most.notes + (note if len(tried) > 1 else ()))
 
 
 def _read_series(files: Sequence[BidsFile], visit: Visit) -> Found:
@@ -120,32 +161,39 @@ def _read_series(files: Sequence[BidsFile], visit: Visit) -> Found:
         texts = {part: ",".join(labels) or "none" for part, labels in echoes.items()}
         text = f"{example}: echoes {texts['mag']} of mag, but {texts['phase']} of phase"
         return Found(lacks=(text,))
-    times: list[float] = []
-    lacks: list[str] = []
+    times: list[float | None] = []
     strengths: set[float] = set()
+    settable: dict[str, tuple[str, ...]] = {}
     for magnitude, file in zip(parts["mag"], parts["phase"], strict=True):
         meta = visit.sidecars.read(file)
         images.same_acquisition(
             visit.sidecars.read(magnitude), meta, name=magnitude.name, other_name=file.name
         )
-        absent = [k for k in ("EchoTime", "MagneticFieldStrength") if k not in meta]
+        absent = [key for key in IN_SIDECARS if key not in meta]
         if absent:
-            lacks.append(f"{file.name}: no {' and no '.join(absent)} in its sidecars")
-            continue
-        times += images.number(meta, "EchoTime", source=file.name)
-        strengths |= set(images.number(meta, "MagneticFieldStrength", source=file.name))
+            options = tuple(IN_SIDECARS[key] for key in absent)
+            advice = ", ".join(f"{o}: {EXAMPLES[o]}" for o in options)
+            settable[
+                f"{file.name}: no {' and no '.join(absent)} in its sidecars; write it there, or "
+                f"give it for all scans with --settings, as qsm: {{{advice}}}"
+            ] = options
+        times += (
+            images.number(meta, "EchoTime", source=file.name) if "EchoTime" in meta else [None]
+        )
+        if "MagneticFieldStrength" in meta:
+            strengths |= set(images.number(meta, "MagneticFieldStrength", source=file.name))
     if len(strengths) > 1:
-        lacks.append(f"{example}: echoes with different MagneticFieldStrength")
-    if lacks:
-        return Found(lacks=tuple(lacks))
+        return Found(lacks=(f"{example}: echoes with different MagneticFieldStrength",))
     odd = [f.name for f in parts["phase"] if f.get("part") == "pha"]
     return Found(
         {
             "magnitude": [str(f.path) for f in parts["mag"]],
             "phase": [str(f.path) for f in parts["phase"]],
         },
-        {"echo_times_s": times, "field_strength_t": strengths.pop()},
+        {"echo_times_s": times, "field_strength_t": strengths.pop() if strengths else None},
+        lacks=tuple(settable),
         notes=(f"{odd[0]}: part-pha, which BIDS calls part-phase, read as phase",) if odd else (),
+        settable=settable,
     )
 
 
@@ -204,20 +252,40 @@ METHOD = Method(
             "Remove slow harmonic susceptibility to this degree after lbv and pdf; 0 keeps it.",
             kind=int,
         ),
-        Option("reference", "whole brain", "What is zero: 'whole brain', 'none', or a mask."),
+        Option(
+            "reference",
+            "whole brain",
+            "What is zero: 'whole brain', 'none', or a mask.",
+            choices=NO_FILE,
+            or_file=True,
+        ),
+        Option(
+            "atlas",
+            "auto",
+            "Nuclei: Melbourne (Tian), our schematic ones, or the first that is at hand.",
+            choices=ATLASES,
+        ),
         Option("brain_mask", None, "Brain, on the same grid.", kind=Path),
         Option("white_matter", None, "White matter, for the table of references.", kind=Path),
     ),
     measure=measure,
-    columns_at="pvsbook.qsm.pipeline.COLUMNS",
+    validate=validate,
+    settle=settle,
+    columns_at="pvsbook.qsm.nuclei.COLUMNS",
     show=show,
     find=find,
     limits=(
         "Susceptibility is relative: a value means something only with its reference region.",
         "Iron raises it, myelin and calcium lower it; one map cannot tell them apart.",
+        "The error of a nucleus holds noise and a label 1 mm off, not the head's pose, nor what "
+        "background removal leaves.",
         "Values near the brain's edge and near air are the least sure.",
     ),
     key_columns={
+        "pallidum_left_ppb": "pallidum, left (ppb)",
+        "pallidum_right_ppb": "pallidum, right (ppb)",
+        "thalamus_left_ppb": "thalamus, left (ppb)",
+        "thalamus_right_ppb": "thalamus, right (ppb)",
         "chi_sd_ppb": "spread of susceptibility (ppb)",
         "chi_p99_ppb": "99th percentile (ppb)",
         "residual_p95_rad": "misfit of the field (rad)",

@@ -55,7 +55,7 @@ class PvsAnatomy:
     brain
         The brain of this scan, bool.
     coverage
-        Fraction of each region that the field of view holds, by label.
+        Fraction of each region that field of view and brain mask hold, by label.
     mask_ml
         Volume of the whole mask that the registration used.
     registration
@@ -218,7 +218,8 @@ def locate_regions(
     voxel_ml = abs(np.linalg.det(image.affine[:3, :3])) / 1000
     expected_ml = np.bincount(np.asarray(atlas.dataobj).ravel(), minlength=7) / 1000
     expected_ml = expected_ml / np.linalg.det(registration.native_to_mni[:3, :3])
-    inside_ml = np.bincount(labels.ravel(), minlength=7) * voxel_ml
+    brain = np.asarray(mask.dataobj)[box] != 0
+    inside_ml = np.bincount(labels[brain], minlength=7) * voxel_ml
     coverage = {k: float(min(1.0, inside_ml[k] / expected_ml[k])) for k in perivascular.REGIONS}
     if max(coverage.values()) < 0.05:
         raise InputError(_NO_REGION)
@@ -226,7 +227,6 @@ def locate_regions(
     for kind in ("wm", "gm", "ventricles"):
         prior = _warped(templates.mni(kind), registration, order=1)
         priors[kind] = images.array(registration.to_native(prior, cut, order=1))
-    brain = np.asarray(mask.dataobj)[box] != 0
     return PvsAnatomy(
         image=cut,
         box=box,

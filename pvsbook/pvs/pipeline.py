@@ -15,7 +15,7 @@ from scipy.special import ndtri, owens_t
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas import perivascular
-from pvsbook.atlas.registration import Model, Registration
+from pvsbook.atlas.registration import Model, Registration, check_model, is_placed
 from pvsbook.derivatives import Writer
 from pvsbook.method import describe_columns
 from pvsbook.pvs import morphometry
@@ -231,6 +231,7 @@ def measure(
     """
     if contrast not in ("t2", "t1"):
         raise InputError(f"contrast: {contrast!r}; choose 't2' (bright fluid) or 't1' (dark)")
+    check_model(registration)
     scan = images.load(image, name="image")
     wmh = _load_mask(wmh_mask, scan, "wmh_mask")
     mask = _load_mask(brain_mask, scan, "brain_mask")
@@ -240,15 +241,32 @@ def measure(
     inside = None if wmh is None else np.asarray(wmh.dataobj)[anatomy.box] != 0
     segmentation = segment(anatomy, wmh=inside, rules=rules, rng=rng)
     levels, objects = segmentation.levels, segmentation.objects
-    measured = "t2" if levels.sign > 0 else "t1"
+    measured: Contrast = "t2" if levels.sign > 0 else "t1"
+    found = anatomy.registration
+    if measured != contrast and not is_placed(found):
+        # Where the ventricles are not, fluid says nothing of the contrast.
+        other = locate_regions(scan, contrast=measured, mask=mask, registration=registration)
+        if not is_placed(other.registration):
+            raise InputError(
+                f"image: correlates with the template by {found.correlation:.2f}, so ventricles "
+                "and regions lie elsewhere; give a brain mask, and check the orientation in the "
+                "header"
+            )
+    if levels.sign < 0 and levels.grey_matter > levels.white_matter:
+        raise InputError(
+            f"image: fluid is dark and grey matter ({levels.grey_matter:.3g}) brighter than white "
+            f"({levels.white_matter:.3g}), as on FLAIR; give a T2w or T1w scan, and take lesions "
+            "drawn on the FLAIR as wmh_mask"
+        )
     if measured != contrast:
         raise InputError(
             f"image: fluid in the ventricles is {'brighter' if levels.sign > 0 else 'darker'} "
             f"than white matter ({levels.fluid:.3g} against {levels.white_matter:.3g}), but "
-            f"contrast is {contrast!r}; is this another scan?  Else use contrast={measured!r}"
+            f"contrast is {contrast!r}; is this another scan?  Else use "
+            f"contrast={measured!r} (in a BIDS folder the name says it: {measured.upper()}w)"
         )
     codes = np.array([0, *(CLASSES[c] for c in objects["class"])], np.uint8)
-    status, reasons = judge(segmentation, anatomy, inside)
+    status, reasons = judge(segmentation, anatomy, inside, images.header_notes(scan))
     return PvsResult(
         image=scan,
         objects=objects,
@@ -287,7 +305,7 @@ _OF_REGION = (
     ("volume_{}_se_mm3", "Standard error that noise gives volume_{}_mm3", "mm^3"),
     ("tissue_{}_ml", "Volume of {} inside brain and field of view", "mL"),
     ("fraction_{}", "Their volume over that of {}"),
-    ("coverage_{}", "Fraction of {} in the field of view"),
+    ("coverage_{}", "Fraction of {} inside field of view and brain mask"),
 )
 COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
     *(
@@ -307,22 +325,29 @@ COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
     ("n_uncertain", "Objects too short, too round or too near cortex to be called"),
     ("n_wmh_overlap", "Objects inside the mask of white-matter hyperintensities"),
     ("n_lacune_like", "Objects too wide for a perivascular space, as bright as fluid"),
-    ("expected_false", "False objects that noise alone makes, expected"),
+    (
+        "expected_false",
+        "False objects that noise alone makes, expected; no limit: the threshold sets it",
+    ),
     (
         "n_mirrored",
         "Objects of the wrong sign (dark on T2w) that pass the same rules: what texture, "
         "vessels and artefacts may add to n_pvs",
     ),
-    ("threshold", "Vesselness above which an object is seeded"),
-    ("searched_ml", "Volume searched", "mL"),
+    ("threshold", "Vesselness above which an object is seeded; no limit: follows from noise"),
+    ("searched_ml", "Volume searched; no limit: see coverage", "mL"),
     ("contrast", "t2: bright fluid, t1: dark fluid"),
     ("has_wmh_mask", "Whether a mask of white-matter hyperintensities was given"),
-    ("snr", "White matter over the standard deviation of noise and texture"),
+    (
+        "snr",
+        "White matter over the standard deviation of noise and texture; no limit: see "
+        "contrast_to_noise",
+    ),
     ("contrast_to_noise", "Fluid minus white matter, in standard deviations"),
-    ("voxel_mm3", "Voxel volume", "mm^3"),
+    ("voxel_mm3", "Voxel volume; no limit: see thickest_voxel_side_mm", "mm^3"),
     ("thickest_voxel_side_mm", "Largest voxel side", "mm"),
     ("registration", "Model of the registration to MNI space"),
-    ("registration_correlation", "Correlation of the scan with the template"),
+    ("registration_correlation", "Correlation of the scan with the template of its contrast"),
     ("registration_overlap", "Fraction of the brain that lies on the template"),
     ("status", "pass, warn or fail"),
     ("reasons", "What to look at before the numbers are believed"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pvsbook.atlas import perivascular
+from pvsbook.atlas.registration import MIN_CORRELATION
 from pvsbook.pvs.anatomy import LARGEST_BRAIN_ML, PvsAnatomy
 from pvsbook.pvs.segmentation import Segmentation
 
@@ -16,6 +17,8 @@ __all__ = ["LIMITS", "judge"]
 MIN_COVERAGE = 0.5  # of a region by the field of view; below it, the region is not counted
 
 LIMITS: Mapping[str, tuple[float, float]] = {
+    "registration_correlation_t1": (0.6, MIN_CORRELATION["t1"]),
+    "registration_correlation_t2": (0.45, MIN_CORRELATION["t2"]),
     "registration_overlap": (0.9, 0.7),
     "contrast_to_noise": (8.0, 4.0),
     "mask_ml": (LARGEST_BRAIN_ML, np.inf),
@@ -23,11 +26,17 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     "coverage": (0.95, -np.inf),
     "wmh_outside_brain": (0.2, np.inf),
     "wmh_in_regions": (0.25, np.inf),
-    "mirrored_per_pvs": (0.25, np.inf),
+    "mirrored_per_pvs": (0.25, 1.0),
 }
 """Where a quality figure warns and where it fails; which side is worse follows from the order."""
 
+_UNLIKE = (
+    "the scan correlates with the template by {:.2f}, so the regions may lie elsewhere: look at "
+    "them, check the orientation in the header, and give a brain mask"
+)
 _REASONS: Mapping[str, str] = {
+    "registration_correlation_t1": _UNLIKE,
+    "registration_correlation_t2": _UNLIKE,
     "registration_overlap": "the registration places {:.0%} of the brain on the template: look at "
     "the regions before the counts",
     "contrast_to_noise": "fluid stands out by {:.2g} standard deviations of the noise only: "
@@ -45,13 +54,16 @@ _WHOLE_HEAD = (
     "the scan holds the whole head, and the brain was cut out of it here: look at the regions, or "
     "give a brain mask"
 )
-_CUT = "is cut by the field of view"
-_NOT_COUNTED = "is outside the field of view and was not counted"
+_CUT = "is cut by the field of view or the brain mask"
+_NOT_COUNTED = "is outside the field of view or the brain mask, and was not counted"
 _MIN_OBJECTS = 8  # taken as counted, if fewer are: one or two of opposite contrast say little
 
 
 def judge(
-    segmentation: Segmentation, anatomy: PvsAnatomy, wmh: NDArray[np.bool_] | None
+    segmentation: Segmentation,
+    anatomy: PvsAnatomy,
+    wmh: NDArray[np.bool_] | None,
+    notes: Sequence[str] = (),
 ) -> tuple[str, tuple[str, ...]]:
     """Compare quality figures with `LIMITS`; give the status and its reasons, failures first.
 
@@ -61,11 +73,15 @@ def judge(
         Of the scan.
     wmh
         Mask of white-matter hyperintensities on the grid of the anatomy, if there is one.
+    notes
+        What the header of the scan leaves open: a warning each.
     """
     n_pvs = int((segmentation.objects["class"] == "pvs").sum())
     n_mirrored = segmentation.n_mirrored
+    registration = anatomy.registration
     figures = {
-        "registration_overlap": anatomy.registration.overlap,
+        f"registration_correlation_{registration.contrast}": registration.correlation,
+        "registration_overlap": registration.overlap,
         "contrast_to_noise": segmentation.levels.contrast_to_noise,
         "mask_ml": anatomy.mask_ml,
         "thickest_voxel_side_mm": anatomy.voxel_size_mm.max(),
@@ -83,11 +99,11 @@ def judge(
         "spaces pass: texture, vessels or artefacts may be among them"
     )
     checks.append(("mirrored_per_pvs", n_mirrored / max(n_pvs, _MIN_OBJECTS), text))
-    failed, warned = [], [_WHOLE_HEAD] if anatomy.stripped_here else []
+    failed, warned = [], [*notes, *([_WHOLE_HEAD] if anatomy.stripped_here else [])]
     for key, value, text in checks:
         warn, fail = LIMITS[key]
         sign = 1 if fail > warn else -1
-        if sign * value > sign * fail:
+        if not sign * value <= sign * fail:  # NaN fails
             failed.append(text)
         elif sign * value > sign * warn:
             warned.append(text)

@@ -29,7 +29,8 @@ def grade(count: ArrayLike) -> NDArray[np.int64]:
     Raises
     ------
     InputError
-        A negative count or NaN.
+        A negative count, NaN, or what is not a whole number: the mean of two readers has no
+        grade.
 
     References
     ----------
@@ -40,9 +41,12 @@ def grade(count: ArrayLike) -> NDArray[np.int64]:
     >>> grade([0, 1, 10, 11, 20, 21, 40, 41]).tolist()
     [0, 1, 1, 2, 2, 3, 3, 4]
     """
-    counts = np.asarray(count, np.float64)
-    if not np.all(counts >= 0):
-        raise InputError(f"count: {count!r} holds a negative number or NaN; count from 0")
+    try:
+        counts = np.asarray(count, np.float64)
+    except (TypeError, ValueError):
+        counts = np.array(np.nan)
+    if not np.all((counts >= 0) & (counts == np.floor(counts)) & np.isfinite(counts)):
+        raise InputError(f"count: {count!r}; give whole numbers from 0, and no NaN")
     return np.searchsorted(POTTER_LIMITS, counts, side="left")
 
 
@@ -55,7 +59,8 @@ def rate(result: PvsResult, *, slice_mm: float | None = None) -> pd.DataFrame:
         From `pvsbook.pvs.measure`.
     slice_mm
         Thickness of the slices that the reader looks at.  Thin slices cut fewer PVS each: the
-        same brain has lower grades at 1 mm than at 5 mm.  Default: the slices of the scan.
+        same brain has lower grades at 1 mm than at 5 mm.  Rounded to whole slices of the scan,
+        which are the default.
 
     Returns
     -------
@@ -73,9 +78,10 @@ def rate(result: PvsResult, *, slice_mm: float | None = None) -> pd.DataFrame:
     affine = result.labels.affine
     axis = int(np.flatnonzero(io_orientation(affine)[:, 0] == 2)[0])
     step = float(voxel_sizes(affine)[axis])
-    n_together = 1 if slice_mm is None else round(slice_mm / step)
-    if n_together < 1:
+    slice_mm = step if slice_mm is None else slice_mm
+    if not 0.99 * step <= slice_mm < np.inf:
         raise InputError(f"slice_mm: {slice_mm} mm is thinner than the scan's {step:.2g} mm")
+    n_together = round(slice_mm / step)
     voxels = np.argwhere(labels > 0)
     objects = result.objects.iloc[labels[tuple(voxels.T)] - 1]
     on_slice = objects.assign(slice=voxels[:, axis] // n_together, object=objects.index)

@@ -11,14 +11,19 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import ndimage
 
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas import deep_grey
-from pvsbook.atlas.registration import register_to_mni, resample_labels
+from pvsbook.atlas.registration import (
+    MIN_CORRELATION,
+    is_placed,
+    register_to_mni,
+    resample_labels,
+)
 from pvsbook.derivatives import Writer
 from pvsbook.method import describe_columns
+from pvsbook.qsm._visits import compare_protocols, compare_signs, refuse_one_scan
 from pvsbook.qsm.alignment import Alignment, align_visits, halve
 from pvsbook.qsm.pipeline import QsmResult, reconstruct
 from pvsbook.qsm.regions import measure_regions, noise_ppb
@@ -81,7 +86,8 @@ class Change:
     reasons
         What casts doubt on the change.
     is_supported
-        False where a step of a reconstruction is not supported; the table then holds no change.
+        False where a step of a reconstruction, or the place of the nuclei, is not supported; the
+        table then holds no change.
     registration_correlation
         Of the first visit with the template; NaN where `measure_change` was given the labels'
         place.
@@ -180,13 +186,16 @@ def measure_visits(
     -------
     Change
         Without numbers, and with the status ``"fail"``, where the scans do not support
-        background removal or inversion.
+        background removal or inversion, or the first visit does not fit the template.
 
     Raises
     ------
     InputError
-        See `pvsbook.qsm.reconstruct` and `pvsbook.atlas.registration.register_to_mni`.
+        The visits share an image, or an unknown control; see `pvsbook.qsm.reconstruct` and
+        `pvsbook.atlas.registration.register_to_mni`.
     """
+    _check_control(control, table)
+    refuse_one_scan(first, second)
     results = [reconstruct(gre, **settings) for gre in (first, second)]
     last = [images.make(gre.magnitude[..., -1], gre.affine) for gre in (first, second)]
     (one, one_mask), (two, two_mask) = (
@@ -207,8 +216,21 @@ def measure_visits(
         erode=erode,
         n_repeats=n_repeats,
     )
-    return replace(
+    change = replace(
         change, registration_correlation=to_mni.correlation, first_session=first_session
+    )
+    if is_placed(to_mni):
+        return change
+    reason = (
+        f"registration: the first visit correlates with the template by {to_mni.correlation:.2f} "
+        f"(limit {MIN_CORRELATION['t2']}), so the nuclei cannot be placed; check the orientation "
+        "in the header and the field of view"
+    )
+    return replace(
+        change,
+        table=_without_numbers(change.table),
+        reasons=(reason, *change.reasons),
+        is_supported=False,
     )
 
 
@@ -270,8 +292,7 @@ def measure_change(
             "settings: the two visits were reconstructed differently; use the same methods, "
             "options and reference for both, or the difference is of method"
         )
-    if control is not None and control not in set(table["region"]):
-        raise InputError(f"control: {control!r} is not a region of the table")
+    _check_control(control, table)
     to_halfway = alignment.first_to_halfway, alignment.second_to_halfway
     measured, errors = [], []
     for (gre, result), matrix in zip((first, second), to_halfway, strict=True):
@@ -304,66 +325,30 @@ def measure_change(
         f"{name} visit: {step} is not supported, so its change is not a measurement"
         for name, result in zip(("first", "second"), results, strict=True)
         for step in result.unsupported_steps
-    ) or _compare_signs(results, alignment)
+    ) or compare_signs(results, alignment)
     reasons = (
         unsupported
-        + _compare_protocols((first[0], second[0]))
+        + compare_protocols((first[0], second[0]))
         + _doubts(results, alignment, tilt, rows)
         + (() if rows["change_ppb"].notna().any() else ("regions: no nucleus could be measured",))
     )
-    if unsupported:
-        numbers = [c for c in rows.columns if c.endswith("_ppb")]
-        rows = rows.assign(**dict.fromkeys(numbers, np.nan))
+    rows = _without_numbers(rows) if unsupported else rows
     return Change(rows, alignment, tilt, reasons, is_supported=not unsupported)
 
 
-def _compare_protocols(visits: tuple[images.Gre, images.Gre]) -> tuple[str, ...]:
-    """Compare how two visits were scanned, before their values are compared."""
-    one, two = visits
-    reasons = []
-    if abs(one.field_strength_t - two.field_strength_t) > 0.05 * one.field_strength_t:
-        reasons.append(
-            f"protocol: {one.field_strength_t:g} T at the first visit and "
-            f"{two.field_strength_t:g} T at the second; check the sidecars"
-        )
-    times = one.echo_times_s, two.echo_times_s
-    if times[0].shape != times[1].shape or not np.allclose(*times, rtol=0.02):
-        texts = [", ".join(f"{1e3 * t:.3g}" for t in visit) for visit in times]
-        reasons.append(f"protocol: echo times of {texts[0]} and {texts[1]} ms")
-    sizes = one.voxel_size_mm, two.voxel_size_mm
-    if not np.allclose(np.sort(sizes[0]), np.sort(sizes[1]), rtol=0.05):
-        texts = [" x ".join(f"{v:.3g}" for v in size) for size in sizes]
-        reasons.append(f"protocol: voxels of {texts[0]} and {texts[1]} mm")
-    if one.phase_rad.shape == two.phase_rad.shape and np.array_equal(one.phase_rad, two.phase_rad):
-        reasons.append("visits: both hold the same phase, so this is one scan given twice")
-    return tuple(reasons)
+def _without_numbers(rows: pd.DataFrame) -> pd.DataFrame:
+    numbers = [c for c in rows.columns if c.endswith("_ppb")]
+    return rows.assign(**dict.fromkeys(numbers, np.nan))
+
+
+def _check_control(control: str | None, table: pd.DataFrame) -> None:
+    if control is not None and control not in set(table["region"]):
+        raise InputError(f"control: {control!r} is not a region of the table")
 
 
 def _tilt_deg(alignment: Alignment) -> float:
     """Return the angle between the fields, scanner z in both visits, as the head saw them."""
     return float(np.degrees(np.arccos(np.clip(alignment.first_to_second[2, 2], -1, 1))))
-
-
-def _compare_signs(results: tuple[QsmResult, QsmResult], alignment: Alignment) -> tuple[str, ...]:
-    """Compare the maps of two visits: one brain has one contrast, whatever changed in it."""
-    one, two = results
-    there = np.linalg.inv(two.affine) @ alignment.first_to_second @ one.affine
-    chi, inside = (
-        ndimage.affine_transform(
-            np.asarray(values, np.float32), there, output_shape=one.mask.shape, order=1
-        )
-        for values in (two.susceptibility.chi_ppm, two.local_field.mask)
-    )
-    both = one.local_field.mask & (inside > 0.99)
-    if both.sum() < 100:  # a share that small is told by the overlap
-        return ()
-    r = float(np.corrcoef(one.susceptibility.chi_ppm[both], chi[both])[0, 1])
-    if r >= 0:
-        return ()
-    return (
-        f"sign: where one visit is bright the other is dark (correlation of the maps {r:.2f}); "
-        "the phase of one has the other sign: negate it, and measure again",
-    )
 
 
 def _doubts(
@@ -398,7 +383,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
     ("status", "pass, warn (read the reasons) or fail"),
     ("reasons", "what was found, separated by semicolons"),
     ("overlap", "Dice overlap of the two brain masks once aligned"),
-    ("rotation_deg", "rotation between the visits", "deg"),
+    ("rotation_deg", "rotation between the visits; no limit: see tilt_difference_deg", "deg"),
     ("tilt_difference_deg", "angle between the static fields as the head saw them", "deg"),
     ("registration_correlation", "correlation of the first visit with the template"),
     *(

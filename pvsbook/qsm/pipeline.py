@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -19,15 +18,18 @@ from pvsbook._constants import GAMMA_MHZ_T, TWO_PI
 from pvsbook._errors import InputError
 from pvsbook.derivatives import Writer
 from pvsbook.method import describe_columns
-from pvsbook.qsm.background import LocalField, lbv, pdf, resharp, smv, vsharp
+from pvsbook.qsm import quality
+from pvsbook.qsm._steps import BACKGROUNDS, INVERSIONS, check_steps
+from pvsbook.qsm.background import LocalField
 from pvsbook.qsm.field import FieldMap, check_readout, fit_field, hz_to_ppm
 from pvsbook.qsm.harmonic import remove_harmonic
-from pvsbook.qsm.inversion import Inversion, closed_form_l2, ndi, tikhonov, tkd, tv
+from pvsbook.qsm.inversion import Inversion
 from pvsbook.qsm.mask import mask_from_gre
-from pvsbook.qsm.quality import STEPS, Flag, check_echoes, check_magnitude, check_map, check_mask
+from pvsbook.qsm.quality import STEPS, Flag
 from pvsbook.qsm.reference import (
     REFERENCE_COLUMNS,
     Susceptibility,
+    check_reference,
     list_references,
     subtract_reference,
 )
@@ -50,14 +52,14 @@ COLUMNS = describe_columns(
     ("chi_p1_ppb", "1st percentile in the mask", "ppb"),
     ("chi_p99_ppb", "99th percentile in the mask", "ppb"),
     ("n_echoes", "echoes used"),
-    ("field_strength_t", "static field", "T"),
-    ("b0_tilt_deg", "angle from the third voxel axis to the field", "deg"),
+    ("field_strength_t", "static field; no limit: any scanner's", "T"),
+    ("b0_tilt_deg", "from the third voxel axis to the field; no limit: any will do", "deg"),
     ("mask_cm3", "volume of the first mask", "cm3"),
-    ("chi_mask_cm3", "volume where susceptibility is known", "cm3"),
+    ("chi_mask_cm3", "volume where susceptibility is known; no limit: see mask_cm3", "cm3"),
     ("n_regions", "pieces of the mask, each unwrapped on its own"),
     ("n_dropped", "voxels left out, where unwrapping or the line fit failed"),
     ("residual_p95_rad", "95th percentile of the line fit's misfit", "rad"),
-    ("field_se_median_ppb", "median standard error of the field", "ppb"),
+    ("field_se_median_ppb", "median error of the field; no limit: see residual_p95_rad", "ppb"),
 )
 
 
@@ -271,22 +273,19 @@ def reconstruct(
     """
     if phase_sign not in (1, -1):
         raise InputError(f"phase_sign: {phase_sign}; give 1 or -1")
-    _check_method("background", background, BACKGROUNDS, background_options)
-    _check_method("inversion", inversion, INVERSIONS, inversion_options)
-    if background == "smv" and inversion not in ("tv", "edge tv"):
-        raise InputError(
-            f"inversion: {inversion!r} cannot undo the ball mean that background 'smv' subtracts; "
-            "use 'tv' or 'edge tv', or background 'vsharp'"
-        )
-    flags = check_magnitude(gre)
+    check_steps(background, inversion, background_options, inversion_options)
+    check_reference(reference)
+    flags = quality.check_magnitude(gre) or quality.check_pair(gre)
     try:
         if mask is None:
             inside = mask_from_gre(
                 gre.magnitude, gre.phase_rad, gre.voxel_size_mm, echo_times_s=gre.echo_times_s
             )
         else:
-            inside = check_mask(mask, gre)
-        flags += check_echoes(gre, inside)
+            inside = quality.check_mask(mask, gre)
+        # Where the header is not certain, neither is the direction of the static field.
+        flags += tuple(Flag("header", note, ("inversion",)) for note in gre.notes)
+        flags += quality.check_echoes(gre, inside)
         field, known, is_bipolar = _measure_field(gre, inside, phase_sign)
         local = _local_field(gre, field.field_hz, known, background, background_options)
         degree = harmonic_degree if background in KEEPS_SLOW_FIELD else 0
@@ -298,7 +297,9 @@ def reconstruct(
         # What fails later is a consequence: the first cause is what must be mended.
         raise InputError(f"magnitude: {flags[0].message}") from error
     dropped = inside & ~known
-    flags += check_map(gre, known, field, chi[local.mask], dropped=dropped, is_bipolar=is_bipolar)
+    flags += quality.check_map(
+        gre, known, field, local, chi[local.mask], dropped=dropped, is_bipolar=is_bipolar
+    )
     regions = {"white matter": white_matter}
     if not isinstance(reference, str):
         regions["custom region"] = reference
@@ -335,38 +336,6 @@ def reconstruct(
             }
         ),
     )
-
-
-_OF_THE_SCAN = ("ball_mm", "radians_per_ppm")  # follow from the scan and the steps before
-
-
-def _check_method(
-    step: str, name: str, methods: Mapping[str, Callable[..., Any]], options: Mapping[str, Any]
-) -> None:
-    """Refuse a method that is unknown, and options that it does not have."""
-    if name not in methods:
-        raise InputError(f"{step}: {name!r}; known are {', '.join(methods)}")
-    parameters = inspect.signature(methods[name]).parameters.values()
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _OF_THE_SCAN]
-    unknown = [str(option) for option in options if option not in known]
-    if unknown:
-        raise InputError(
-            f"{step}_options: {name} has no option {', '.join(unknown)}; it has {', '.join(known)}"
-        )
-    for option, value in options.items():
-        if option in ("weight", "magnitude"):
-            is_right, wanted = np.ndim(value) == 3, "an array, shape (x, y, z)"
-        else:
-            try:
-                numbers = np.asarray(value, np.float64)
-            except (TypeError, ValueError):
-                numbers = np.array([np.nan])
-            least = 0 if option == "pad_mm" else np.nextafter(0, 1)
-            most = 1 if option == "tolerance" else np.inf
-            is_right = bool(numbers.size and ((numbers >= least) & (numbers < most)).all())
-            wanted = "a number above 0" + (" and below 1" if option == "tolerance" else "")
-        if not is_right:
-            raise InputError(f"{step}_options: {option} of {name} is {value!r}; give {wanted}")
 
 
 def _measure_field(
@@ -452,11 +421,3 @@ def invert_field(
     options = s["inversion_options"]
     chi = _chi(gre, local, result.mask, s["inversion"], options, s["harmonic_degree"])
     return subtract_reference(chi, local.mask).chi_ppm
-
-
-BACKGROUNDS: Mapping[str, Callable[..., LocalField]] = MappingProxyType(
-    {"lbv": lbv, "smv": smv, "vsharp": vsharp, "resharp": resharp, "pdf": pdf}
-)
-INVERSIONS: Mapping[str, Callable[..., Inversion | NDArray[np.float32]]] = MappingProxyType(
-    {"tv": tv, "edge tv": tv, "tkd": tkd, "l2": closed_form_l2, "tikhonov": tikhonov, "ndi": ndi}
-)

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 import cc3d
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import fft, ndimage
+from scipy.stats import rankdata
+from skimage.transform import downscale_local_mean
 
 from pvsbook import images
+from pvsbook._constants import TWO_PI
 from pvsbook._errors import InputError
 from pvsbook.qsm._solve import distance_inside
-from pvsbook.qsm.field import FieldMap
+from pvsbook.qsm.background import LocalField
+from pvsbook.qsm.field import FieldMap, hz_to_ppm
 
 __all__ = ["Flag", "check_magnitude"]
 
@@ -24,13 +29,20 @@ STRONG_DEPTH_MM = 8.0
 DROPPED_SHARE = 0.02  # next to air the field itself is that steep
 CHI_SD_PPB = (8.0, 80.0)  # of a brain; ten times the echo times, or a tenth, lie far outside
 ECHO_RISE = 1.05  # the signal decays: the median of a later echo may exceed an earlier one by this
+MIN_BLOCKS = 500
 SILENT_SHARE = 0.01  # of the first echo's median: an echo below it holds no signal
-# Of a magnitude that is a wrapped phase.  Of simulated heads, stripped and piecewise-constant
-# brains that no limit was chosen on, none of 108 magnitudes passed both, and 25 of 27 wrapped
-# phases did; the other two have fewer than two jumps in a thousand neighbours.
-JUMP = 0.8  # of the range
-JUMPS_SHARE = 0.002  # of neighbours
-WRAPS_SHARE = 0.7  # of jumps
+# Phase is noisy where the magnitude is low; if it fits the magnitude better when moved, it is of
+# another scan.  Of simulated whole heads and a crop of a real one, no phase of the same scan did
+# (21 pairs); phases about 4 mm or more away did (22; gains of 0.03 to 0.26, to a correlation of
+# 0.28 or more), nearer ones need not.  Pairs of stripped brains gain too, but to 0.14 at most.
+PAIR_MM = 2.0  # of the blocks that are compared
+PAIR_REACH_MM = 20.0  # how far the phase is moved
+PAIR_GAIN = 0.02  # of the correlation, when moved
+PAIR_FIT = 0.2  # of the correlation, when moved: below it, the noise says nothing
+PAIR_NOISE_RAD = 0.003  # less is no noise, so that nothing can be said
+# SD of the background's field over the local one's: 20 to 22 in simulated heads, 14 in a crop of a
+# real one, 2.6 to 3.1 in the simulated heads after a high-pass filter of 6 mm.
+SLOW_SPREAD = 4.0
 STEPS = ("unwrapping", "background removal", "inversion")
 # What is flagged: the first step whose result cannot be used (those after it cannot be either;
 # None where all can), and what was seen and what it means.
@@ -40,11 +52,26 @@ FLAGS: dict[str, tuple[str | None, str]] = {
         "the magnitude jumps by nearly its whole range between neighbours, as a wrapped "
         "phase does; are magnitude and phase exchanged?",
     ),
+    "other scan": (
+        "unwrapping",
+        "the noise of the phase fits the magnitude best when it is moved by {:.0f} mm; are they "
+        "of one scan?",
+    ),
     "silent echo": ("unwrapping", "the magnitude in the brain is {}: an echo is empty"),
     "decay": (
         "unwrapping",
         "the magnitude in the brain is {} from echo to echo, but it must fall with "
         "echo time; are the files in the order of the echoes?",
+    ),
+    "echo order": (
+        "unwrapping",
+        "at echo time zero the phase is smoother if the phase images are taken in reverse order; "
+        "are they in the order of the echoes, as the magnitude is?",
+    ),
+    "filtered": (
+        "background removal",
+        "the field of all outside the brain spreads {:.2g} times as wide as the brain's own, in a "
+        "head 10 times or more; is the phase high-pass filtered? Export it without",
     ),
     "no noise": ("unwrapping", "the line fits all echoes without any error, as copies do"),
     "crop": (
@@ -122,57 +149,66 @@ def _volume_cm3(inside: NDArray[np.bool_], gre: images.Gre) -> float:
     return float(inside.sum() * abs(np.linalg.det(gre.affine[:3, :3])) / 1000)
 
 
-def _wrap_shares(volume: ArrayLike) -> tuple[float, float]:
-    """Return how often neighbours differ by most of the range, and how often that is a wrap.
-
-    A wrapped phase climbs to the top of its range, drops to the bottom and climbs on: the steps
-    before and after a jump are opposite to it.  At the edge of a brain they are not: on flat
-    tissue they are noise, opposite on both sides in one case of four, and a blurred edge rises
-    before and after its steepest step.
-
-    Parameters
-    ----------
-    volume
-        Shape (x, y, z); voxels of zero are left out.
-
-    Returns
-    -------
-    jumps_share
-        Share of neighbours that differ by more than 0.8 of the range.
-    wraps_share
-        Share of those jumps, with signal on both sides, that are wraps.
-
-    Examples
-    --------
-    >>> ramp = np.arange(1.0, 31.0)[:, None, None] * np.ones((1, 2, 2))
-    >>> [round(share, 2) for share in _wrap_shares((ramp - 1) % 10 + 1)]
-    [0.03, 1.0]
-    >>> _wrap_shares(np.where(ramp < 15, 1.0, 100.0))[1]  # an edge is no wrap
-    0.0
-    """
-    values = np.asarray(volume)
-    if not (values > 0).any():
-        return 0.0, 0.0
-    low, high = np.quantile(values[values > 0], (0.001, 0.999))
-    counts = np.zeros(4)
-    for axis in range(3):
-        along = np.moveaxis(values, axis, 0)
-        pair = (along[1:] > 0) & (along[:-1] > 0)
-        step = np.diff(along, axis=0)
-        jump = pair & (np.abs(step) > JUMP * (high - low))
-        inner = jump[1:-1] & pair[:-2] & pair[2:]
-        direction = np.sign(step[1:-1])
-        wraps = inner & (step[:-2] * direction < 0) & (step[2:] * direction < 0)
-        counts += pair.sum(), jump.sum(), inner.sum(), wraps.sum()
-    n_pairs, n_jumps, n_inner, n_wraps = counts
-    return float(n_jumps / max(n_pairs, 1)), float(n_wraps / max(n_inner, 1))
-
-
 def check_magnitude(gre: images.Gre) -> tuple[Flag, ...]:
     """Flag a magnitude that is a wrapped phase; the last echo has the most wraps."""
-    jumps_share, wraps_share = _wrap_shares(gre.magnitude[..., -1])
-    is_wrapped = jumps_share > JUMPS_SHARE and wraps_share > WRAPS_SHARE
-    return (_flag("exchanged"),) if is_wrapped else ()
+    return (_flag("exchanged"),) if images.is_wrapped(gre.magnitude[..., -1]) else ()
+
+
+def check_pair(gre: images.Gre) -> tuple[Flag, ...]:
+    """Flag a phase whose noise lies elsewhere than the magnitude says, as that of another scan.
+
+    The rank correlation of the magnitude with the noise of the phase is compared with that after
+    moving one of them along the axes.  With fewer than three echoes noise cannot be told from
+    tissue, and nothing is flagged.
+    """
+    if gre.echo_times_s.size < 3:
+        return ()
+    still, best, moved_mm = _fit_of_noise(gre)
+    is_other = best > max(still + PAIR_GAIN, PAIR_FIT)
+    return (_flag("other scan", moved_mm),) if is_other else ()
+
+
+def _fit_of_noise(gre: images.Gre) -> tuple[float, float, float]:
+    """Return the correlation in place, the largest, and how far that is moved, in mm."""
+    step = np.maximum(np.round(PAIR_MM / gre.voxel_size_mm), 1).astype(int)
+    size_mm = step * gre.voxel_size_mm
+    magnitude = gre.magnitude.mean(axis=3)
+    known = downscale_local_mean(magnitude > 0, tuple(step)) > 0.99
+    known_phase = downscale_local_mean((gre.phase_rad != 0).any(axis=3), tuple(step)) > 0.99
+    noise = downscale_local_mean(_phase_noise(gre), tuple(step))
+    if min(known.sum(), known_phase.sum()) < MIN_BLOCKS:
+        return 0.0, 0.0, 0.0
+    if np.median(noise[known_phase]) < PAIR_NOISE_RAD:
+        return 0.0, 0.0, 0.0
+    sides = []
+    dark = -downscale_local_mean(magnitude, tuple(step))
+    for values, inside in ((dark, known), (noise, known_phase)):
+        ranks = np.zeros(inside.shape)
+        ranks[inside] = rankdata(values[inside])
+        ranks[inside] -= ranks[inside].mean()
+        sides.append((ranks, inside.astype(float)))
+    reach = np.minimum(PAIR_REACH_MM // size_mm, np.array(known.shape) // 3).astype(int)
+    shape = [int(n) for n in known.shape + reach]
+
+    def moved(one: NDArray, other: NDArray) -> NDArray[np.float64]:
+        product = fft.rfftn(one, shape) * np.conj(fft.rfftn(other, shape))
+        return fft.irfftn(product, shape)[np.ix_(*[np.r_[0 : r + 1, -r:0] for r in reach])]
+
+    (a, in_a), (b, in_b) = sides
+    norm = moved(a * a, in_b) * moved(in_a, b * b)
+    few = moved(in_a, in_b) < MIN_BLOCKS
+    r = np.where(few, -1, moved(a, b) / np.sqrt(np.maximum(norm, 1)))
+    best = np.unravel_index(np.argmax(r), r.shape)
+    shift = [i if i <= n else i - 2 * n - 1 for i, n in zip(best, reach, strict=True)]
+    return float(r[0, 0, 0]), float(r[best]), float(np.linalg.norm(shift * size_mm))
+
+
+def _phase_noise(gre: images.Gre) -> NDArray[np.float32]:
+    """Return how far three echoes are from a line, compared with the voxels around, in rad."""
+    z = np.exp(1j * gre.phase_rad[..., :3])
+    bend = z[..., 0] * np.conj(z[..., 1]) ** 2 * z[..., 2]
+    smooth = ndimage.uniform_filter(bend.real, 3) + 1j * ndimage.uniform_filter(bend.imag, 3)
+    return np.abs(np.angle(bend * np.conj(smooth))).astype(np.float32)
 
 
 def check_echoes(gre: images.Gre, inside: NDArray[np.bool_]) -> tuple[Flag, ...]:
@@ -188,6 +224,7 @@ def check_map(
     gre: images.Gre,
     known: NDArray[np.bool_],
     field: FieldMap,
+    local: LocalField,
     chi_ppm: NDArray[np.float32],
     *,
     dropped: NDArray[np.bool_],
@@ -203,6 +240,8 @@ def check_map(
         Mask of the voxels that were measured.
     field
         Their field.
+    local
+        What background removal made of it.
     chi_ppm
         Susceptibility of the voxels where it is known, one after the other.
     dropped
@@ -224,7 +263,16 @@ def check_map(
     largest = np.bincount(pieces.ravel())[1:].max()
     residual_rad = float(np.percentile(field.residual_rad[known], 95))
     is_exact = n_echoes > 2 and not (field.standard_error_hz[known] > 0).any()
+    own = local.field_ppm[local.mask]
+    total = hz_to_ppm(field.field_hz[local.mask], gre.field_strength_t)
+    slow = float((total - own).std() / own.std())
+    # A coil's phase is smooth.  With the phase images in reverse order the slope is -f, and what
+    # is taken for the coil's phase holds the field's over the first and the last echo time.
+    span_s = float(gre.echo_times_s[0] + gre.echo_times_s[-1])
+    is_reversed = n_echoes > 1 and _coherence(field, known, span_s) > _coherence(field, known, 0)
     flags = (
+        (is_reversed, "echo order", None),
+        (n_cut == 0 and slow < SLOW_SPREAD, "filtered", slow),
         (is_exact, "no noise", None),
         (n_cut > 0, "crop", n_cut),
         (volume_cm3 < BRAIN_CM3, "small mask", volume_cm3),
@@ -237,6 +285,15 @@ def check_map(
     )
     raised = tuple(_flag(code, found) for is_raised, code, found in flags if is_raised)
     return raised + _check_spread(1e3 * float(chi_ppm.std()), residual_rad > RESIDUAL_RAD)
+
+
+def _coherence(field: FieldMap, known: NDArray[np.bool_], later_s: float) -> float:
+    """Mean cosine between neighbours of the phase at echo time zero, moved by a time."""
+    phase_rad = field.offset_rad + np.float32(TWO_PI * later_s) * field.field_hz
+    pairs = [(np.diff(phase_rad, axis=a), np.diff(known, axis=a)) for a in range(3)]
+    inner = [known.take(range(1, n), a) for a, n in enumerate(known.shape)]
+    cosines = [np.cos(d[i & ~edge]) for (d, edge), i in zip(pairs, inner, strict=True)]
+    return float(np.concatenate(cosines).mean())
 
 
 def _check_spread(spread_ppb: float, is_noisy: bool) -> tuple[Flag, ...]:

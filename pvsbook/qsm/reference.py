@@ -66,6 +66,14 @@ class Susceptibility:
     n_voxels: int
 
 
+def check_reference(reference: str | ArrayLike) -> None:
+    """Refuse a reference by a name that is unknown, before anything is computed."""
+    if isinstance(reference, str) and reference not in ("whole brain", "none"):
+        raise InputError(
+            f"reference: {reference!r}; give 'whole brain', 'none', or a mask of a region"
+        )
+
+
 def subtract_reference(
     chi_ppm: ArrayLike, mask: ArrayLike, reference: str | ArrayLike = "whole brain"
 ) -> Susceptibility:
@@ -102,14 +110,11 @@ def subtract_reference(
     >>> subtract_reference(chi, np.ones(chi.shape)).chi_ppm.max()
     np.float32(0.0)
     """
+    check_reference(reference)
     chi, inside = np.asarray(chi_ppm, np.float32), np.asarray(mask, bool)
     if isinstance(reference, str):
         if reference == "none":
             return Susceptibility(np.where(inside, chi, np.float32(0)), "none", 0.0, 0)
-        if reference != "whole brain":
-            raise InputError(
-                f"reference: {reference!r}; give 'whole brain', 'none', or a mask of a region"
-            )
         region, name = inside, reference
     else:
         region, name = np.asarray(reference, bool), "custom region"

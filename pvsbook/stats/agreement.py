@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from pvsbook._errors import InputError
-from pvsbook.stats.tables import result
+from pvsbook.stats._regression import regress
+from pvsbook.stats.tables import check, result
 
 __all__ = ["repeatability"]
 
@@ -23,19 +24,21 @@ def repeatability(first: ArrayLike, second: ArrayLike) -> pd.DataFrame:
     ----------
     first, second
         The same participants measured twice with nothing changed between, shape (participant,).
+        A pair with NaN is left out.
 
     Returns
     -------
     pandas.DataFrame
-        Bias (second less first); standard deviation within a participant with its chi-squared
-        limits; the repeatability coefficient, 1.96 times root two of it, by which two scans of
-        one participant differ at most in 95 %; and its variance as a share of that between
-        participants.
+        Bias (second less first) with limits by Student's t; standard deviation within a
+        participant with limits by the chi-squared distribution; the repeatability coefficient,
+        1.96 times root two of it, by which two scans of one participant differ at most in 95 %,
+        with the same limits; and the error's variance as a share of the whole, without.
 
     Raises
     ------
     InputError
-        Fewer than five pairs.
+        Fewer than five pairs, Series whose indices differ, or measures without any difference, as
+        of one scan given twice.
 
     References
     ----------
@@ -49,10 +52,17 @@ def repeatability(first: ArrayLike, second: ArrayLike) -> pd.DataFrame:
     >>> table["estimate"].round(2).tolist()
     [-0.0, 0.05, 0.14, 0.05]
     """
-    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    if a.shape != b.shape or a.ndim != 1 or a.size < 5:
-        raise InputError(f"first, second: {a.shape}, {b.shape}; give five or more pairs")
-    change, n = b - a, a.size
+    sizes = [np.shape(values) for values in (first, second)]
+    if sizes[0] != sizes[1] or len(sizes[0]) != 1 or sizes[0][0] < 5:
+        raise InputError(f"first, second: {sizes[0]}, {sizes[1]}; give five or more pairs")
+    indices = [values.index for values in (first, second) if isinstance(values, pd.Series)]
+    if len(indices) == 2 and not indices[0].equals(indices[1]):
+        raise InputError("first, second: their indices differ; put the pairs in one order")
+    columns = {"first": list(first), "second": list(second)}  # type: ignore[arg-type]
+    checked = check(pd.DataFrame(columns), value=["first", "second"], least=5)
+    a, b = (checked.table[name].to_numpy() for name in ("first", "second"))
+    change, n, counts = b - a, checked.n, checked.counts
+    regress(pd.Series(change), np.ones((n, 1)), "first, second", size=np.abs(a).max())
     t = stats.ttest_1samp(change, 0)
     within = change.std(ddof=1) / np.sqrt(2)
     limits = within * np.sqrt((n - 1) / stats.chi2.ppf((0.975, 0.025), n - 1))
@@ -61,14 +71,18 @@ def repeatability(first: ArrayLike, second: ArrayLike) -> pd.DataFrame:
     return pd.DataFrame(
         [
             result(
-                "bias", "mean difference", change.mean(), *t.confidence_interval(), n=n,
-                test="paired t", statistic=t.statistic, df=str(n - 1), p=t.pvalue,
+                "bias", "mean difference", change.mean(), *t.confidence_interval(),
+                interval="t", test="paired t", statistic=t.statistic, df=str(n - 1), p=t.pvalue,
+                **counts,
             ),
-            result("within a participant", "standard deviation", within, *limits, n=n),
+            result(
+                "within a participant", "standard deviation", within, *limits,
+                interval="chi-squared", **counts,
+            ),
             result(
                 "smallest detectable change", "repeatability coefficient", factor * within,
-                *(factor * limits), n=n,
+                *(factor * limits), interval="chi-squared", **counts,
             ),
-            result("error", "share of the variance", within**2 / total, n=n),
+            result("error", "share of the variance", within**2 / total, **counts),
         ]
     )  # fmt: skip

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import statsmodels.api as sm
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import Table2x2
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from pvsbook._errors import InputError
-from pvsbook.stats.tables import check, coefficients, design, result, select
+from pvsbook.stats._regression import coefficients, design, regress
+from pvsbook.stats.tables import Checked, check, listed, required, result
 
 __all__ = ["ancova", "compare_counts", "negative_binomial"]
 
@@ -35,9 +36,11 @@ def compare_counts(
     Returns
     -------
     pandas.DataFrame
-        Odds ratio by Wald with the chi-squared test, without and with Yates' correction; odds
-        ratio by conditional likelihood with exact limits and Fisher's test; difference of the
-        proportions with Newcombe's limits.
+        Odds ratio with limits by Wald (none where a count is 0) and the chi-squared test,
+        without and with Yates' correction; odds ratio by conditional likelihood with exact
+        limits (Clopper-Pearson on the noncentral hypergeometric distribution) and Fisher's test;
+        difference of the proportions with limits by Newcombe's hybrid of Wilson scores.  The
+        three tests ask one question: `pvsbook.stats.tables.adjust` takes one of them.
 
     Raises
     ------
@@ -50,11 +53,10 @@ def compare_counts(
     >>> table[["test", "p"]].round(3).to_numpy().tolist()
     [['chi-squared', 0.016], ['chi-squared, Yates', 0.035], ['Fisher, exact', 0.02], ['', nan]]
     """
+    events, n, names = listed(events), listed(n), listed(names)
     if not len(events) == len(n) == len(names) == 2:
         raise InputError("events, n, names: two groups are compared; give two of each")
-    for e, size in zip(events, n, strict=True):
-        if not (0 <= e <= size and size > 0 and e == int(e) and size == int(size)):
-            raise InputError(f"events, n: {e} of {size}; give whole numbers, 0 <= events <= n")
+    events, n = _whole(events, n)
     if sum(events) in (0, sum(n)):
         raise InputError(f"events: {tuple(events)} of {tuple(n)}; the groups cannot differ")
     table = np.array([[e, size - e] for e, size in zip(events, n, strict=True)])
@@ -69,6 +71,7 @@ def compare_counts(
         rows.append(
             result(
                 term, "odds ratio (Wald CI)", ratio, *limits, n=total, test=name,
+                interval="Wald" if table.all() else "",
                 statistic=chi2.statistic, df="1", p=chi2.pvalue,
             )
         )  # fmt: skip
@@ -78,16 +81,29 @@ def compare_counts(
         result(
             term, "odds ratio (conditional, exact CI)", exact.statistic, interval.low,
             interval.high, n=total, test="Fisher, exact", p=stats.fisher_exact(table).pvalue,
+            interval="exact",
         )
     )  # fmt: skip
     low, high = confint_proportions_2indep(
         events[0], n[0], events[1], n[1], compare="diff", method="newcomb"
     )
     difference = events[0] / n[0] - events[1] / n[1]
-    rows.append(
-        result(term, "difference of proportions (Newcombe CI)", difference, low, high, n=total)
-    )
+    measure = "difference of proportions (Newcombe CI)"
+    rows.append(result(term, measure, difference, low, high, n=total, interval="Newcombe"))
     return pd.DataFrame(rows)
+
+
+def _whole(events: Sequence[Any], n: Sequence[Any]) -> tuple[list[int], list[int]]:
+    try:
+        pairs = [(float(e), float(size)) for e, size in zip(events, n, strict=True)]
+    except (TypeError, ValueError):
+        pairs = [(np.nan, np.nan)]
+    for e, size in pairs:
+        if not (0 <= e <= size and size > 0 and e.is_integer() and size.is_integer()):
+            raise InputError(
+                f"events, n: {list(events)} of {list(n)}; give whole numbers, 0 <= events <= n"
+            )
+    return [int(e) for e, _ in pairs], [int(size) for _, size in pairs]
 
 
 def ancova(
@@ -97,6 +113,7 @@ def ancova(
     group: str,
     reference: Any,
     covariates: Sequence[str] = (),
+    person: str | None = None,
 ) -> pd.DataFrame:
     """Compare group means adjusted for covariates, by ordinary least squares.
 
@@ -112,12 +129,15 @@ def ancova(
         Columns of numbers or categories, as in `pvsbook.stats.tables.check`.  Only what comes
         before the disease belongs here: adjusting for its consequences (lesions, atrophy) asks
         another question.
+    person
+        Column of participants; one who stands in two rows is then refused by name.
 
     Returns
     -------
     pandas.DataFrame
-        For each other group the adjusted difference of means, and the same in units of the
-        residual standard deviation.
+        For each other group the adjusted difference of means with limits by Student's t, and the
+        same in units of the residual standard deviation (without covariates that is Cohen's d,
+        pooled) with limits by the noncentral t distribution.
 
     Raises
     ------
@@ -133,26 +153,59 @@ def ancova(
     >>> ancova(people, value="y", group="g", reference="c", covariates=["age"])["n"].tolist()
     [40, 40]
     """
-    clean, x, names = _design(table, value, group, reference, covariates)
-    fit = sm.OLS(clean[value].to_numpy(np.float64), x).fit()
-    adjustment = f"adjusted for {', '.join(covariates)}" if covariates else "not adjusted"
-    others, n = names[: clean[group].nunique() - 1], len(clean)
+    checked, x, names, _ = _design(table, value, group, reference, covariates, person)
+    fit = regress(checked.table[value], x, str(value))
+    named = ", ".join(map(str, listed(covariates)))
+    others = names[: checked.table[group].nunique() - 1]
+    few = slice(1, len(others) + 1)
     rows = []
-    for row in coefficients(
-        fit, others, f"mean difference, {adjustment}", n=n, test="OLS t", df=f"{fit.df_resid:.0f}"
-    ):
-        scaled = [row[key] / np.sqrt(fit.scale) for key in ("estimate", "low", "high")]
-        rows += [row, result(row["term"], "difference in residual SD", *scaled, n=n)]
+    for row, error in zip(
+        coefficients(
+            fit.params[few], fit.bse[few], others,
+            f"mean difference, {f'adjusted for {named}' if named else 'not adjusted'}",
+            df=fit.df_resid, test="OLS t", **checked.counts,
+        ),
+        fit.bse[few], strict=True,
+    ):  # fmt: skip
+        unit = error / np.sqrt(fit.scale)  # of t, in residual standard deviations
+        limits = _noncentral_t(row["statistic"], fit.df_resid)
+        scaled = [unit * t for t in (row["statistic"], *limits)]
+        about: dict[str, Any] = {"interval": "noncentral t", **checked.counts}
+        rows += [row, result(row["term"], "difference in residual SD", *scaled, **about)]
     return pd.DataFrame(rows)
 
 
+def _noncentral_t(t: float, df: float) -> list[float]:
+    """Limits of the noncentrality of which `t` is at the 97.5th and at the 2.5th percentile.
+
+    The distribution is integrated over the standard deviation; scipy's gives NaN here and there.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(200)
+    spread = np.sqrt(stats.chi2.ppf((nodes + 1) / 2, df) / df)
+    reach = 10 * np.sqrt(1 + t**2 / (2 * df))
+
+    def beyond(noncentrality: float, level: float) -> float:
+        return weights @ stats.norm.cdf(t * spread - noncentrality) / 2 - level
+
+    return [
+        optimize.brentq(beyond, t - reach, t + reach, args=(level,)) for level in (0.975, 0.025)
+    ]
+
+
 def _design(
-    table: pd.DataFrame, value: str, group: str, reference: Any, covariates: Sequence[str]
-) -> tuple[pd.DataFrame, NDArray[np.float64], list[str]]:
+    table: pd.DataFrame, value: str, group: str, reference: Any, covariates: Any, person: Any
+) -> tuple[Checked, NDArray[np.float64], list[str], NDArray[np.float64]]:
     """Check the table and make the columns of a regression on groups and covariates."""
-    select(table, group, [reference])  # a reference that is not there is named
-    clean = check(table, value=value, group=group, covariates=covariates, least=2).table
-    return clean, *design(clean, [group, *covariates], references={group: reference})
+    required(group=group)
+    checked = check(table, value=value, group=group, covariates=covariates, person=person, least=2)
+    base = reference.strip() if isinstance(reference, str) else reference
+    present = list(checked.table[group].unique())
+    if base not in present:
+        raise InputError(
+            f"{group}: no {base!r} in the table; it has {', '.join(map(repr, present))}"
+        )
+    columns = [group, *listed(covariates)]
+    return checked, *design(checked.table, columns, references={group: base})
 
 
 def negative_binomial(
@@ -162,6 +215,7 @@ def negative_binomial(
     group: str,
     reference: Any,
     covariates: Sequence[str] = (),
+    person: str | None = None,
 ) -> pd.DataFrame:
     """Compare counts by negative binomial regression: rate ratios.
 
@@ -171,7 +225,7 @@ def negative_binomial(
 
     Parameters
     ----------
-    table, group, reference, covariates
+    table, group, reference, covariates, person
         As in `ancova`.
     value
         Column of counts.
@@ -195,7 +249,8 @@ def negative_binomial(
     >>> negative_binomial(people, value="n", group="g", reference="c")["term"].tolist()
     ['p - c']
     """
-    clean, x, names = _design(table, value, group, reference, covariates)
+    checked, x, names, scale = _design(table, value, group, reference, covariates, person)
+    clean = checked.table
     counts = clean[value]
     if (counts < 0).any() or (counts != counts.round()).any():
         raise InputError(f"{value}: not counts; give whole numbers from 0")
@@ -205,25 +260,17 @@ def negative_binomial(
             f"{value}: every count of {empty[0]} is 0, so its rate ratio has no finite estimate; "
             "use scipy.stats.permutation_test"
         )
-    scale = np.where(x.std(axis=0) > 0, x.std(axis=0), 1.0)  # the search needs terms alike
-    fit, name = _fit_counts(counts.to_numpy(np.float64), x / scale)
+    fit, name = _fit_counts(counts.to_numpy(np.float64), x)
     if fit is None:
         raise InputError(
             f"{value}: the negative binomial model did not converge; take out covariates, or use "
             "scipy.stats.permutation_test"
         )
-    rows = []
-    df = len(clean) - x.shape[1]
-    half = stats.t.ppf(0.975, df) * fit.bse
-    for k, term in enumerate(names, start=1):
-        values = np.exp((fit.params[k] + np.array([0, -1, 1]) * half[k]) / scale[k])
-        rows.append(
-            result(
-                term, "rate ratio", *values, n=len(clean), test=f"{name}, t",
-                statistic=fit.tvalues[k], df=str(df),
-                p=2 * stats.t.sf(abs(fit.tvalues[k]), df),
-            )
-        )  # fmt: skip
+    few = slice(1, len(names) + 1)
+    rows = coefficients(
+        fit.params[few] / scale[1:], fit.bse[few] / scale[1:], names, "rate ratio",
+        df=len(clean) - x.shape[1], exponential=True, test=f"{name}, t", **checked.counts,
+    )  # fmt: skip
     return pd.DataFrame(rows)
 
 

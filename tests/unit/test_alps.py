@@ -175,8 +175,8 @@ def test_bad_input(phantom):
     thick = images.make(images.array(dwi.image), dwi.image.affine @ np.diag([1, 1, 2, 1]))
     with pytest.raises(InputError, match="5 mm; above 3 mm"):
         alps.measure(images.Dwi(thick, dwi.bvals_s_mm2, dwi.bvecs_ras))
-    with pytest.raises(InputError, match="32 at b=3000"):
-        alps.measure(images.Dwi(dwi.image, 3 * dwi.bvals_s_mm2, dwi.bvecs_ras))
+    with pytest.raises(InputError, match="32 at b=6000"):
+        alps.measure(images.Dwi(dwi.image, 6 * dwi.bvals_s_mm2, dwi.bvecs_ras))
     low = phantom.brain.mni_coordinates()[..., 2] < 20
     cut = images.make(low & (images.array(phantom.mask) > 0), dwi.image.affine)
     with pytest.raises(InputError, match="mask holds 0% of the region"):
@@ -274,6 +274,19 @@ def test_a_map_among_the_volumes_without_weighting_is_named(scanned):
 
     found = alps.measure(_with_data(scanned, put_map), n_bootstrap=10)
     assert any(f"b=0: volume {volume} looks like no other" in text for text in found.reasons)
+
+
+def test_a_shell_of_2000_is_measured_with_a_word(scanned):
+    """The index is a ratio, so scaled b-values leave it; what they mean changes."""
+    scaled = replace(scanned.dwi, bvals_s_mm2=2 * np.asarray(scanned.dwi.bvals_s_mm2))
+    plain, high = (alps.measure(dwi, n_bootstrap=10) for dwi in (scanned.dwi, scaled))
+    assert high.indices["tract"]["mean"].value == pytest.approx(
+        plain.indices["tract"]["mean"].value, abs=0.02
+    )
+    assert any("no longer falls as a tensor's does" in text for text in high.reasons)
+    assert not any("no longer falls" in text for text in plain.reasons)
+    with pytest.raises(InputError, match="up to 3000"):
+        alps.measure(replace(scanned.dwi, bvals_s_mm2=4 * np.asarray(scanned.dwi.bvals_s_mm2)))
 
 
 def test_a_header_that_leaves_the_side_open_is_told(scanned):

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import stubs
+from test_methods import TOY
 
 from pvsbook import InputError, cli, images, jobs, methods
 from pvsbook.atlas import deep_grey
@@ -173,7 +174,7 @@ def test_all_methods_and_change_between_visits(visits):
 def test_every_declared_column_is_written_and_no_other(visits):
     _, out = visits
     for method in methods.ALL:
-        session = "ses-2" if method.compares else "ses-1"
+        session = "ses-2_from-1" if method.compares else "ses-1"
         record = jobs.read_record(out, f"sub-a_{session}_{method.name}")
         assert set(record.result["row"]) == set(method.columns), method.name
 
@@ -332,7 +333,7 @@ def test_folders_that_are_no_bids_data_set(tmp_path):
         ("pvs: {brain_mask: a.nii}", "pvs has no option brain_mask"),
         ("qsm: {inversion: tkdd}", "inversion is 'tkdd'; choose from tv"),
         ("qsm: {phase_period: '4096'}", "phase_period is '4096'; give a number"),
-        ("qsm: {reference: 5}", "reference is 5; give text"),
+        ("qsm: {reference: 5}", "reference is 5; choose from"),
         ("qsm: {reference: no.nii.gz}", "there is no such file"),
         ("alps: {gibbs: 1}", "gibbs is 1; give true or false"),
         ("pvs: {contrast: 2026-01-01}", "contrast is datetime.date"),
@@ -568,6 +569,55 @@ def test_a_label_that_leads_elsewhere_is_not_used(tmp_path):
     assert "is no BIDS label" in dataset.notes[0]
 
 
+def test_a_result_that_the_user_edited_is_kept(tmp_path):
+    top = write_dataset(tmp_path / "b", ["1"], rng=np.random.default_rng(3), methods=["qsm"])
+    run = ("run", top, tmp_path / "o", "participant", "--methods", "qsm", "--workers", 0)
+    assert call(*run) == 0
+    table = next((tmp_path / "o").rglob("*1_qsm.tsv"))
+    whole = table.read_bytes()
+    table.write_text("my own notes")
+    assert call(*run) == 0
+    assert table.read_bytes() == whole
+    assert table.with_name(f"{table.name}.changed").read_text() == "my own notes"
+
+
+@pytest.mark.parametrize("name", ["Sub-02", "sub02", "sub_02", "SUB-b"])
+def test_a_folder_that_means_a_participant_is_a_row(tmp_path, name):
+    touch(tmp_path, "sub-1/anat/sub-1_T2w.nii.gz", f"{name}/anat/{name}_T2w.nii.gz")
+    (tmp_path / "subtracted").mkdir()
+    lacks = {m.participant: m.found.lacks for m in inputs.find(tmp_path).measurements}
+    assert set(lacks) == {"sub-1", name}
+    assert f"the folder {name} is no BIDS name; rename it sub-" in lacks[name][0]
+
+
+def test_an_image_stored_twice_is_named(tmp_path):
+    touch(tmp_path, "sub-1/anat/sub-1_T2w.nii.gz", "sub-1/anat/sub-1_T2w.nii")
+    scan = inputs.find(tmp_path, methods=["pvs"]).measurements[0]
+    assert "the same name stands there with another ending; keep one" in scan.found.lacks[0]
+
+
+def test_of_two_gradient_echoes_the_whole_one_is_taken(tmp_path):
+    for run, n_echoes in (("1", 2), ("2", 3)):
+        for echo in range(1, n_echoes + 1):
+            for part in ("mag", "phase"):
+                stem = f"sub-1/anat/sub-1_run-{run}_echo-{echo}_part-{part}_MEGRE"
+                touch(tmp_path, f"{stem}.nii.gz")
+                meta = {"EchoTime": 0.005 * echo, "MagneticFieldStrength": 3}
+                (tmp_path / f"{stem}.json").write_text(json.dumps(meta))
+    scan = inputs.find(tmp_path, methods=["qsm"]).measurements[0]
+    assert len(scan.found.inputs["phase"]) == 3
+    assert "of 2 gradient echoes the one of most echoes" in scan.found.notes[0]
+
+
+def test_a_row_with_a_cell_too_many_is_told(tmp_path):
+    """Else its last cells are cut, and a value stands under its neighbour's name."""
+    touch(tmp_path, "sub-1/anat/sub-1_T2w.nii.gz")
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-1\tMS\t41\n")
+    dataset = inputs.find(tmp_path, methods=["pvs"])
+    assert "a row has more cells than its head" in dataset.notes[0]
+    assert "age" not in dataset.participants
+
+
 def test_results_do_not_go_into_the_folder_of_a_participant(tmp_path):
     touch(tmp_path, "sub-1/anat/sub-1_T2w.nii.gz")
     folder = inputs.find(tmp_path, methods=["pvs"])
@@ -576,12 +626,93 @@ def test_results_do_not_go_into_the_folder_of_a_participant(tmp_path):
     assert not (tmp_path / "sub-1" / "out").exists()
 
 
-def test_a_setting_counts_more_than_what_files_say(tmp_path):
+def test_a_setting_does_not_contradict_what_files_say(tmp_path):
     touch(tmp_path, "sub-1/anat/sub-1_T2w.nii.gz")
     folder = inputs.find(tmp_path, methods=["pvs"])
-    for settings, contrast in (({}, "t2"), ({"contrast": "t1"}, "t1")):
+    for settings in ({}, {"contrast": "t2"}):
         ((_, task),) = app.plan(folder, {**app.read_settings(None), "pvs": settings})
-        assert task.parameters["options"]["contrast"] == contrast
+        assert task.parameters["options"]["contrast"] == "t2"
+    ((_, record),) = app.plan(folder, {**app.read_settings(None), "pvs": {"contrast": "t1"}})
+    assert "contrast is t1 in the settings, but the files of this scan say t2" in record.reason
+
+
+@pytest.mark.parametrize(
+    ("removed", "settings", "message"),
+    [
+        ({"EchoTime"}, {}, "as qsm: {echo_times_s: [0.004, 0.008, 0.012]}"),
+        ({"EchoTime"}, {"field_strength_t": 3}, "no EchoTime in its sidecars; write it there"),
+        ({"EchoTime"}, {"echo_times_s": [0.006, 0.012, 0.018]}, ""),
+        ({"MagneticFieldStrength"}, {"field_strength_t": 3}, ""),
+        (set(), {"echo_times_s": [0.006, 0.012, 0.01801], "field_strength_t": 3.0}, ""),
+        ({"EchoTime"}, {"field_strength_t": 7}, "field_strength_t is 7 in the settings, but the"),
+        (set(), {"echo_times_s": [0.006, 0.012, 0.02]}, "0.006, 0.012, 0.02 in the settings, but"),
+        (set(), {"echo_times_s": [0.006, 0.012]}, "files of this scan say 0.006, 0.012, 0.018"),
+        ({"one"}, {"echo_times_s": [0.006, 0.012, 0.018]}, ""),
+        ({"one"}, {"echo_times_s": [0.006, 0.013, 0.018]}, "say nothing, 0.012, 0.018"),
+        ({"EchoTime", "MagneticFieldStrength"}, {"field_strength_t": 3}, "no EchoTime and no"),
+        (
+            {"EchoTime", "MagneticFieldStrength"},
+            {"field_strength_t": 3, "echo_times_s": [0.006, 0.012, 0.018]},
+            "",
+        ),
+    ],
+)
+def test_settings_give_what_sidecars_lack(tmp_path, removed, settings, message):
+    top = tmp_path / "bids"
+    write_dataset(top, ["1"], rng=np.random.default_rng(3), methods=["qsm"], sessions=["1", "2"])
+    for path in top.glob("*MEGRE.json"):
+        content = json.loads(path.read_text())
+        gone = {"EchoTime"} if removed == {"one"} and "echo-1" in path.name else removed
+        path.write_text(json.dumps({k: v for k, v in content.items() if k not in gone}))
+    written = tmp_path / "s.yml"
+    written.write_text(json.dumps({"qsm": settings}))
+    planned = list(app.plan(inputs.find(top, methods=["qsm"]), app.read_settings(written)))
+    if message:
+        assert len(planned) == 2
+        assert all(message in record.reason for _, record in planned)
+        return
+    (*_, (_, single), (_, pair)) = planned
+    options = single.parameters["options"]
+    assert options["echo_times_s"] == pytest.approx([0.006, 0.012, 0.018], rel=0.01)
+    assert options["field_strength_t"] == 3
+    assert pair.name == "sub-1_ses-2_from-1_qsmchange"
+    assert pair.parameters["options"]["field_strength_t"] == (3, 3)
+
+
+def test_results_name_both_visits_of_a_change(visits, tmp_path):
+    """Three visits: what is asked for by label has a name of its own."""
+    one, _ = visits
+    top, out = tmp_path / "bids", tmp_path / "out"
+    shutil.copytree(one, top)
+    shutil.copytree(top / "sub-a/ses-2", top / "sub-a/ses-3")
+    for path in (top / "sub-a/ses-3").rglob("*.*"):
+        path.rename(path.with_name(path.name.replace("ses-2", "ses-3")))
+    rng = np.random.default_rng(9)
+    for path in (top / "sub-a/ses-3").rglob("*.nii.gz"):  # another scan, not a copy
+        image = images.load(path)
+        data = images.array(image)
+        noise = rng.uniform(0.99, 1.01, data.shape) if data.min() >= 0 else 1.0
+        inner = np.abs(data) < 0.9 * np.abs(data).max()
+        turned = np.where(inner, rng.integers(-9, 10, data.shape), 0)
+        other = data * noise + (turned if data.min() < 0 else 0)
+        images.save(images.make(other, image.affine), path)
+    words = ("run", top, out, "participant", "--methods", "qsm", "--workers", 0)
+    assert call(*words) == 0
+    first = next(out.rglob("sub-a_ses-3_from-1_desc-change_qsm.tsv")).read_bytes()
+    assert call(*words, "--session-label", "2", "3") == 0
+    names = {p.name for p in out.rglob("*desc-change_qsm.tsv")}
+    assert names == {
+        f"sub-a_{pair}_desc-change_qsm.tsv"
+        for pair in ("ses-2_from-1", "ses-3_from-1", "ses-3_from-2")
+    }
+    assert next(out.rglob("sub-a_ses-3_from-1_desc-change_qsm.tsv")).read_bytes() == first
+    page = (out / "sub-a.html").read_text()
+    assert "Change of susceptibility since ses-1" in page
+    assert "Change of susceptibility since ses-2" in page
+    assert call("run", top, out, "group", "--methods", "qsm", "--session-label", "2", "3") == 0
+    row = pd.read_csv(out / "group_qsmchange.tsv", sep="\t").iloc[0]
+    assert (row["session_id"], row["first_session"]) == ("ses-3", "ses-2")
+    assert "sub-a_ses-3_from-2_desc-changereport_qsm.html" in (out / "group.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -602,13 +733,12 @@ def test_a_record_links_to_pages_of_its_folder_only(where, is_link):
 
 
 def test_other_contents_of_a_file_that_an_option_names_are_measured_again(tmp_path):
-    (tmp_path / "zero.nii.gz").write_bytes(b"x")
-    touch(tmp_path / "bids", "sub-1/anat/sub-1_T2w.nii.gz")
-    dataset = inputs.find(tmp_path / "bids", methods=["pvs"])
-    settings = app.read_settings(None)
-    settings["pvs"]["registration"] = str(tmp_path / "zero.nii.gz")
-    (_, task), *_ = app.plan(dataset, settings)
-    assert str(tmp_path / "zero.nii.gz") in task.inputs["option registration"]
+    zero = tmp_path / "zero.nii.gz"
+    zero.write_bytes(b"x")
+    write_dataset(tmp_path / "bids", ["1"], rng=np.random.default_rng(3), methods=["qsm"])
+    dataset = inputs.find(tmp_path / "bids", methods=["qsm"])
+    ((_, task),) = app.plan(dataset, {"qsm": {"reference": str(zero)}})
+    assert task.inputs["option reference"] == [str(zero)]
 
 
 def test_magnitude_and_phase_of_one_echo_have_one_echo_time(tmp_path):
@@ -636,6 +766,7 @@ def test_magnitude_and_phase_of_one_echo_have_one_echo_time(tmp_path):
         (("10", "2"), "ses-10\tn/a\nses-2\t2020-01-01", ("2", "10"), "numbers"),
         (("followup", "baseline"), "", ("baseline", "followup"), "words"),
         (("A", "B"), "", ("A", "B"), "letters"),
+        (("12m", "24m", "baseline"), "", ("baseline", "12m", "24m"), "words and numbers"),
     ],
 )
 def test_visits_are_ordered_by_time(tmp_path, labels, table, order, how):
@@ -673,3 +804,47 @@ def test_a_sidecar_of_one_person_stops_nobody_else(tmp_path, meta):
     found = {s.participant: s for s in inputs.find(tmp_path, methods=["qsm"]).measurements}
     assert not found["sub-01"].lacks
     assert found["sub-02"].lacks
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("participant_id\tage\nsub-1\t30\nsub-2\t40\nsub-1\t30\n", "sub-1 stands there twice"),
+        ("participant_id\tage\nsub-1\t30\n1\t31\n", "sub-1 stands there twice"),
+        ("participant_id\tname\nsub-1\tJosé\n".encode("latin-1"), "it is not UTF-8; save it"),
+        ("participant_id\tname\nsub-1\tJos\n".encode("utf-16"), "it is not UTF-8; save it"),
+        ("", "No columns to parse"),
+        ("\n\n", "No columns to parse"),
+        ("id\tage\nsub-1\t30\n", "no column participant_id"),
+        ("participant_id,age\nsub-1,30\n", "no column participant_id"),
+        ("participant_id\tage\nsub-1\t30\t1\t2\nsub-2\t4\t5\t6\t7\n", "saw 5"),
+        ("\ufeffparticipant_id\tage\r\nsub-1\t30\r\nsub-2\t40\r\n", ""),
+        ("participant_id\tage\rsub-1\t30\rsub-2\t40\r", ""),
+        ("participant_id\nsub-1\nsub-2", ""),
+        (None, "not a regular file"),
+    ],
+)
+def test_a_table_of_participants_that_cannot_be_used(tmp_path, monkeypatch, content, message):
+    """A note at the level of participants, which needs none; an error at that of the group."""
+    monkeypatch.setattr(methods, "ALL", (*methods.ALL, TOY))
+    top, out = tmp_path / "bids", tmp_path / "out"
+    for label in ("1", "2"):
+        cube = np.zeros((10, 10, 10), np.float32)
+        cube[: 3 + int(label)] = 2
+        image = images.make(cube, np.eye(4))
+        images.save(image, top / f"sub-{label}/anat/sub-{label}_FLAIR.nii.gz")
+    if content is None:
+        (top / "participants.tsv").mkdir()
+    else:
+        content = content if isinstance(content, bytes) else content.encode()
+        (top / "participants.tsv").write_bytes(content)
+    folder = inputs.find(top, methods=["toy"])
+    assert [r.status for r in app.run_participants(folder, out)] == ["done", "done"]
+    assert any(message and message in note for note in folder.notes) == bool(message)
+    if message:
+        with pytest.raises(InputError, match=f"bids/participants.tsv is not used: .*{message}"):
+            group.summarise(folder, out)
+        assert not list(out.glob("group*"))
+    else:
+        (table,) = group.summarise(folder, out).tables.values()
+        assert table["participant_id"].tolist() == ["sub-1", "sub-2"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -92,11 +93,11 @@ def test_our_fault_is_exit_code_1_and_no_traceback(call, monkeypatch):
 def test_stopped_by_the_user(call, monkeypatch):
     from pvsbook import manifest
 
-    def stop() -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(manifest, "datasets", stop)
-    assert call("data", "list")[0] == 130
+    for number in (signal.SIGINT, signal.SIGTERM):
+        monkeypatch.setattr(manifest, "datasets", lambda n=number: os.kill(os.getpid(), n))
+        code, out, err = call("data", "list")
+        assert (code, out) == (128 + number, "")
+        assert err == "pvsbook: stopped; run the same command again to go on\n"
 
 
 # --- data ------------------------------------------------------------------------------------

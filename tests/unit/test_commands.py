@@ -28,7 +28,7 @@ def run(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
 def check_derivative(folder: Path, suffix: str, sources: list[str]) -> pd.Series:
     """Check what every method writes; return the row."""
     assert json.loads((folder / "dataset_description.json").read_text())["GeneratedBy"]
-    beside = ("desc-objects", "desc-references")
+    beside = ("desc-objects", "desc-references", "desc-nuclei")
     (table,) = (
         p for p in folder.rglob(f"*_{suffix}.tsv") if not any(name in p.name for name in beside)
     )
@@ -89,7 +89,9 @@ def test_alps_with_corrections_and_regions_by_hand(tmp_path):
     corrections = {"denoise": "patch2self", "gibbs": True, "motion": True}
     again = bids.measure_files(by_name("alps"), inputs, tmp_path / "b", rois=labels, **corrections)
     assert again.row["alps_tract_mean"] == pytest.approx(scan.index, abs=0.2)
-    with pytest.raises(InputError, match=r"7mm: does not exist"):
+    with pytest.raises(
+        InputError, match=r"rois is .7mm.; choose from 2.5mm, 5mm, or give the path"
+    ):
         bids.measure_files(by_name("alps"), inputs, tmp_path / "c", rois="7mm")
 
 

@@ -7,6 +7,7 @@ what it was chosen.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pvsbook import InputError, alps, images
+from pvsbook.atlas import registration
 from pvsbook.methods import by_name
 from pvsbook.qsm import change
 
@@ -141,6 +143,7 @@ OPTIONS = {
         "inversion_options": {},
         "harmonic_degree": 6,
         "reference": "whole brain",
+        "atlas": "auto",
     },
     "qsmchange": {
         "echo_times_s": None,
@@ -155,6 +158,8 @@ OPTIONS = {
 LIMITS = {
     "pvs.quality.MIN_COVERAGE": 0.5,
     "pvs.quality.LIMITS": {
+        "registration_correlation_t1": (0.6, 0.55),
+        "registration_correlation_t2": (0.45, 0.35),
         "registration_overlap": (0.9, 0.7),
         "contrast_to_noise": (8.0, 4.0),
         "mask_ml": (2200.0, float("inf")),
@@ -162,7 +167,7 @@ LIMITS = {
         "coverage": (0.95, float("-inf")),
         "wmh_outside_brain": (0.2, float("inf")),
         "wmh_in_regions": (0.25, float("inf")),
-        "mirrored_per_pvs": (0.25, float("inf")),
+        "mirrored_per_pvs": (0.25, 1.0),
     },
     "alps.quality.LIMITS": {
         "bvec_z": (1.0, 3.0),
@@ -173,6 +178,7 @@ LIMITS = {
         "inside": (0.9, 0.5),
         "n_voxels": (3.0, 1.5),
         "fa": (0.25, 0.15),
+        "b_s_mm2": (1550.0, float("inf")),
         "angle_deg": (30.0, 45.0),
         "fluid_fraction": (0.2, 0.5),
         "mode": (0.3, float("-inf")),
@@ -181,6 +187,19 @@ LIMITS = {
     "bids.group.OUTLYING": 3.5,  # Iglewicz and Hoaglin 1993
     "qsm.change.MIN_OVERLAP": 0.9,
     "qsm.change.MAX_TILT_DEG": 12.0,
+    "qsm._visits.SAME_PHASE_RAD": 0.005,
+    "qsm.quality.PAIR_GAIN": 0.02,
+    "qsm.quality.PAIR_FIT": 0.2,
+    "qsm.quality.PAIR_NOISE_RAD": 0.003,
+    "qsm.quality.PAIR_MM": 2.0,
+    "qsm.quality.PAIR_REACH_MM": 20.0,
+    "images._phase.FULL": 0.98,
+    "images._phase.FILLED": 0.9,
+    "images._phase.JUMP": 0.8,
+    "images._phase.JUMPS_SHARE": 0.002,
+    "images._phase.WRAPS_SHARE": 0.7,
+    "images._phase.NO_WRAP_SHARE": 1e-4,
+    "images._phase.DECAY": 0.97,
     "qsm.quality.MIN_MASK_CM3": 1.0,
     "qsm.quality.BRAIN_CM3": 400.0,
     "qsm.quality.BORDER_SHARE": 0.2,
@@ -257,3 +276,78 @@ def test_a_write_that_is_cut_off_leaves_the_old_file_whole(tmp_path, monkeypatch
 @pytest.mark.parametrize("name", OPTIONS)
 def test_the_defaults_of_a_method_are_these(name):
     assert by_name(name).defaults == OPTIONS[name]
+
+
+def test_the_limits_of_a_registration_are_these():
+    assert dict(registration.MIN_CORRELATION) == {"t1": 0.55, "t2": 0.35, "fa": 0.35}
+
+
+# What judges each column that says how good a scan is, and not what was measured in it.
+JUDGED_BY = {
+    "pvs": {
+        r"coverage_.*": "pvs.quality.LIMITS.coverage",
+        r"n_mirrored": "pvs.quality.LIMITS.mirrored_per_pvs",
+        r"contrast_to_noise": "pvs.quality.LIMITS.contrast_to_noise",
+        r"thickest_voxel_side_mm": "pvs.quality.LIMITS.thickest_voxel_side_mm",
+        r"registration_correlation": "pvs.quality.LIMITS.registration_correlation_t2",
+        r"registration_overlap": "pvs.quality.LIMITS.registration_overlap",
+    },
+    "alps": {
+        r"\w+_(projection|association)_inside": "alps.quality.LIMITS.inside",
+        r"\w+_(projection|association)_n_voxels": "alps.quality.LIMITS.n_voxels",
+        r"\w+_(projection|association)_fa": "alps.quality.LIMITS.fa",
+        r"\w+_(projection|association)_mode": "alps.quality.LIMITS.mode",
+        r"\w+_(projection|association)_angle_deg": "alps.quality.LIMITS.angle_deg",
+        r"\w+_(projection|association)_fluid_fraction": "alps.quality.LIMITS.fluid_fraction",
+        r"(left|right)_tract_angle_deg": "alps.quality.LIMITS.tract_angle_deg",
+        r"(pitch|roll|yaw)_deg": "alps.quality.LIMITS.head_tilt_deg",
+        r"registration_correlation": "alps.quality.LIMITS.registration_correlation",
+        r"registration_overlap": "alps.quality.LIMITS.registration_overlap",
+        r"bvecs_z": "alps.quality.LIMITS.bvec_z",
+        r"b_s_mm2": "alps.quality.LIMITS.b_s_mm2",
+        r"n_directions": "alps.quality.STEADY_DIRECTIONS",
+        r"alps_tract_restore": "alps.quality.ROBUST_DIFFERENCE",
+    },
+    "qsm": {
+        r"chi_sd_ppb": "qsm.quality.CHI_SD_PPB",
+        r"n_echoes": "qsm.quality.FLAGS.one echo",
+        r"mask_cm3": "qsm.quality.BRAIN_CM3",
+        r"n_regions": "qsm.quality.FLAGS.pieces",
+        r"n_dropped": "qsm.quality.DROPPED_SHARE",
+        r"residual_p95_rad": "qsm.quality.RESIDUAL_RAD",
+        r"registration_correlation": "atlas.registration.MIN_CORRELATION.t2",
+        r"pallidum_contrast_ppb": "qsm.nuclei.MIN_CONTRAST_PPB",
+    },
+    "qsmchange": {
+        r"overlap": "qsm.change.MIN_OVERLAP",
+        r"tilt_difference_deg": "qsm.change.MAX_TILT_DEG",
+        r"registration_correlation": "atlas.registration.MIN_CORRELATION.t2",
+    },
+}
+MEASURED = {
+    "pvs": r"n_.*|volume_.*|tissue_.*|fraction_.*|median_.*",
+    "alps": r"alps_\w+_(left|right|mean)(_low|_high)?|alps_tract_(nlls|free_water|radius_5_mm)"
+    r"|\w+_(md|l1|l2|l3|dxx|dyy|dzz)_mm2_s",
+    "qsm": r"reference_value_ppb|chi_(mean|p1|p99)_ppb"
+    r"|(caudate|putamen|pallidum|thalamus|pulvinar|red_nucleus|substantia_nigra|dentate)"
+    r"_(left|right)(_se)?_ppb",
+    "qsmchange": r"\w+_(change|error)_ppb",
+}
+WORDS = (
+    r"status|reasons|contrast|has_wmh_mask|registration|registration_model|bvecs_best|reference"
+)
+WORDS += r"|first_session"
+
+
+@pytest.mark.parametrize("method", JUDGED_BY)
+def test_every_figure_of_quality_has_a_limit_or_a_reason_for_none(method):
+    """The reason stands where the column is described, for whoever reads the table."""
+    for column, meaning in by_name(method).columns.items():
+        judges = [j for pattern, j in JUDGED_BY[method].items() if re.fullmatch(pattern, column)]
+        has_reason = re.search(r"no limit: \w", meaning["Description"]) is not None
+        is_result = re.fullmatch(f"{MEASURED[method]}|{WORDS}", column) is not None
+        assert len(judges) + has_reason == 1 or (is_result and not has_reason), column
+    for judge in JUDGED_BY[method].values():
+        place, _, key = judge.rpartition(".")
+        assert key.isupper() or key in _find(place), judge
+        assert not key.isupper() or _find(judge) is not None

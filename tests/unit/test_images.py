@@ -282,8 +282,60 @@ def test_unwrapped_phase_is_refused(radians):
         _gre(radians, phase_period=-1)
 
 
-def test_short_echoes_that_do_not_fill_a_turn_are_radians(radians):
-    assert _gre(radians * 0.5).phase_stored_as == "radians"
+@pytest.fixture
+def smooth() -> np.ndarray:
+    """Two echoes of a field that rises through the volume, in turns, not wrapped."""
+    x, y, z = np.meshgrid(*[np.linspace(-0.5, 0.5, 24, dtype=np.float32)] * 3, indexing="ij")
+    return (x + 0.4 * y**2 - 0.3 * z)[..., None] * np.float32([0.5, 1.0])
+
+
+def _wrap(turns: np.ndarray) -> np.ndarray:
+    return (turns - np.round(turns)).astype(np.float32)
+
+
+def test_short_echoes_that_do_not_fill_a_turn_are_radians(smooth):
+    assert _gre(smooth * 3).phase_stored_as == "radians"
+    assert _gre(smooth * 500, phase_period=1000).phase_stored_as == "units of 1000 a turn"
+
+
+@pytest.mark.parametrize(
+    ("change", "period", "words"),
+    [
+        (lambda turns: _wrap(turns) * 8192, 4096, "2 turns of 4096"),
+        (lambda turns: _wrap(turns) * 4 * np.pi, 2 * np.pi, "2 turns of 6.28319"),
+        (lambda turns: turns / np.ptp(turns) * 4096 * 3, 4096, "3 turns of 4096"),
+        (lambda turns: _wrap(turns) * 4096, 8192, "wraps there, but one turn is taken to be 8192"),
+        (lambda turns: _wrap(turns) * np.pi, None, "echo 1 jumps .* range of 3.1"),
+        (lambda turns: _wrap(turns) * np.float32([2 * np.pi, 4096]), None, "echo 1 jumps"),
+        (lambda turns: (turns / np.ptp(turns) + 0.5) * 8191, None, "is unwrapped"),
+        (lambda turns: turns / np.ptp(turns) * 1000, 1000, "is unwrapped"),
+    ],
+)
+def test_a_wrapped_phase_fills_one_turn(smooth, change, period, words):
+    """Two turns in one period, one turn in two, echoes of two scales, and no wrap at all."""
+    with pytest.raises(InputError, match=words):
+        _gre(change(3 * smooth), phase_period=period)
+    advised = _wrap(3 * smooth) * 8192
+    gre = _gre(advised, phase_period=float(np.ptp(advised)))
+    assert np.abs(np.exp(1j * gre.phase_rad) - np.exp(2j * np.pi * 3 * smooth)).max() < 0.02
+
+
+def test_a_magnitude_given_as_phase_is_told(smooth):
+    x = np.linspace(0, 1, 24, dtype=np.float32)[:, None, None, None]
+    magnitude = np.broadcast_to(900 * (1 + x), smooth.shape) * np.float32([1, 0.8])
+    for phase in (_wrap(3 * smooth) * 6.28, (_wrap(3 * smooth) + 0.5) * 4095):
+        assert _gre(phase, magnitude=magnitude).echo_times_s.size == 2
+        with pytest.raises(InputError, match="phase are exchanged, so give them the other way"):
+            _gre(magnitude, magnitude=phase)
+    with pytest.raises(InputError, match="as a magnitude does; give the phase of these echoes"):
+        _gre(magnitude, magnitude=magnitude)
+
+
+@pytest.mark.public
+def test_exchanged_files_of_the_public_crop_are_told(public_file):
+    one, other = (public_file("gre_small_romeo", f"{part}.nii") for part in ("Phase", "Mag"))
+    with pytest.raises(InputError, match=r"Mag\.nii: is given as phase.* are exchanged"):
+        images.load_gre(one, other, echo_times_s=[0.004, 0.008, 0.012], field_strength_t=7)
 
 
 def test_nan_outside_the_brain_is_set_to_zero_and_inside_refused(radians):
@@ -307,6 +359,7 @@ def test_nan_outside_the_brain_is_set_to_zero_and_inside_refused(radians):
         ({"field_strength_t": None}, "field strength: not given"),
         ({"field_strength_t": 300}, "300 T is not plausible"),
         ({"magnitude": -np.ones((12, 12, 12, 2))}, "cannot be negative"),
+        ({"magnitude": np.full((12, 12, 12, 2), np.nan)}, "holds no finite number"),
         ({"magnitude": np.ones((12, 12, 12, 3))}, "2 echoes, but magnitude has 3"),
         ({"magnitude": np.ones((12, 12, 11, 2))}, "its grid is 12 x 12 x 12"),
     ],
@@ -483,6 +536,30 @@ def _tried(load):
         return load(), ""
     except InputError as error:
         return None, str(error)
+
+
+def test_a_map_at_the_end_of_a_series_is_named(tmp_path):
+    rng = np.random.default_rng(0)
+    bvals, bvecs = np.r_[0, np.full(7, 1000.0)], rng.normal(size=(8, 3))
+    bvecs /= np.linalg.norm(bvecs, axis=1, keepdims=True)
+    bvecs[[0, 7]] = 0
+    series = images.make(rng.random((4, 4, 4, 8)), np.eye(4))
+    with pytest.raises(InputError, match="volume 7 has b = 1000 s/mm2 and no direction"):
+        images.load_dwi(series, bvals, bvecs.T)
+
+
+def test_a_link_to_nothing_is_named(tmp_path):
+    link = tmp_path / "scan.nii.gz"
+    link.symlink_to("../.git/annex/objects/none.nii.gz")
+    with pytest.raises(InputError, match="datalad get"):
+        images.load(link)
+
+
+def test_a_key_twice_in_a_sidecar_is_refused(tmp_path):
+    path = tmp_path / "scan.json"
+    path.write_text('{"MagneticFieldStrength": 3, "a": {"b": 1}, "MagneticFieldStrength": 1.5}')
+    with pytest.raises(InputError, match="MagneticFieldStrength stands there twice"):
+        images.read_json(path)
 
 
 NUMBERS = st.one_of(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -184,7 +186,11 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
         ({"n": 10_000}, r"leaves 0\.\d+ GB each"),
         ({"n": 2, "scheduler": "tcp://x"}, "cluster has its own workers"),
         ({"scheduler": "tcp://127.0.0.1:9"}, "no Dask scheduler answers"),
-        ({"scheduler": "nonsense://"}, "no Dask scheduler answers"),
+        ({"scheduler": "tls://127.0.0.1:9"}, r"needs certificates.*TLS__CA_FILE"),
+        ({"scheduler": "nonsense://"}, "is another machine, and its connection has no TLS"),
+        ({"scheduler": "10.0.0.5:8786"}, "tcp://10.0.0.5:8786 is another machine"),
+        ({"scheduler": "tcp://me:secret@10.0.0.5:8786"}, r" tcp://10\.0\.0\.5:8786 is another"),
+        ({"scheduler": "me:secret@no.such.host.invalid:1"}, " tcp://no.such.host.invalid:1 is "),
     ],
 )
 def test_bad_workers(options, message, monkeypatch):
@@ -192,6 +198,72 @@ def test_bad_workers(options, message, monkeypatch):
     n = options.pop("n", None)
     with pytest.raises(InputError, match=message), jobs.workers(n, **options):
         pass
+
+
+def test_a_scheduler_with_tls(tmp_path, monkeypatch):
+    """The certificates of Dask's configuration are used; those of another authority are not."""
+    import dask
+    from distributed import LocalCluster
+    from distributed.security import Security
+
+    monkeypatch.setattr(_workers, "SCHEDULER_TIMEOUT_S", 2)
+    security, other = Security.temporary(), Security.temporary()
+
+    def config(known: Security) -> dict[str, str]:
+        values = {
+            "ca-file": known.tls_ca_file,
+            "client.cert": known.tls_client_cert,
+            "client.key": known.tls_client_key,
+        }
+        return {f"distributed.comm.tls.{key}": value for key, value in values.items()}
+
+    with LocalCluster(
+        n_workers=1,
+        processes=False,
+        protocol="tls",
+        security=security,
+        dashboard_address=None,
+        silence_logs=logging.CRITICAL,
+    ) as cluster:
+        address = cluster.scheduler_address
+        with dask.config.set(config(security)), jobs.workers(scheduler=address) as client:
+            found = run(stubs.trouble, [jobs.Task("t", {}, {"kind": ""})], tmp_path, client=client)
+            assert found["t"].status == "done"
+        for words, wrong in (("with these certificates", other), ("no Dask scheduler", None)):
+            there = address if wrong else address.replace("tls", "tcp")
+            with (
+                dask.config.set(config(wrong or security)),
+                pytest.raises(InputError, match=words) as refused,
+                jobs.workers(scheduler=there),
+            ):
+                pass
+            assert "BEGIN" not in str(refused.value)
+
+
+def test_an_open_scheduler_elsewhere_is_accepted_on_request(monkeypatch):
+    import dask
+
+    monkeypatch.setattr(_workers, "SCHEDULER_TIMEOUT_S", 0.1)
+    with (
+        dask.config.set({"distributed.comm.require-encryption": False}),
+        pytest.raises(InputError, match=r"no Dask scheduler answers at tcp://192\.0\.2\.1:8786"),
+        jobs.workers(scheduler="tcp://192.0.2.1:8786"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("place", "is_here"),
+    [
+        ("127.0.0.1:8786", True),
+        ("localhost:8786", True),
+        ("[::1]:8786", socket.has_ipv6 and Path("/proc/net/if_inet6").is_file()),
+        ("192.0.2.1:8786", False),
+        ("no.such.host.invalid:8786", False),
+    ],
+)
+def test_which_addresses_are_of_this_machine(place, is_here):
+    assert _workers._is_here(place) == is_here
 
 
 @pytest.fixture(scope="module")

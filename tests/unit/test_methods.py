@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import re
@@ -108,7 +109,10 @@ def test_no_other_file_knows_a_method_by_name():
         (Option("k", None, "h", kind=list), ["4e-3"], "write 1.0e-4"),
         (Option("k", None, "h", kind=list), [], "give a list of numbers"),
         (Option("k", "a", "h"), 1, "give text"),
-        (Option("k", "a", "h"), "x/y.nii", "no such file"),
+        (Option("k", "a", "h", choices=("a",), or_file=True), "x/y.nii", "no such file"),
+        (Option("k", "a", "h", choices=("a",), or_file=True), "b", "choose from a, or give the"),
+        (Option("k", None, "h", kind=Path), "x/y.nii", "no such file; correct the path"),
+        (Option("k", None, "h", kind=Path), "x.txt", "give the path of a NIfTI file"),
     ],
 )
 def test_a_value_that_an_option_cannot_have_is_refused(option, value, message):
@@ -269,8 +273,13 @@ def test_a_record_of_results_removes_nothing_elsewhere(tmp_path):
     for path in (outside, other):
         path.write_text("kept")
     known = json.loads(record.read_text())
-    names = ["../../../sub-a_x.txt", "mine.txt", str(outside), 3, None]
-    record.write_text(json.dumps({**known, "Outputs": names}))
+    digest = hashlib.sha256(b"kept").hexdigest()
+    names = ["../../../sub-a_x.txt", "mine.txt", str(outside)]
+    record.write_text(json.dumps({**known, "Outputs": {name: [digest] for name in names}}))
+    with pytest.raises(InputError, match="is not as pvsbook wrote it"):
+        measure_files(TOY, {"image": scan}, out, threshold=2.0)
+    outputs = {**known["Outputs"], **{name: [digest] for name in names}, "sub-a_x": 3}
+    record.write_text(json.dumps({**known, "Outputs": outputs}))
     measure_files(TOY, {"image": scan}, out, threshold=1.0)
     assert outside.exists()
     assert other.exists()
@@ -289,6 +298,72 @@ def test_settings_of_the_scanner_hold_for_change_too(tmp_path):
 
 
 def test_regularisation_of_another_inversion_is_refused():
-    options = methods.by_name("qsmchange").defaults | {"inversion": "tkd", "regularisation": 0.7}
     with pytest.raises(InputError, match="belongs to TV and the inversion is tkd"):
-        methods.by_name("qsmchange").measure([], [], [], [], first_session="first", **options)
+        methods.by_name("qsmchange").check(
+            {"inversion": "tkd", "regularisation": 0.7, "background": "pdf"}, "here"
+        )
+
+
+IMPOSSIBLE = [
+    ("alps", {"rois": "3mm"}, "rois is '3mm'; choose from 2.5mm, 5mm, or give the path"),
+    ("alps", {"rois": "no.nii"}, "there is no such file"),
+    ("alps", {"search_mm": 4}, "search_mm is 4; use 0"),
+    ("alps", {"search_mm": -1.0}, "search_mm is -1.0; use 0"),
+    ("alps", {"n_bootstrap": 3}, "n_bootstrap is 3; give"),
+    ("pvs", {"rules": {"min_length": 3}}, "known are expected_false"),
+    ("pvs", {"rules": {"min_contrast": -1}}, "min_contrast is -1; give a number above 0"),
+    ("pvs", {"rules": {"max_width_mm": [1, 2]}}, "max_width_mm is .1, 2.; give a number"),
+    ("qsm", {"reference": "wholebrain"}, "choose from whole brain, none, or give the path"),
+    ("qsm", {"reference": 5}, "reference is 5; choose from whole brain"),
+    ("qsm", {"background": "smv", "inversion": "tkd"}, "cannot undo the ball mean"),
+    ("qsm", {"inversion": "tkd", "inversion_options": {"threshold": 0.7}}, "below 0.667"),
+    ("qsm", {"inversion_options": {"threshold": 0.2}}, "tv has no option threshold"),
+    ("qsm", {"inversion_options": {"max_iterations": 2.5}}, "give a whole number above 0"),
+    ("qsm", {"inversion_options": {"regularisation": True}}, "give a number above 0"),
+    ("qsm", {"inversion_options": {"regularisation": [1e-4]}}, "give a number above 0"),
+    ("qsm", {"background": "vsharp", "background_options": {"radii_mm": 8}}, "give numbers"),
+    ("qsm", {"background": "vsharp", "background_options": {"threshold": 1}}, "below 1"),
+    ("qsm", {"background": "pdf", "background_options": {"b0_direction": [1, 1, 1]}}, "has no"),
+    ("qsm", {"background_options": {"tolerance": 1}}, "below 1"),
+    ("qsm", {"echo_times_s": [5, 10, 15]}, "look like milliseconds"),
+    ("qsm", {"echo_times_s": [0.01, 0.005]}, "positive and rising"),
+    ("qsm", {"field_strength_t": 300}, "300 T is not plausible"),
+    ("qsm", {"phase_period": 0}, "phase_period: 0, but it must be positive"),
+    ("qsmchange", {"inversion": "l2"}, "cannot undo the ball mean"),
+    ("qsmchange", {"regularisation": 0}, "regularisation of tv is 0; give a number above 0"),
+    ("qsmchange", {"field_strength_t": (3, 300)}, "300 T is not plausible"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "message"), IMPOSSIBLE)
+def test_what_can_never_work_is_refused_before_any_scan(tmp_path, name, options, message):
+    """In a file of settings, in Python, and by the function that every command calls."""
+    method = methods.by_name(name)
+    if not isinstance(options.get("field_strength_t"), tuple):
+        path = tmp_path / "s.yml"
+        path.write_text(json.dumps({name: options}))
+        with pytest.raises(InputError, match=message):
+            app.read_settings(path)
+    (tmp_path / "bids/sub-a/anat").mkdir(parents=True)
+    (tmp_path / "bids/sub-a/anat/sub-a_T2w.nii.gz").touch()
+    folder = inputs.find(tmp_path / "bids", methods=["pvs"])
+    with pytest.raises(InputError, match=message):
+        next(app.run_participants(folder, tmp_path / "out", settings={name: options}))
+    with pytest.raises(InputError, match=message):
+        measure_files(method, {i.name: "no.nii" for i in method.inputs}, tmp_path, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_default_can_work():
+    for method in methods.ALL:
+        method.check({o.name: o.default for o in method.options}, "here")
+    both = {"echo_times_s": (np.array([0.01, 0.02]), [0.01]), "field_strength_t": (3.0, 7)}
+    methods.by_name("qsmchange").check(both, "here")
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "s.yml"
+    for text in ("qsm: {}\nqsm: {}\n", "qsm: {inversion: tkd, inversion: l2}", "a: [" * 100_000):
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"stands twice; remove one|cannot be read"):
+            app.read_settings(path)

@@ -68,6 +68,43 @@ def test_inverted_contrast_is_said(phantom, named, given):
         measured(phantom.scans[given], contrast=named)
 
 
+def test_a_scan_that_lies_elsewhere_is_not_called_another_contrast(phantom):
+    """Fluid is looked for where the registration puts it; the true cause comes first."""
+    elsewhere = replace(REGISTRATION, correlation=0.1)
+    with pytest.raises(InputError, match=r"correlates with the template by 0\.10"):
+        pvs.measure(phantom.scans["T2w"], contrast="t1", registration=elsewhere)
+
+
+def test_a_flair_is_no_t1w(phantom):
+    t1w = images.array(phantom.scans["T1w"])
+    brain = phantom.brain
+    grey = brain.gm > 0.5
+    flair = np.where(grey, 1.4 * t1w[brain.wm > 0.9].mean(), t1w)
+    image = images.make(flair.astype(np.float32), phantom.scans["T1w"].affine)
+    with pytest.raises(InputError, match="as on FLAIR"):
+        measured(image, contrast="t1")
+
+
+def test_a_header_that_leaves_the_side_open_is_told(scan):
+    image = images.make(images.array(scan), scan.affine)
+    image.set_sform(image.affine, 1)
+    image.set_qform(image.affine @ np.diag([-1, 1, 1, 1]), 1)
+    found = measured(image)
+    assert found.status == "warn"
+    assert found.reasons[0].startswith("orientation: qform and sform disagree")
+
+
+def test_what_a_mask_removes_is_not_covered(phantom, scan):
+    half = phantom.brain.brain > 0.5
+    x = nib.affines.apply_affine(scan.affine, np.argwhere(half))[:, 0]
+    half[tuple(np.argwhere(half)[x > -5].T)] = False
+    found = measured(scan, brain_mask=images.make(half.astype(np.uint8), scan.affine))
+    row = found.to_row()
+    assert row["coverage_cso_right"] < 0.2 < 0.9 < row["coverage_cso_left"]
+    assert np.isnan(row["n_cso_right"])
+    assert found.status != "pass"
+
+
 def test_saved_as_bids_derivatives(result, tmp_path):
     result.save(tmp_path, prefix="sub-01", sources=["T2w.nii.gz"])
     row = pd.read_csv(tmp_path / "sub-01/anat/sub-01_desc-counts_pvs.tsv", sep="\t")
@@ -147,6 +184,19 @@ def test_a_misplaced_mask_of_lesions_is_said(phantom, result):
     assert "outside the brain" in reasons[-1]
     _, reasons = judge(result.segmentation, anatomy, anatomy.brain)
     assert "of the regions" in reasons[-1]
+
+
+@pytest.mark.parametrize(
+    ("contrast", "correlation", "status"),
+    [("t2", 0.5, "pass"), ("t2", 0.4, "warn"), ("t2", 0.3, "fail"), ("t2", np.nan, "fail"),
+     ("t1", 0.65, "pass"), ("t1", 0.58, "warn"), ("t1", 0.5, "fail")],
+)  # fmt: skip
+def test_a_scan_unlike_the_template_warns_then_fails(result, contrast, correlation, status):
+    registration = replace(REGISTRATION, contrast=contrast, correlation=correlation)
+    anatomy = replace(result.anatomy, registration=registration)
+    given, reasons = judge(result.segmentation, anatomy, None)
+    assert given == status
+    assert ("correlates with the template" in " ".join(reasons)) == (status != "pass")
 
 
 @pytest.mark.parametrize(("overlap", "status"), [(0.95, "pass"), (0.8, "warn"), (0.6, "fail")])

@@ -14,7 +14,7 @@ def test_grades_of_the_scale():
         assert set(grade(counts).tolist()) == {expected}
 
 
-@pytest.mark.parametrize("bad", [-1, np.nan, [3, -2]])
+@pytest.mark.parametrize("bad", [-1, np.nan, [3, -2], 10.5, np.inf, "many"])
 def test_counts_below_zero(bad):
     with pytest.raises(InputError, match="count"):
         grade(bad)
@@ -47,7 +47,9 @@ def test_thicker_slices_show_more():
     table = rate(fake_result(), slice_mm=8.0).set_index("region")
     assert table.loc["bg", ["slice", "count"]].tolist() == [4, 4]
     with pytest.raises(InputError, match="thinner than the scan"):
-        rate(fake_result(), slice_mm=0.5)
+        rate(fake_result(), slice_mm=0.9)
+    with pytest.raises(InputError, match="thinner than the scan"):
+        rate(fake_result(), slice_mm=np.nan)
 
 
 def test_a_region_that_was_not_seen_has_no_grade():

@@ -11,10 +11,12 @@ import pytest
 
 from pvsbook import InputError, images, qsm
 from pvsbook.atlas import deep_grey
+from pvsbook.atlas.registration import MIN_CORRELATION
 from pvsbook.figures import qsm as figures_qsm
 from pvsbook.phantoms.brain import pose
 from pvsbook.phantoms.gradient_echo import make_gre
 from pvsbook.qsm import reference, unwrap
+from pvsbook.qsm._visits import refuse_one_scan
 from pvsbook.qsm.field import hz_to_ppm
 
 mpl.use("Agg")
@@ -310,9 +312,77 @@ def test_visits_of_other_protocols_are_told():
         return " ".join(change.reasons)
 
     assert "3 T at the first visit and 1.5 T" in reasons(replace(other, field_strength_t=1.5))
-    assert "one scan given twice" in reasons(gre)
     later = replace(other, echo_times_s=1.1 * other.echo_times_s)
     assert "protocol: echo times of" in reasons(later)
+
+
+def _from_zero(phase_rad):
+    """Stored from 0 to 4095, as scanners do, and read again."""
+    stored = np.round((phase_rad + np.pi) * 4095 / (2 * np.pi))
+    turns = stored / 4096
+    return (2 * np.pi * (turns - np.round(turns))).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        (
+            lambda gre, other: gre,
+            "echo 1 of the first and echo 1 of the second hold the same phase",
+        ),
+        (lambda gre, other: replace(other, phase_rad=gre.phase_rad), "same phase"),
+        (lambda gre, other: replace(other, phase_rad=-gre.phase_rad), "same phase"),
+        (lambda gre, other: replace(other, phase_rad=gre.phase_rad[::-1]), "same phase"),
+        (lambda gre, other: replace(other, phase_rad=np.round(gre.phase_rad, 3)), "same phase"),
+        (lambda gre, other: replace(other, phase_rad=_from_zero(gre.phase_rad)), "same phase"),
+        (lambda gre, other: replace(other, magnitude=gre.magnitude), "same magnitude"),
+        (lambda gre, other: replace(other, magnitude=3 * gre.magnitude), "same magnitude"),
+        (
+            lambda gre, other: replace(
+                other, phase_rad=np.roll(gre.phase_rad, 1, axis=3), magnitude=other.magnitude
+            ),
+            "echo 1 of the first and echo 2 of the second hold the same phase",
+        ),
+    ],
+)
+def test_one_scan_is_not_two_visits(head, second, words):
+    """Whatever the files are called, and however the copy was stored."""
+    other = make_gre(np.random.default_rng(31), voxel_size_mm=2.5).gre
+    other = replace(head.gre, magnitude=other.magnitude, phase_rad=other.phase_rad)
+    labels, table = deep_grey.labels(), deep_grey.table()
+    with pytest.raises(InputError, match=words):
+        qsm.change.measure_visits(
+            head.gre, second(head.gre, other), labels, table, np.random.default_rng(0)
+        )
+    refuse_one_scan(head.gre, other)
+
+
+def test_nuclei_that_cannot_be_placed_have_no_change():
+    """A first visit that is stored upside down, under a header that says otherwise."""
+    gre, other = (
+        make_gre(np.random.default_rng(k), voxel_size_mm=4, anatomy=np.random.default_rng(3)).gre
+        for k in (5, 6)
+    )
+    turned = [
+        replace(g, magnitude=g.magnitude[:, ::-1, ::-1], phase_rad=g.phase_rad[:, ::-1, ::-1])
+        for g in (gre, other)
+    ]
+    change = qsm.change.measure_visits(
+        *turned, deep_grey.labels(), deep_grey.table(), np.random.default_rng(0), n_repeats=1
+    )
+    assert change.registration_correlation < MIN_CORRELATION["t2"]
+    assert change.status == "fail"
+    assert change.reasons[0].startswith("registration: ")
+    assert change.table["change_ppb"].isna().all()
+
+
+def test_an_unknown_control_is_told_before_anything_is_measured(head, monkeypatch):
+    monkeypatch.setattr(qsm.change, "reconstruct", None)
+    with pytest.raises(InputError, match="control: 'putamin' is not a region"):
+        qsm.change.measure_visits(
+            head.gre, head.gre, deep_grey.labels(), deep_grey.table(),
+            np.random.default_rng(0), control="putamin",
+        )  # fmt: skip
 
 
 def test_a_visit_whose_phase_has_the_other_sign_is_no_change():

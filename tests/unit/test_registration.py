@@ -92,6 +92,7 @@ def test_nonlinear_refinement_follows_a_bent_brain():
     bent = brain.image(ndimage.map_coordinates(straight, voxel, order=1))
     affine = Registration(np.eye(4), "fa", "affine", "given", 1.0, 0.9, 1.0, 1.0)
     warped = refine_nonlinear(affine, bent)
+    assert warped.correlation == affine.correlation, "else one that is upside down would pass"
     there = site + np.array([0, 4, 0])
     assert np.linalg.norm(affine.points_to_native(site) - there) == pytest.approx(4)
     assert np.linalg.norm(warped.points_to_native(site) - there) < 2

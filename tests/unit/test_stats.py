@@ -13,6 +13,7 @@ import statsmodels.formula.api as smf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn.model_selection import StratifiedKFold
 from statsmodels.stats.anova import anova_lm
 
 from pvsbook import InputError
@@ -169,6 +170,9 @@ def test_mixed_model_equals_type_three_on_complete_data():
     for ours, theirs in (("time", "time"), ("difference of changes", "interaction")):
         f = anova["F, type III", theirs]
         assert model.loc[ours, "statistic"] ** 2 == pytest.approx(f, rel=1e-4)
+        assert model.loc[ours, "df"] == "40", "participants less two groups"
+        p = anova.loc["F, type III", theirs]
+        assert model.loc[ours, "p"] == pytest.approx(stats.f.sf(p, 1, 40), rel=1e-3)
     wide = longitudinal.change_scores(table, **DESIGN).table
     changes = [wide.loc[wide["group"] == g, "change"].mean() for g in PAIR]
     difference = model.loc["difference of changes", "estimate"]
@@ -182,6 +186,40 @@ def test_mixed_model_keeps_people_with_one_visit():
     checked = longitudinal.change_scores(some, **DESIGN)
     assert len(checked.table) == 47
     assert checked.dropped["reason"].str.contains("lacks visit 2").sum() == 8
+
+
+def test_degrees_of_freedom_are_of_what_varies_within_or_between_participants():
+    table = two_visits(5).assign(age=lambda t: t["person"] % 9 + 40.0)
+    table["dose"] = np.random.default_rng(0).normal(size=len(table))
+    some = table.drop(index=table.index[(table["visit"] == 2) & (table["person"] < 8)])
+    found = longitudinal.mixed_model(some, **DESIGN, groups=PAIR, covariates=["age", "dose"])
+    df = found.set_index("term")["df"]
+    assert df[["time", "difference of changes", "dose"]].tolist() == ["44"] * 3, "47 pairs, less 3"
+    assert df[["group", "age"]].tolist() == ["52"] * 2, "55 participants, less 3"
+    assert found["rows"].eq(102).all()
+    assert found["interval"][:5].eq("t").all()
+
+
+def test_a_mixed_model_at_no_variance_between_participants_is_fitted():
+    """The search by gradient stops there; what follows is least squares on all rows."""
+    rng = np.random.default_rng(14)
+    found = []
+    for _ in range(20):
+        table = two_visits(0, n=(10, 5)).assign(value=rng.normal(size=30))
+        found.append(longitudinal.mixed_model(table, **DESIGN, groups=PAIR)["estimate"].iloc[3])
+    assert min(found) < 1e-6 < max(found)
+
+
+def test_limits_of_a_standardised_difference_are_by_the_noncentral_t():
+    rng = np.random.default_rng(1)
+    people = pd.DataFrame({"g": ["p"] * 8 + ["c"] * 10, "y": rng.normal(size=18)})
+    row = groups.ancova(people, value="y", group="g", reference="c").loc[1]
+    parts = people["y"][:8], people["y"][8:]
+    assert row["estimate"] == pytest.approx(pingouin.compute_effsize(*parts, eftype="cohen"))
+    t, root = stats.ttest_ind(*parts).statistic, np.sqrt(1 / 8 + 1 / 10)
+    assert stats.nct.cdf(t, 16, row["low"] / root) == pytest.approx(0.975, abs=1e-4)
+    assert stats.nct.cdf(t, 16, row["high"] / root) == pytest.approx(0.025, abs=1e-4)
+    assert row["interval"] == "noncentral t"
 
 
 def test_ancova_without_covariates_is_the_t_test():
@@ -287,6 +325,26 @@ def test_classifier_optimism_and_r_squared(classifier):
     assert found.predictions["probability"].between(0, 1).all()
 
 
+def test_auc_compares_participants_who_were_held_out_together():
+    people = pd.DataFrame({"g": ["p"] * 14 + ["c"] * 23})
+    people["x"] = np.random.default_rng(2).normal(size=37)
+    found = classify.logistic(
+        people, group="g", positive="p", predictors=["x"], rng=np.random.default_rng(5),
+        n_repeats=2, n_bootstrap=40,
+    ).performance.set_index("measure")  # fmt: skip
+    rng, y, right, pairs = np.random.default_rng(5), (people["g"] == "p").to_numpy(), 0.0, 0
+    for _ in range(2):
+        folds = StratifiedKFold(10, shuffle=True, random_state=int(rng.integers(2**31)))
+        for learn, test in folds.split(y, y):
+            fit = sm.Logit(y[learn] * 1.0, sm.add_constant(people["x"][learn])).fit(disp=0)
+            score = fit.predict(sm.add_constant(people["x"]))[test]
+            pairs += y[test].sum() * (~y[test]).sum()
+            right += sum((score[y[test]].to_numpy()[:, None] > score[~y[test]].to_numpy()).ravel())
+    row = found.loc["AUC, cross-validated"]
+    assert row["estimate"] == pytest.approx(right / pairs)
+    assert row["low"] < row["estimate"] < row["high"]
+
+
 def test_separated_groups_are_refused():
     people = pd.DataFrame({"g": ["p"] * 20 + ["c"] * 20, "x": np.arange(40.0)})
     with pytest.raises(InputError, match="separate the groups"):
@@ -353,3 +411,18 @@ def test_type_three_gives_groups_equal_weight():
     found = longitudinal.mixed_anova(table, **DESIGN).set_index(["test", "term"])["statistic"]
     assert found["F, type III", "time"] < 1 < found["F, type III", "interaction"]
     assert found["F, type II", "time"] > 100, "type II weighs the 30 more"
+
+
+def test_held_out_probabilities_that_separate_the_groups_have_no_calibration():
+    y = np.repeat([0, 1], 6)
+    rows = classify._calibration(y, np.where(y == 1, 0.8, 0.3) + 0.01 * np.arange(12), {"n": 12})
+    assert np.isnan([row["estimate"] for row in rows]).all()
+
+
+def test_predictors_that_all_but_separate_the_groups_do_not_crash():
+    people = pd.DataFrame({"g": ["p"] * 10 + ["c"] * 10, "x": np.r_[8.5:18.5, 0:10.0] * 1e3})
+    found = classify.logistic(
+        people, group="g", positive="p", predictors=["x"], rng=np.random.default_rng(0),
+        n_repeats=1, n_bootstrap=5,
+    ).performance.set_index("measure")["estimate"]  # fmt: skip
+    assert found["AUC, apparent"] > 0.98

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from pvsbook import InputError
-from pvsbook.stats import agreement, groups, longitudinal, tables
+from pvsbook.stats import _regression, agreement, groups, longitudinal, tables
 
 GOOD = pd.DataFrame(
     {
@@ -103,29 +103,29 @@ FLAT = pd.DataFrame({"g": list("aaabbb"), "n": [1.0] * 6, "m": np.arange(6.0)})
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: groups.compare_counts((5, 1), (3, 4)), "5 of 3"),
+        (lambda: groups.compare_counts((5, 1), (3, 4)), "[5, 1] of [3, 4]"),
         (lambda: groups.compare_counts((1, 2, 3), (4, 5, 6)), "two groups are compared"),
         (
-            lambda: groups.ancova(FLAT, value="n", group="g", reference="z"),
+            lambda: groups.ancova(FLAT, value="m", group="g", reference="z"),
             "no 'z' in the table",
         ),
         (lambda: groups.ancova(FLAT, value="n", group="h", reference="a"), "no column 'h'"),
         (
             lambda: groups.ancova(
-                FLAT.assign(k=FLAT["m"]), value="n", group="g", reference="a",
-                covariates=["m", "k"],
+                FLAT.assign(k=FLAT["m"], n=[0, 4, 1, 7, 5, 3]), value="n", group="g",
+                reference="a", covariates=["m", "k"],
             ),
             "repeat each other",
         ),
         (
             lambda: groups.negative_binomial(
-                FLAT.assign(n=0.5), value="n", group="g", reference="a"
+                FLAT.assign(n=FLAT["m"] + 0.5), value="n", group="g", reference="a"
             ),
             "not counts",
         ),
         (
             lambda: groups.negative_binomial(
-                FLAT.assign(n=[0, 0, 0, 0, 0, 0]), value="n", group="g", reference="a"
+                FLAT.assign(n=[0, 0, 0, 0, 1, 0]), value="n", group="g", reference="a"
             ),
             "every count of a is 0",
         ),
@@ -158,14 +158,14 @@ FLAT = pd.DataFrame({"g": list("aaabbb"), "n": [1.0] * 6, "m": np.arange(6.0)})
             lambda: longitudinal.change_scores(
                 GOOD, value="chi", group="group", time="visit", person="person", order=(1,)
             ),
-            "name two visits",
+            "name two of them",
         ),
         (
             lambda: longitudinal.mixed_model(
                 GOOD, value="chi", group="group", time="visit", person="person", order=(1, 2),
                 groups=("MS",),
             ),
-            "name two of each",
+            "name two of them",
         ),
         (
             lambda: longitudinal.mixed_model(
@@ -246,7 +246,7 @@ def test_columns_may_have_any_name(name):
         table, value="alps", group="group", reference="control", covariates=[name]
     )
     assert found["estimate"].to_numpy() == pytest.approx(wanted.to_numpy())
-    _, terms = tables.design(table, [name, "sex"])
+    _, terms, _ = _regression.design(table, [name, "sex"])
     assert terms == [name, "sex: M - F"]
 
 
@@ -291,7 +291,7 @@ def test_a_declared_category_is_a_category():
     table = people()
     table["site"] = pd.Categorical(np.arange(len(table)) % 2 + 1, categories=[1, 2, 9])
     checked = tables.check(table, value="alps", covariates=["site"])
-    assert tables.design(checked.table, ["site"])[1] == ["site: 2 - 1"], "level 9 is not used"
+    assert _regression.design(checked.table, ["site"])[1] == ["site: 2 - 1"], "level 9 is not used"
 
 
 OF_TWO_VISITS = (longitudinal.mixed_model, longitudinal.change_regression)

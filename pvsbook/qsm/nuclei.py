@@ -1,0 +1,325 @@
+"""A value for every deep grey nucleus of one scan, with its error and its references."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pvsbook import images
+from pvsbook._errors import InputError
+from pvsbook.atlas import deep_grey, templates
+from pvsbook.atlas.registration import (
+    Registration,
+    is_placed,
+    register_to_mni,
+    resample_labels,
+)
+from pvsbook.derivatives import Writer
+from pvsbook.method import describe_columns
+from pvsbook.qsm.pipeline import COLUMNS as MAP_COLUMNS
+from pvsbook.qsm.pipeline import QsmResult
+from pvsbook.qsm.quality import Flag
+from pvsbook.qsm.reference import list_references
+from pvsbook.qsm.regions import measure_regions, noise_ppb
+
+__all__ = ["COLUMNS", "REGION_COLUMNS", "Nuclei", "measure_nuclei"]
+
+PLACEMENT_MM = 1.0  # SD along each axis that the error of placement stands for
+FINE_MM = 1.5  # up to here a voxel is taken off each nucleus
+# Pallidum less white matter.  In adults it is 100 to 200 ppb (Li et al. 2014, Zhang et al. 2018).
+MIN_CONTRAST_PPB = 20.0
+UNPLACED = (
+    "the magnitude correlates with the template by {:.2f}, so none was placed; check the "
+    "orientation in the header, and give a brain mask"
+)
+SCHEMATIC = (
+    "the Melbourne atlas is not at hand, so the nuclei are simple shapes, too coarse to compare "
+    "people by; fetch it (pvsbook data fetch atlas_tian), or say atlas: schematic"
+)
+MIN_WHITE = 0.95  # of the template's fraction of white matter
+
+REGION_COLUMNS = describe_columns(
+    ("label", "number in the label image"),
+    ("region", "name of the nucleus"),
+    ("side", "left or right"),
+    ("atlas", "Melbourne (Tian et al. 2020), or schematic: simple shapes of our own"),
+    ("n_voxels", "voxels measured"),
+    ("volume_mm3", "volume of the label, before its rim is taken off", "mm3"),
+    ("mean_ppb", "mean susceptibility, by the reference of the map", "ppb"),
+    ("median_ppb", "median susceptibility", "ppb"),
+    ("sd_ppb", "standard deviation over voxels", "ppb"),
+    ("se_noise_ppb", "standard error of the mean from thermal noise", "ppb"),
+    ("se_placement_ppb",
+     f"standard error of the mean if the label is {PLACEMENT_MM:g} mm off (SD along each axis)",
+     "ppb"),
+    ("se_ppb", "both errors together; not pose, nor what background removal leaves",
+     "ppb"),
+    ("mean_csf_ppb", "mean, with the CSF of the ventricles as zero", "ppb"),
+    ("mean_white_ppb", "mean, with white matter as zero", "ppb"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Nuclei:
+    """Susceptibility of a scan and of each deep grey nucleus in it.
+
+    Attributes
+    ----------
+    map
+        The map, from `pvsbook.qsm.reconstruct`, with what the nuclei say of it among its flags.
+    table
+        One row a nucleus, columns as `REGION_COLUMNS`; without values where the nuclei cannot be
+        placed.
+    labels
+        Their numbers on the grid of the scan, shape (x, y, z).
+    registration
+        Of the magnitude with the template; None where it was not tried.
+    contrast_ppb
+        Pallidum less white matter.
+    """
+
+    map: QsmResult
+    table: pd.DataFrame
+    labels: NDArray[np.int32]
+    registration: Registration | None
+    contrast_ppb: float
+
+    @property
+    def status(self) -> str:
+        """``"pass"``, ``"warn"``, or ``"fail"`` where the map is not supported."""
+        return self.map.status
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """What the flags say, in words."""
+        return self.map.reasons
+
+    def to_row(self) -> dict[str, Any]:
+        """Return one flat row: the map's, and mean and error of each nucleus."""
+        found = self.registration
+        row = self.map.to_row() | {
+            "registration_correlation": np.nan if found is None else found.correlation,
+            "pallidum_contrast_ppb": self.contrast_ppb,
+        }
+        for r in self.table.to_dict("records"):
+            name = _column(r["region"], r["side"])
+            row |= {f"{name}_ppb": r["mean_ppb"], f"{name}_se_ppb": r["se_ppb"]}
+        return row
+
+    def save(
+        self, folder: images.PathLike, *, prefix: str = "sub-scan", sources: Sequence[str] = ()
+    ) -> None:
+        """Write the map, the table of nuclei and their labels as BIDS-Derivatives.
+
+        Parameters
+        ----------
+        folder
+            Top of the derivatives data set.
+        prefix
+            Entities of the scan, such as ``sub-01_ses-2``.
+        sources
+            Names of the input files.
+        """
+        self.map.save(folder, prefix=prefix, sources=sources)
+        writer = Writer(folder, prefix=prefix, datatype="anat", sources=sources)
+        writer.table(self.table, REGION_COLUMNS, "qsm", desc="nuclei")
+        writer.image(images.make(self.labels, self.map.affine), "dseg", meta={}, desc="nuclei")
+        writer.table(self.to_row(), COLUMNS, "qsm")
+
+
+def measure_nuclei(
+    gre: images.Gre,
+    result: QsmResult,
+    rng: np.random.Generator,
+    *,
+    atlas: str = "auto",
+    n_repeats: int = 2,
+) -> Nuclei:
+    """Place the nuclei on a scan by its magnitude, and measure each.
+
+    Parameters
+    ----------
+    gre, result
+        Scan and its reconstruction.
+    rng
+        Draws noise for the error.
+    atlas
+        As in `pvsbook.atlas.deep_grey.nuclei`; ``"auto"`` is the Melbourne atlas where it is at
+        hand, else the schematic one with a flag.
+    n_repeats
+        As in `pvsbook.qsm.regions.noise_ppb`.
+
+    Returns
+    -------
+    Nuclei
+        Without values where the map is not supported, where the magnitude does not fit the
+        template, or where the pallidum does not stand out from white matter; the map's flags say
+        so.  A pallidum well *below* white matter means that the phase has the other sign: then
+        the map is not supported either.
+
+    Examples
+    --------
+    >>> from pvsbook.phantoms.gradient_echo import make_gre
+    >>> from pvsbook.qsm import reconstruct
+    >>> head = make_gre(np.random.default_rng(0), voxel_size_mm=2)
+    >>> found = measure_nuclei(head.gre, reconstruct(head.gre), np.random.default_rng(0),
+    ...                        atlas="schematic")
+    >>> bool(found.contrast_ppb > 100)
+    True
+    """
+    if atlas == "auto":
+        atlas = "melbourne" if deep_grey.has_tian() else "schematic"
+        if atlas == "schematic" and not result.unsupported_steps:
+            result = replace(result, flags=(*result.flags, Flag("atlas", SCHEMATIC)))
+    labels, table = deep_grey.nuclei(atlas)
+    empty = pd.DataFrame(table, columns=list(REGION_COLUMNS))
+    nothing = np.zeros(result.mask.shape, np.int32)
+
+    def without(flags: Sequence[Flag], found: Registration | None = None) -> Nuclei:
+        flagged = replace(result, flags=result.flags + tuple(flags))
+        return Nuclei(flagged, empty, nothing, found, np.nan)
+
+    if result.unsupported_steps:  # values would not be of susceptibility
+        return without([])
+    last = images.make(gre.magnitude[..., -1], gre.affine)
+    brain = images.make(result.mask.astype(np.uint8), gre.affine)
+    try:
+        found = register_to_mni(last, contrast="t2", mask=brain)
+    except InputError as error:
+        return without([Flag("nuclei", f"could not be placed: {error}")])
+    if not is_placed(found):
+        return without([Flag("nuclei", UNPLACED.format(found.correlation))], found)
+    native = _place(labels, found, result, (0.0, 0.0, 0.0))
+    references = _with_white_matter(gre, result, found)
+    rows = _measure(gre, result, native, table, rng, n_repeats)
+    rows["se_placement_ppb"] = _placement_ppb(gre, result, labels, found, table)
+    rows["se_ppb"] = np.hypot(rows["se_noise_ppb"], rows["se_placement_ppb"])
+    zeros = references.set_index("reference")["reference_value_ppb"]
+    for column, name in (("mean_csf_ppb", "CSF"), ("mean_white_ppb", "white matter")):
+        rows[column] = rows["mean_ppb"] + 1e3 * result.susceptibility.value_ppm - zeros[name]
+    contrast = float(rows.loc[rows["region"] == "pallidum", "mean_white_ppb"].mean())
+    if not contrast >= MIN_CONTRAST_PPB:
+        return replace(without([_contrast_flag(contrast)], found), contrast_ppb=contrast)
+    return Nuclei(
+        replace(result, references=references), rows[list(REGION_COLUMNS)], native, found, contrast
+    )
+
+
+def _contrast_flag(contrast_ppb: float) -> Flag:
+    """Say why a pallidum that does not stand out from white matter is not believed."""
+    if np.isnan(contrast_ppb):
+        return Flag("nuclei", "the pallidum or white matter lies outside the map, so nothing says "
+                    "that the nuclei lie where they should")  # fmt: skip
+    found = f"the pallidum lies {contrast_ppb:.0f} ppb above white matter"
+    if contrast_ppb > -MIN_CONTRAST_PPB:
+        words = (
+            f"{found}, in an adult about 150: the nuclei lie elsewhere, or this is no such scan"
+        )
+        return Flag("nuclei", words)
+    words = (
+        f"{found}, but iron is paramagnetic: the phase has the other sign; negate it "
+        "(--flip-phase on the command line, phase_sign: -1 in settings)"
+    )
+    return Flag("sign", words, ("inversion",))
+
+
+def _place(
+    labels: nib.Nifti1Image, found: Registration, result: QsmResult, shift_mm: Sequence[float]
+) -> NDArray[np.int32]:
+    """Bring labels to the scan, moved in MNI space by a shift."""
+    shift = nib.affines.from_matvec(np.eye(3), shift_mm)
+    to_scan = np.linalg.inv(found.native_to_mni) @ shift
+    return resample_labels(labels, to_scan, result.mask.shape, result.affine)
+
+
+def _erosion(gre: images.Gre) -> int:
+    return 1 if max(gre.voxel_size_mm) <= FINE_MM else 0
+
+
+def _measure(
+    gre: images.Gre,
+    result: QsmResult,
+    native: NDArray[np.int32],
+    table: pd.DataFrame,
+    rng: np.random.Generator,
+    n_repeats: int,
+) -> pd.DataFrame:
+    """Measure each nucleus, and the noise in it where three echoes tell the field's."""
+    erode = _erosion(gre)
+    chi, known = result.susceptibility.chi_ppm, result.local_field.mask
+    rows = measure_regions(chi, native, table, known, gre.voxel_size_mm, erode=erode)
+    rows["atlas"] = table["atlas"]
+    rows["se_noise_ppb"] = np.nan
+    if gre.echo_times_s.size > 2:
+        rows["se_noise_ppb"] = noise_ppb(
+            gre, result, native, table, rng, n_repeats=n_repeats, erode=erode
+        )
+    return rows
+
+
+def _placement_ppb(
+    gre: images.Gre,
+    result: QsmResult,
+    labels: nib.Nifti1Image,
+    found: Registration,
+    table: pd.DataFrame,
+) -> NDArray[np.float64]:
+    """Return how far each mean moves with the labels: half the difference, summed over axes."""
+    chi, known = result.susceptibility.chi_ppm, result.local_field.mask
+    variance = np.zeros(len(table))
+    for shift in PLACEMENT_MM * np.eye(3):
+        up, down = (
+            measure_regions(
+                chi, _place(labels, found, result, sign * shift), table, known,
+                gre.voxel_size_mm, erode=_erosion(gre),
+            )["mean_ppb"].to_numpy()
+            for sign in (1, -1)
+        )  # fmt: skip
+        variance += ((up - down) / 2) ** 2
+    return np.sqrt(variance)
+
+
+def _with_white_matter(gre: images.Gre, result: QsmResult, found: Registration) -> pd.DataFrame:
+    """Return the table of references with the template's white matter, where none was given."""
+    table = result.references
+    at = table.index[table["reference"] == "white matter"]
+    if len(at) and table.loc[at[0], "n_voxels"] is not pd.NA:
+        return table
+    like = images.make(gre.magnitude[..., 0], gre.affine)
+    fraction = images.array(found.to_native(templates.mni("wm"), like, order=1))
+    known = result.local_field.mask
+    chi = result.susceptibility.chi_ppm + result.susceptibility.value_ppm
+    measured = list_references(chi, known, gre, given={"white matter": fraction > MIN_WHITE})
+    row = measured[measured["reference"] == "white matter"].assign(
+        note="of the template, placed by the registration of the magnitude"
+    )
+    return pd.concat([table.drop(at), row], ignore_index=True)
+
+
+def _column(region: str, side: str) -> str:
+    return f"{region}_{side}".replace(" ", "_")
+
+
+COLUMNS = {
+    **MAP_COLUMNS,
+    **describe_columns(
+        ("registration_correlation", "correlation of the magnitude with the template"),
+        ("pallidum_contrast_ppb", "pallidum less white matter", "ppb"),
+        *(
+            row
+            for _, region, side in deep_grey.table().itertuples(index=False)
+            for row in (
+                (f"{_column(region, side)}_ppb", f"mean of {region}, {side}", "ppb"),
+                (f"{_column(region, side)}_se_ppb",
+                 f"its standard error from noise and placement, {region}, {side}", "ppb"),
+            )
+        ),
+    ),
+}  # fmt: skip
+"""What each column of `Nuclei.to_row` is."""
