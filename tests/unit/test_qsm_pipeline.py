@@ -196,7 +196,7 @@ def test_flags_say_what_a_poor_scan_cannot_support(head, tmp_path):
         (
             {},
             {"inversion": "tkd", "inversion_options": {"threshold": 1.0}},
-            "threshold: 1",
+            "threshold of tkd is 1",
         ),
         ({}, {"inversion": "medi"}, "inversion: 'medi'"),
         ({}, {"background": "sharp"}, "background: 'sharp'"),
