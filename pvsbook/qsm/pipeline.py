@@ -266,7 +266,7 @@ def reconstruct(
     Examples
     --------
     >>> from pvsbook.phantoms.gradient_echo import make_gre
-    >>> head = make_gre(np.random.default_rng(0), voxel_size_mm=4)
+    >>> head = make_gre(np.random.default_rng(0), voxel_size_mm=3)
     >>> result = reconstruct(head.gre, mask=head.brain)
     >>> result.status, result.susceptibility.reference
     ('pass', 'whole brain')

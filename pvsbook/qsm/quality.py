@@ -24,8 +24,9 @@ MIN_MASK_CM3 = 1.0
 BRAIN_CM3 = 400.0
 BORDER_SHARE = 0.2
 RESIDUAL_RAD = 0.1
-STRONG_MM3, STRONG_VOXELS = 100.0, 20  # left out in one piece, deeper than air's own field reaches
+STRONG_MM3, STRONG_VOXELS = 100.0, 20  # left out in one piece
 STRONG_DEPTH_MM = 8.0
+STRONG_SHARE = 0.5  # of the piece lies that deep; of what air leaves out below the brain 0.2
 DROPPED_SHARE = 0.02  # next to air the field itself is that steep
 CHI_SD_PPB = (8.0, 80.0)  # of a brain; ten times the echo times, or a tenth, lie far outside
 ECHO_RISE = 1.05  # the signal decays: the median of a later echo may exceed an earlier one by this
@@ -255,8 +256,10 @@ def check_map(
     volume_cm3 = _volume_cm3(known, gre)
     n_dropped = int(dropped.sum())
     depth_mm = distance_inside(known | dropped, gre.voxel_size_mm, rim_is_outside=False)
-    deep = cc3d.connected_components(dropped & (depth_mm > STRONG_DEPTH_MM), connectivity=26)
-    largest_deep = np.bincount(deep.ravel(), minlength=2)[1:].max()
+    left_out = cc3d.connected_components(dropped, connectivity=26)
+    sizes = np.bincount(left_out.ravel(), minlength=2)
+    deep = np.bincount(left_out[depth_mm > STRONG_DEPTH_MM], minlength=sizes.size)
+    largest_deep = np.where(deep > STRONG_SHARE * sizes, deep, 0)[1:].max()
     strong_mm3 = float(largest_deep * np.prod(gre.voxel_size_mm))
     is_strong = strong_mm3 > STRONG_MM3 and largest_deep > STRONG_VOXELS
     pieces = cc3d.connected_components(known, connectivity=6)
