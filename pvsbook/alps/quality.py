@@ -108,28 +108,44 @@ def judge(
         Doubts about the scan, then what fails, then what warns.
     """
     doubts = [*doubts, *_outliers(result)]
-    failed, warned = [], []
+    worse: dict[tuple[bool, str], list[tuple[str, float]]] = {}
     for key, where, value in _figures(result, head_tilt_deg):
-        warn, fail, words = LIMITS[key]
+        warn, fail, _ = LIMITS[key]
         sign = 1 if fail > warn else -1
-        if not sign * value < sign * fail:  # NaN fails
-            failed.append(f"{where}{words} {value:.2f} (limit {fail})")
-        elif not sign * value < sign * warn:
-            warned.append(f"{where}{words} {value:.2f} (limit {warn})")
+        if not sign * value < sign * warn:  # NaN fails
+            worse.setdefault((not sign * value < sign * fail, key), []).append((where, value))
+    failed, warned = (
+        [
+            _sentence(key, seen, is_fail)
+            for (is_fail, key), seen in worse.items()
+            if is_fail is which
+        ]
+        for which in (True, False)
+    )
     mean, sd = ADULTS
-    for side in ("left", "right"):
-        value = result.indices["tract"][side].value
-        if abs(value - mean) > 2 * sd:
-            warned.append(
-                f"{side} index {value:.2f} is more than two standard deviations from what is "
-                f"assumed for adults ({mean} +- {sd}); look at the regions before you believe it"
-            )
+    values = {side: result.indices["tract"][side].value for side in ("left", "right")}
+    odd = [f"{side} {v:.2f}" for side, v in values.items() if abs(v - mean) > 2 * sd]
+    if odd:
+        warned.append(
+            f"index {' and '.join(odd)}: more than two standard deviations from what is assumed "
+            f"for adults ({mean} +- {sd}); look at the regions before you believe it"
+        )
     if result.n_directions < STEADY_DIRECTIONS:
         warned.append(
             f"{result.n_directions} directions; {STEADY_DIRECTIONS} or more give a steadier tensor"
         )
     status = "fail" if failed else "warn" if warned or doubts else "pass"
     return status, (*doubts, *failed, *warned)
+
+
+def _sentence(key: str, seen: Sequence[tuple[str, float]], is_fail: bool) -> str:
+    """Say one cause once, wherever it was seen: places, range of values, limit that it passed."""
+    warn, fail, words = LIMITS[key]
+    places, values = zip(*seen, strict=True)
+    ends = dict.fromkeys(f"{value:.2f}" for value in (min(values), max(values)))
+    where = ", ".join(place.removesuffix(": ") for place in places if place)
+    limit = fail if is_fail else warn
+    return f"{where}{': ' * bool(where)}{words} {' to '.join(ends)} (limit {limit})"
 
 
 def _figures(result: AlpsResult, head_tilt_deg: float) -> Iterator[tuple[str, str, float]]:

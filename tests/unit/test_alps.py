@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pvsbook import InputError, alps, images
-from pvsbook.alps import regions
+from pvsbook.alps import quality, regions
 from pvsbook.alps.pipeline import COLUMNS, ESTIMATORS
 from pvsbook.atlas.registration import Registration
 from pvsbook.phantoms.brain import make_brain, pose
@@ -274,6 +274,23 @@ def test_a_map_among_the_volumes_without_weighting_is_named(scanned):
 
     found = alps.measure(_with_data(scanned, put_map), n_bootstrap=10)
     assert any(f"b=0: volume {volume} looks like no other" in text for text in found.reasons)
+
+
+def test_one_cause_is_one_sentence(scanned):
+    """Four regions of too few voxels are one finding, not four."""
+    seen = [(f"{name.replace('_', ' ')}: ", 2.5) for name in regions.NAMES]
+    seen[0] = (seen[0][0], 2.41)
+    text = quality._sentence("n_voxels", seen, False)
+    assert text == (
+        "left projection, left association, right projection, right association: "
+        "voxels 2.41 to 2.50 (limit 3.0)"
+    )
+    assert quality._sentence("left_minus_right", [("", float("nan"))], True).endswith(
+        "differ by nan (limit 0.6)"
+    )
+    found = alps.measure(scanned.dwi, n_bootstrap=10)
+    causes = [text.partition(": ")[2].split(" ")[0] for text in found.reasons if ": " in text]
+    assert len(causes) == len(set(causes))
 
 
 def test_a_shell_of_2000_is_measured_with_a_word(scanned):
