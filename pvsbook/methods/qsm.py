@@ -80,7 +80,8 @@ def measure(
         **options,
     )
     # A fixed seed: the same scan gives the same error.
-    return nuclei.measure_nuclei(gre, result, np.random.default_rng(0), atlas=atlas)
+    found = nuclei.measure_nuclei(gre, result, np.random.default_rng(0), atlas=atlas)
+    return nuclei.with_pictures(gre, found)
 
 
 def show(result: Nuclei) -> Shown:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,11 +25,14 @@ from pvsbook.method import describe_columns
 from pvsbook.qsm.pipeline import COLUMNS as MAP_COLUMNS
 from pvsbook.qsm.pipeline import QsmResult
 from pvsbook.qsm.quality import Flag
+from pvsbook.qsm.r2s import fit_r2s
 from pvsbook.qsm.reference import list_references
-from pvsbook.qsm.regions import measure_regions, noise_ppb
+from pvsbook.qsm.regions import MIN_REGION_VOXELS, erode_labels, measure_regions, noise_ppb
+from pvsbook.qsm.swi import minimum_projection, weight_by_phase
 
-__all__ = ["COLUMNS", "REGION_COLUMNS", "Nuclei", "measure_nuclei"]
+__all__ = ["COLUMNS", "REGION_COLUMNS", "Nuclei", "measure_nuclei", "with_pictures"]
 
+SLAB_MM = 8.0  # of the minimum intensity projection
 PLACEMENT_MM = 1.0  # SD along each axis that the error of placement stands for
 FINE_MM = 1.5  # up to here a voxel is taken off each nucleus
 # Pallidum less white matter.  In adults it is 100 to 200 ppb (Li et al. 2014, Zhang et al. 2018).
@@ -54,6 +57,7 @@ REGION_COLUMNS = describe_columns(
     ("mean_ppb", "mean susceptibility, by the reference of the map", "ppb"),
     ("median_ppb", "median susceptibility", "ppb"),
     ("sd_ppb", "standard deviation over voxels", "ppb"),
+    ("r2s_hz", "mean R2*, over the same voxels", "1/s"),
     ("se_noise_ppb", "standard error of the mean from thermal noise", "ppb"),
     ("se_placement_ppb",
      f"standard error of the mean if the label is {PLACEMENT_MM:g} mm off (SD along each axis)",
@@ -82,6 +86,9 @@ class Nuclei:
         Of the magnitude with the template; None where it was not tried.
     contrast_ppb
         Pallidum less white matter.
+    r2s_hz, swi
+        R2*, and the last echo's susceptibility-weighted image, shape (x, y, z); None with one
+        echo, and where a step before them is not supported.
     """
 
     map: QsmResult
@@ -89,6 +96,8 @@ class Nuclei:
     labels: NDArray[np.int32]
     registration: Registration | None
     contrast_ppb: float
+    r2s_hz: NDArray[np.float32] | None = None
+    swi: NDArray[np.float32] | None = None
 
     @property
     def status(self) -> str:
@@ -131,6 +140,17 @@ class Nuclei:
         writer.table(self.table, REGION_COLUMNS, "qsm", desc="nuclei")
         writer.image(images.make(self.labels, self.map.affine), "dseg", meta={}, desc="nuclei")
         writer.table(self.to_row(), COLUMNS, "qsm")
+        for suffix, data, meta in self._pictures():
+            writer.image(images.make(data, self.map.affine), suffix, meta=meta)
+
+    def _pictures(self) -> Iterator[tuple[str, NDArray[np.float32], Mapping[str, Any]]]:
+        if self.r2s_hz is not None:
+            yield "R2starmap", self.r2s_hz, {"Units": "1/s"}
+        if self.swi is not None:
+            size = nib.affines.voxel_sizes(self.map.affine)
+            slab_mm = {"SlabMillimetres": SLAB_MM}
+            yield "swi", self.swi, {"Units": "arbitrary"}
+            yield "minIP", minimum_projection(self.swi, size, thickness_mm=SLAB_MM), slab_mm
 
 
 def measure_nuclei(
@@ -198,6 +218,7 @@ def measure_nuclei(
     native = _place(labels, found, result, (0.0, 0.0, 0.0))
     references = _with_white_matter(gre, result, found)
     rows = _measure(gre, result, native, table, rng, n_repeats)
+    rows["r2s_hz"] = _mean_r2s(gre, result, native, table)
     rows["se_placement_ppb"] = _placement_ppb(gre, result, labels, found, table)
     rows["se_ppb"] = np.hypot(rows["se_noise_ppb"], rows["se_placement_ppb"])
     zeros = references.set_index("reference")["reference_value_ppb"]
@@ -261,6 +282,32 @@ def _measure(
             gre, result, native, table, rng, n_repeats=n_repeats, erode=erode
         )
     return rows
+
+
+def _mean_r2s(
+    gre: images.Gre, result: QsmResult, native: NDArray[np.int32], table: pd.DataFrame
+) -> NDArray[np.float64]:
+    """Average R2* over the voxels whose susceptibility was measured; NaN with one echo."""
+    if gre.echo_times_s.size < 2:
+        return np.full(len(table), np.nan)
+    known = result.local_field.mask
+    core = np.where(known, erode_labels(native, n_voxels=_erosion(gre)), 0)
+    r2s_hz = fit_r2s(gre.magnitude, gre.echo_times_s, core > 0)
+    n = np.bincount(core.ravel(), minlength=table["label"].max() + 1)[table["label"]]
+    total = np.bincount(core.ravel(), r2s_hz.ravel(), minlength=table["label"].max() + 1)
+    return np.where(n >= MIN_REGION_VOXELS, total[table["label"]] / np.maximum(n, 1), np.nan)
+
+
+def with_pictures(gre: images.Gre, nuclei: Nuclei) -> Nuclei:
+    """Add R2* and the susceptibility-weighted image, which need no background removal."""
+    if "unwrapping" in nuclei.map.unsupported_steps or gre.echo_times_s.size < 2:
+        return nuclei
+    phase_rad = np.float32(nuclei.map.settings["phase_sign"]) * gre.phase_rad[..., -1]
+    return replace(
+        nuclei,
+        r2s_hz=fit_r2s(gre.magnitude, gre.echo_times_s, nuclei.map.mask),
+        swi=weight_by_phase(gre.magnitude[..., -1], phase_rad, gre.voxel_size_mm),
+    )
 
 
 def _placement_ppb(

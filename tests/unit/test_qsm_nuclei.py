@@ -166,4 +166,14 @@ def test_the_command_writes_nuclei_labels_and_references(head, tmp_path):
         table.set_index(["region", "side"]).loc[("pallidum", "left"), "mean_ppb"]
     )
     assert (anat / "sub-1_desc-nuclei_dseg.nii.gz").is_file()
+    r2s, swi, lowest = (
+        images.array(images.load(anat / f"sub-1_{suffix}.nii.gz"))
+        for suffix in ("R2starmap", "swi", "minIP")
+    )
+    assert (lowest <= swi + 1e-6).all()
+    white = head.brain & (head.chi_ppm < -0.02) & (r2s > 0)
+    iron = np.isin(head.labels, (5, 6)) & (r2s > 0)
+    assert np.median(r2s[iron]) > np.median(r2s[white]) > 5
+    pallidum = table[table["region"] == "pallidum"]["r2s_hz"]
+    assert pallidum.to_numpy() == pytest.approx(np.median(r2s[iron]), rel=0.4)
     assert "16 nuclei were measured" in done.summary
