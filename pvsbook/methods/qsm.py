@@ -22,7 +22,7 @@ GRADIENT_ECHO = ("MEGRE", "T2starw", "GRE")
 NO_FILE = ("whole brain", "none")  # references that are no mask
 IN_SIDECARS = {"EchoTime": "echo_times_s", "MagneticFieldStrength": "field_strength_t"}
 EXAMPLES = {"echo_times_s": "[0.004, 0.008, 0.012]", "field_strength_t": "3"}
-ATLASES = ("auto", "melbourne", "schematic")
+ATLASES = ("auto", "melbourne", "schematic", "none")
 SCANNER = ("echo_times_s", "field_strength_t", "phase_period")
 
 
@@ -263,7 +263,7 @@ METHOD = Method(
         Option(
             "atlas",
             "auto",
-            "Nuclei: Melbourne (Tian), our schematic ones, or the first that is at hand.",
+            "Nuclei: Melbourne (Tian), our schematic ones, none, or the first that is at hand.",
             choices=ATLASES,
         ),
         Option("brain_mask", None, "Brain, on the same grid.", kind=Path),

@@ -268,7 +268,10 @@ def check_map(
     is_exact = n_echoes > 2 and not (field.standard_error_hz[known] > 0).any()
     own = local.field_ppm[local.mask]
     total = hz_to_ppm(field.field_hz[local.mask], gre.field_strength_t)
-    slow = float((total - own).std() / own.std())
+    error_hz = np.nan_to_num(field.standard_error_hz[local.mask])
+    noise = hz_to_ppm(np.sqrt(np.mean(error_hz**2)), gre.field_strength_t)
+    tissue = np.sqrt(max(own.var() - noise**2, 1e-12))  # a noisy phase is no filtered one
+    slow = float((total - own).std() / tissue)
     # A coil's phase is smooth.  With the phase images in reverse order the slope is -f, and what
     # is taken for the coil's phase holds the field's over the first and the last echo time.
     span_s = float(gre.echo_times_s[0] + gre.echo_times_s[-1])
