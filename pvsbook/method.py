@@ -270,7 +270,7 @@ class Method:
     suffix: str
     desc: str = ""
     validate: Callable[[Mapping[str, Any]], None] | None = None
-    settle: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    settle: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     compares: str = ""
     pair: Callable[[Any, Any, str], Any] | None = None
     shares: tuple[str, ...] = ()
@@ -287,6 +287,10 @@ class Method:
     def defaults(self) -> dict[str, Any]:
         """Value of each option that holds for all participants, where nothing is set."""
         return {o.name: o.default for o in self.options if not o.is_of_one_participant}
+
+    def settled(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return options with what `settle` makes of them."""
+        return options if self.settle is None else self.settle(options)
 
     def check(self, settings: Mapping[str, Any], where: str, *, for_all: bool = False) -> None:
         """Refuse settings that cannot work on any scan, alone or together.

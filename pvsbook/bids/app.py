@@ -153,7 +153,7 @@ def _task(measurement: Measurement, settings: Settings) -> jobs.Task | jobs.Reco
     if found.lacks:
         return jobs.Record(measurement.name, "skipped", reason="; ".join(found.lacks))
     # Defaults are written out, so that a default by name is the same as none.
-    options = method.settle({**method.defaults, **given, **found.parameters})
+    options = method.settled({**method.defaults, **given, **found.parameters})
     # A file that an option names is an input as well: other contents, other results.
     files = {
         f"option {name}": [value]

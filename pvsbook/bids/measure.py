@@ -85,7 +85,7 @@ def measure_files(
     pvsbook._errors.InputError: options: pvs has no option contrasts; it has contrast, wmh...
     """
     method.check(options, "options")
-    settings = method.settle({**{o.name: o.default for o in method.options}, **options})
+    settings = method.settled({**{o.name: o.default for o in method.options}, **options})
     files = {i.name: _as_list(inputs[i.name]) for i in method.inputs}
     check_names(files, _option_files(settings))
     scan = [path for paths in files.values() for path in paths]
