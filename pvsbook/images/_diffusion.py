@@ -119,7 +119,7 @@ def load_dwi(image: ImageLike, bval: PathLike | ArrayLike, bvec: PathLike | Arra
     odd = ~is_b0 & ~(np.abs(length - 1) <= 0.05)  # NaN too
     if odd.any():
         k = int(np.flatnonzero(odd)[0])
-        if odd.sum() <= 3 and not length[odd].any():
+        if odd[-odd.sum() :].all() and not length[odd].any():
             raise InputError(
                 f"{bvec_name}: volume {k} has b = {bvals[k]:g} s/mm2 and no direction, as a mean "
                 "or ADC map has that a scanner appends; leave it out of image, bval and bvec"

@@ -20,6 +20,7 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     "registration_correlation_t1": (0.6, MIN_CORRELATION["t1"]),
     "registration_correlation_t2": (0.45, MIN_CORRELATION["t2"]),
     "registration_overlap": (0.9, 0.7),
+    "turn_deg": (45.0, np.inf),
     "contrast_to_noise": (8.0, 4.0),
     "mask_ml": (LARGEST_BRAIN_ML, np.inf),
     "thickest_voxel_side_mm": (2.5, np.inf),  # at 2 mm few PVS are lost, at 3 mm half the faint
@@ -37,6 +38,8 @@ _UNLIKE = (
 _REASONS: Mapping[str, str] = {
     "registration_correlation_t1": _UNLIKE,
     "registration_correlation_t2": _UNLIKE,
+    "turn_deg": "the head lies {:.0f} degrees from where the header says: check the orientation, "
+    "or left and right may be exchanged",
     "registration_overlap": "the registration places {:.0%} of the brain on the template: look at "
     "the regions before the counts",
     "contrast_to_noise": "fluid stands out by {:.2g} standard deviations of the noise only: "
@@ -82,6 +85,9 @@ def judge(
     figures = {
         f"registration_correlation_{registration.contrast}": registration.correlation,
         "registration_overlap": registration.overlap,
+        "turn_deg": np.degrees(
+            np.arccos(np.clip((np.trace(registration.rotation) - 1) / 2, -1, 1))
+        ),
         "contrast_to_noise": segmentation.levels.contrast_to_noise,
         "mask_ml": anatomy.mask_ml,
         "thickest_voxel_side_mm": anatomy.voxel_size_mm.max(),

@@ -167,6 +167,7 @@ LIMITS = {
         "coverage": (0.95, float("-inf")),
         "wmh_outside_brain": (0.2, float("inf")),
         "wmh_in_regions": (0.25, float("inf")),
+        "turn_deg": (45.0, float("inf")),
         "mirrored_per_pvs": (0.25, 1.0),
     },
     "alps.quality.LIMITS": {

@@ -75,6 +75,16 @@ def test_a_scan_that_lies_elsewhere_is_not_called_another_contrast(phantom):
         pvs.measure(phantom.scans["T2w"], contrast="t1", registration=elsewhere)
 
 
+def test_a_head_that_lies_across_its_header_is_told(scan):
+    """The registration turns it back, but may mirror it: the sides of the counts are in doubt."""
+    turned = np.eye(4)
+    turned[:3, :3] = [[0, 0, -1], [0, 1, 0], [1, 0, 0]]
+    there = replace(REGISTRATION, native_to_mni=np.linalg.inv(turned))
+    found = pvs.measure(images.make(images.array(scan), turned @ scan.affine), registration=there)
+    assert any("the head lies 90 degrees from where the header says" in r for r in found.reasons)
+    assert not any("the header says" in r for r in measured(scan).reasons)
+
+
 def test_a_flair_is_no_t1w(phantom):
     t1w = images.array(phantom.scans["T1w"])
     brain = phantom.brain
