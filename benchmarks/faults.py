@@ -498,8 +498,7 @@ def users(folder: Path) -> None:
         if len(ports) >= 3 or running.poll() is not None:
             break
     call = (
-        "import asyncio, os, sys\nos.setuid(65534)\n"
-        "from distributed.core import rpc\n"
+        "import asyncio, os, sys\nfrom distributed.core import rpc\nos.setuid(65534)\n"
         "async def main(port):\n"
         "    for scheme in ('tcp', 'tls'):\n"
         "        try:\n"
