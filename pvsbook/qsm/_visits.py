@@ -9,15 +9,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pvsbook import images
-from pvsbook._errors import InputError
 from pvsbook.qsm.alignment import Alignment
 from pvsbook.qsm.pipeline import QsmResult
 
 SAME_PHASE_RAD = 0.005  # median difference of one scan in two units; noise alone is more
 
 
-def refuse_one_scan(first: images.Gre, second: images.Gre) -> None:
-    """Refuse visits that share an image, in any storage order: noise is never the same twice."""
+def one_scan(first: images.Gre, second: images.Gre) -> str:
+    """Say which image two visits share, in any storage order: noise is never the same twice."""
     for what, one, two in (
         ("phase", first.phase_rad, second.phase_rad),
         ("magnitude", first.magnitude, second.magnitude),
@@ -28,10 +27,11 @@ def refuse_one_scan(first: images.Gre, second: images.Gre) -> None:
             if what == "phase" and i == j and one.shape[:3] == two.shape[:3]:
                 is_same |= _differs_by_rounding(one[..., i], two[..., j])
             if is_same:
-                raise InputError(
+                return (
                     f"visits: echo {i + 1} of the first and echo {j + 1} of the second hold the "
                     f"same {what}, so no change can be measured; give the files of two visits"
                 )
+    return ""
 
 
 def _sums(echo: NDArray) -> tuple[float, float, float]:

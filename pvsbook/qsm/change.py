@@ -23,7 +23,7 @@ from pvsbook.atlas.registration import (
 )
 from pvsbook.derivatives import Writer
 from pvsbook.method import describe_columns
-from pvsbook.qsm._visits import compare_protocols, compare_signs, refuse_one_scan
+from pvsbook.qsm._visits import compare_protocols, compare_signs, one_scan
 from pvsbook.qsm.alignment import Alignment, align_visits, halve
 from pvsbook.qsm.pipeline import QsmResult, reconstruct
 from pvsbook.qsm.regions import measure_regions, noise_ppb
@@ -186,16 +186,15 @@ def measure_visits(
     -------
     Change
         Without numbers, and with the status ``"fail"``, where the scans do not support
-        background removal or inversion, or the first visit does not fit the template.
+        background removal or inversion, share an image, or do not fit the template.
 
     Raises
     ------
     InputError
-        The visits share an image, or an unknown control; see `pvsbook.qsm.reconstruct` and
+        An unknown control; see `pvsbook.qsm.reconstruct` and
         `pvsbook.atlas.registration.register_to_mni`.
     """
     _check_control(control, table)
-    refuse_one_scan(first, second)
     results = [reconstruct(gre, **settings) for gre in (first, second)]
     last = [images.make(gre.magnitude[..., -1], gre.affine) for gre in (first, second)]
     (one, one_mask), (two, two_mask) = (
@@ -219,9 +218,10 @@ def measure_visits(
     change = replace(
         change, registration_correlation=to_mni.correlation, first_session=first_session
     )
-    if is_placed(to_mni):
+    same = one_scan(first, second)
+    if is_placed(to_mni) and not same:
         return change
-    reason = (
+    reason = same or (
         f"registration: the first visit correlates with the template by {to_mni.correlation:.2f} "
         f"(limit {MIN_CORRELATION['t2']}), so the nuclei cannot be placed; check the orientation "
         "in the header and the field of view"

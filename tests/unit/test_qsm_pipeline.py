@@ -16,7 +16,7 @@ from pvsbook.figures import qsm as figures_qsm
 from pvsbook.phantoms.brain import pose
 from pvsbook.phantoms.gradient_echo import make_gre
 from pvsbook.qsm import reference, unwrap
-from pvsbook.qsm._visits import refuse_one_scan
+from pvsbook.qsm._visits import one_scan
 from pvsbook.qsm.field import hz_to_ppm
 
 mpl.use("Agg")
@@ -349,12 +349,21 @@ def test_one_scan_is_not_two_visits(head, second, words):
     """Whatever the files are called, and however the copy was stored."""
     other = make_gre(np.random.default_rng(31), voxel_size_mm=2.5).gre
     other = replace(head.gre, magnitude=other.magnitude, phase_rad=other.phase_rad)
-    labels, table = deep_grey.labels(), deep_grey.table()
-    with pytest.raises(InputError, match=words):
-        qsm.change.measure_visits(
-            head.gre, second(head.gre, other), labels, table, np.random.default_rng(0)
-        )
-    refuse_one_scan(head.gre, other)
+    assert words in one_scan(head.gre, second(head.gre, other))
+    assert one_scan(head.gre, other) == ""
+
+
+def test_a_scan_given_twice_is_a_row_without_numbers(head):
+    """Under another field strength, so that the protocols are told as well."""
+    again = replace(head.gre, field_strength_t=1.5)
+    found = qsm.change.measure_visits(
+        head.gre, again, deep_grey.labels(), deep_grey.table(), np.random.default_rng(0),
+        n_repeats=1,
+    )  # fmt: skip
+    assert found.status == "fail"
+    assert found.reasons[0].startswith("visits: echo 1 of the first and echo 1 of the second")
+    assert any("1.5 T at the second" in reason for reason in found.reasons)
+    assert found.table["change_ppb"].isna().all()
 
 
 def test_nuclei_that_cannot_be_placed_have_no_change():
