@@ -23,7 +23,8 @@ from pvsbook._errors import InputError
 from pvsbook.atlas import templates
 
 __all__ = [
-    "distance_mm", "distances_on_grid", "has_tian", "labels", "nuclei", "region", "table", "tian",
+    "column", "distance_mm", "distances_on_grid", "has_tian", "labels", "nuclei", "region", "table",
+    "tian",
 ]  # fmt: skip
 
 
@@ -90,6 +91,17 @@ def table() -> pd.DataFrame:
     """
     rows = [(n, *pair) for n, pair in enumerate(itertools.product(NUCLEI, SIDES), start=1)]
     return pd.DataFrame(rows, columns=["label", "region", "side"])
+
+
+def column(region: str, side: str) -> str:
+    """Name a nucleus as the columns of tables do.
+
+    Examples
+    --------
+    >>> column("red nucleus", "left")
+    'red_nucleus_left'
+    """
+    return f"{region}_{side}".replace(" ", "_")
 
 
 def distance_mm(points_mm: ArrayLike, region: str, side: str) -> NDArray[np.float32]:

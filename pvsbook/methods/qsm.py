@@ -80,8 +80,7 @@ def measure(
         **options,
     )
     # A fixed seed: the same scan gives the same error.
-    found = nuclei.measure_nuclei(gre, result, np.random.default_rng(0), atlas=atlas)
-    return nuclei.with_pictures(gre, found)
+    return nuclei.measure_nuclei(gre, result, np.random.default_rng(0), atlas=atlas)
 
 
 def show(result: Nuclei) -> Shown:

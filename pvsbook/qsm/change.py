@@ -120,7 +120,7 @@ class Change:
             "registration_correlation": self.registration_correlation,
         }
         for r in self.table.to_dict("records"):
-            name = f"{r['region']}_{r['side']}".replace(" ", "_")
+            name = deep_grey.column(r["region"], r["side"])
             row[f"{name}_change_ppb"] = r["change_ppb"]
             row[f"{name}_error_ppb"] = r["error_ppb"]
         return row
@@ -389,7 +389,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
     *(
         row
         for _, region, side in deep_grey.table().itertuples(index=False)
-        for name in [f"{region}_{side}".replace(" ", "_")]
+        for name in [deep_grey.column(region, side)]
         for row in (
             (f"{name}_change_ppb", f"change of {region}, {side}: later visit minus first", "ppb"),
             (f"{name}_error_ppb",

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from pvsbook import images
 from pvsbook._errors import InputError
@@ -20,17 +21,16 @@ from pvsbook.atlas.registration import (
     register_to_mni,
     resample_labels,
 )
-from pvsbook.derivatives import Writer
 from pvsbook.method import describe_columns
 from pvsbook.qsm.pipeline import COLUMNS as MAP_COLUMNS
 from pvsbook.qsm.pipeline import QsmResult
 from pvsbook.qsm.quality import Flag
 from pvsbook.qsm.r2s import fit_r2s
-from pvsbook.qsm.reference import list_references
+from pvsbook.qsm.reference import MIN_VOXELS, measure_reference
 from pvsbook.qsm.regions import MIN_REGION_VOXELS, erode_labels, measure_regions, noise_ppb
 from pvsbook.qsm.swi import minimum_projection, weight_by_phase
 
-__all__ = ["COLUMNS", "REGION_COLUMNS", "Nuclei", "measure_nuclei", "with_pictures"]
+__all__ = ["COLUMNS", "REGION_COLUMNS", "Nuclei", "measure_nuclei"]
 
 SLAB_MM = 8.0  # of the minimum intensity projection
 PLACEMENT_MM = 1.0  # SD along each axis that the error of placement stands for
@@ -117,7 +117,7 @@ class Nuclei:
             "pallidum_contrast_ppb": self.contrast_ppb,
         }
         for r in self.table.to_dict("records"):
-            name = _column(r["region"], r["side"])
+            name = deep_grey.column(r["region"], r["side"])
             row |= {f"{name}_ppb": r["mean_ppb"], f"{name}_se_ppb": r["se_ppb"]}
         return row
 
@@ -135,8 +135,7 @@ class Nuclei:
         sources
             Names of the input files.
         """
-        self.map.save(folder, prefix=prefix, sources=sources)
-        writer = Writer(folder, prefix=prefix, datatype="anat", sources=sources)
+        writer = self.map.save_maps(folder, prefix=prefix, sources=sources)
         writer.table(self.table, REGION_COLUMNS, "qsm", desc="nuclei")
         writer.image(images.make(self.labels, self.map.affine), "dseg", meta={}, desc="nuclei")
         writer.table(self.to_row(), COLUMNS, "qsm")
@@ -197,12 +196,13 @@ def measure_nuclei(
         atlas = "melbourne" if deep_grey.has_tian() else "schematic"
         if atlas == "schematic" and not result.unsupported_steps:
             result = replace(result, flags=(*result.flags, Flag("atlas", SCHEMATIC)))
+    pictures = _decay_and_swi(gre, result)
     empty = pd.DataFrame(deep_grey.table(), columns=list(REGION_COLUMNS))
     nothing = np.zeros(result.mask.shape, np.int32)
 
     def without(flags: Sequence[Flag], found: Registration | None = None) -> Nuclei:
         flagged = replace(result, flags=result.flags + tuple(flags))
-        return Nuclei(flagged, empty, nothing, found, np.nan)
+        return Nuclei(flagged, empty, nothing, found, np.nan, **pictures)
 
     if result.unsupported_steps or atlas == "none":
         return without([])  # values would not be of susceptibility, or are not wanted
@@ -218,7 +218,7 @@ def measure_nuclei(
     native = _place(labels, found, result, (0.0, 0.0, 0.0))
     references = _with_white_matter(gre, result, found)
     rows = _measure(gre, result, native, table, rng, n_repeats)
-    rows["r2s_hz"] = _mean_r2s(gre, result, native, table)
+    rows["r2s_hz"] = _mean_r2s(gre, result, native, table, pictures.get("r2s_hz"))
     rows["se_placement_ppb"] = _placement_ppb(gre, result, labels, found, table)
     rows["se_ppb"] = np.hypot(rows["se_noise_ppb"], rows["se_placement_ppb"])
     zeros = references.set_index("reference")["reference_value_ppb"]
@@ -227,9 +227,8 @@ def measure_nuclei(
     contrast = float(rows.loc[rows["region"] == "pallidum", "mean_white_ppb"].mean())
     if not contrast >= MIN_CONTRAST_PPB:
         return replace(without([_contrast_flag(contrast)], found), contrast_ppb=contrast)
-    return Nuclei(
-        replace(result, references=references), rows[list(REGION_COLUMNS)], native, found, contrast
-    )
+    result = replace(result, references=references)
+    return Nuclei(result, rows[list(REGION_COLUMNS)], native, found, contrast, **pictures)
 
 
 def _contrast_flag(contrast_ppb: float) -> Flag:
@@ -284,30 +283,30 @@ def _measure(
     return rows
 
 
+def _decay_and_swi(gre: images.Gre, result: QsmResult) -> dict[str, NDArray[np.float32]]:
+    """Make R2* and the susceptibility-weighted image, which need no background removal."""
+    if "unwrapping" in result.unsupported_steps or gre.echo_times_s.size < 2:
+        return {}
+    phase_rad = np.float32(result.settings["phase_sign"]) * gre.phase_rad[..., -1]
+    return {
+        "r2s_hz": fit_r2s(gre.magnitude, gre.echo_times_s, result.mask),
+        "swi": weight_by_phase(gre.magnitude[..., -1], phase_rad, gre.voxel_size_mm),
+    }
+
+
 def _mean_r2s(
-    gre: images.Gre, result: QsmResult, native: NDArray[np.int32], table: pd.DataFrame
+    gre: images.Gre,
+    result: QsmResult,
+    native: NDArray[np.int32],
+    table: pd.DataFrame,
+    r2s_hz: NDArray[np.float32] | None,
 ) -> NDArray[np.float64]:
     """Average R2* over the voxels whose susceptibility was measured; NaN with one echo."""
-    if gre.echo_times_s.size < 2:
+    if r2s_hz is None:
         return np.full(len(table), np.nan)
-    known = result.local_field.mask
-    core = np.where(known, erode_labels(native, n_voxels=_erosion(gre)), 0)
-    r2s_hz = fit_r2s(gre.magnitude, gre.echo_times_s, core > 0)
-    n = np.bincount(core.ravel(), minlength=table["label"].max() + 1)[table["label"]]
-    total = np.bincount(core.ravel(), r2s_hz.ravel(), minlength=table["label"].max() + 1)
-    return np.where(n >= MIN_REGION_VOXELS, total[table["label"]] / np.maximum(n, 1), np.nan)
-
-
-def with_pictures(gre: images.Gre, nuclei: Nuclei) -> Nuclei:
-    """Add R2* and the susceptibility-weighted image, which need no background removal."""
-    if "unwrapping" in nuclei.map.unsupported_steps or gre.echo_times_s.size < 2:
-        return nuclei
-    phase_rad = np.float32(nuclei.map.settings["phase_sign"]) * gre.phase_rad[..., -1]
-    return replace(
-        nuclei,
-        r2s_hz=fit_r2s(gre.magnitude, gre.echo_times_s, nuclei.map.mask),
-        swi=weight_by_phase(gre.magnitude[..., -1], phase_rad, gre.voxel_size_mm),
-    )
+    core = np.where(result.local_field.mask, erode_labels(native, n_voxels=_erosion(gre)), 0)
+    n, total = (ndimage.sum_labels(x, core, table["label"]) for x in (core > 0, r2s_hz))
+    return np.where(n >= MIN_REGION_VOXELS, total / np.maximum(n, 1), np.nan)
 
 
 def _placement_ppb(
@@ -335,22 +334,17 @@ def _placement_ppb(
 def _with_white_matter(gre: images.Gre, result: QsmResult, found: Registration) -> pd.DataFrame:
     """Return the table of references with the template's white matter, where none was given."""
     table = result.references
-    at = table.index[table["reference"] == "white matter"]
-    if len(at) and table.loc[at[0], "n_voxels"] is not pd.NA:
-        return table
+    row = table["reference"] == "white matter"
     like = images.make(gre.magnitude[..., 0], gre.affine)
-    fraction = images.array(found.to_native(templates.mni("wm"), like, order=1))
     known = result.local_field.mask
-    chi = result.susceptibility.chi_ppm + result.susceptibility.value_ppm
-    measured = list_references(chi, known, gre, given={"white matter": fraction > MIN_WHITE})
-    row = measured[measured["reference"] == "white matter"].assign(
-        note="of the template, placed by the registration of the magnitude"
-    )
-    return pd.concat([table.drop(at), row], ignore_index=True)
-
-
-def _column(region: str, side: str) -> str:
-    return f"{region}_{side}".replace(" ", "_")
+    white = known & (images.array(found.to_native(templates.mni("wm"), like, order=1)) > MIN_WHITE)
+    if table.loc[row, "n_voxels"].notna().any() or white.sum() < MIN_VOXELS:
+        return table
+    chi = result.susceptibility.chi_ppm.astype(np.float64) + result.susceptibility.value_ppm
+    measured = measure_reference(chi, known, white) | {
+        "note": "of the template, placed by the registration of the magnitude"
+    }
+    return table.assign(**{name: table[name].mask(row, v) for name, v in measured.items()})
 
 
 COLUMNS = {
@@ -362,8 +356,8 @@ COLUMNS = {
             row
             for _, region, side in deep_grey.table().itertuples(index=False)
             for row in (
-                (f"{_column(region, side)}_ppb", f"mean of {region}, {side}", "ppb"),
-                (f"{_column(region, side)}_se_ppb",
+                (f"{deep_grey.column(region, side)}_ppb", f"mean of {region}, {side}", "ppb"),
+                (f"{deep_grey.column(region, side)}_se_ppb",
                  f"its standard error from noise and placement, {region}, {side}", "ppb"),
             )
         ),

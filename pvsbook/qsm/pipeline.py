@@ -149,6 +149,16 @@ class QsmResult:
     ) -> Path:
         """Write maps, row and settings as BIDS-Derivatives; return the path of the row.
 
+        See `save_maps`.
+        """
+        writer = self.save_maps(folder, prefix=prefix, sources=sources)
+        return writer.table(self.to_row(), COLUMNS, "qsm")
+
+    def save_maps(
+        self, folder: images.PathLike, *, prefix: str = "sub-scan", sources: Sequence[str] = ()
+    ) -> Writer:
+        """Write maps, references and settings as BIDS-Derivatives; return what writes beside them.
+
         A map that the scan cannot support gets another name (``desc-unsupported``), so that
         nobody takes it by the ordinary one.
 
@@ -191,7 +201,7 @@ class QsmResult:
         values = ["reference_value_ppb", "standard_error_ppb", "mean_ppb"]
         table = self.references.assign(**dict.fromkeys([] if is_chi else values, np.nan))
         writer.table(table, REFERENCE_COLUMNS, "qsm", desc="references")
-        return writer.table(self.to_row(), COLUMNS, "qsm")
+        return writer
 
 
 def reconstruct(

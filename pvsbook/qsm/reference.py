@@ -261,14 +261,16 @@ def list_references(
     choices: dict[str, Any] = {"none": "none", "whole brain": "whole brain", **regions}
     chi = np.asarray(chi_ppm, np.float64)
     rows = [
-        {"reference": name, **_zero(chi, inside, choices.get(name)), "note": note}
+        {"reference": name, **measure_reference(chi, inside, choices.get(name)), "note": note}
         for name, note in notes.items()
     ]
     table = pd.DataFrame(rows, columns=list(REFERENCE_COLUMNS))
     return table.astype({"n_voxels": "Int64"})
 
 
-def _zero(chi: NDArray[np.float64], inside: NDArray[np.bool_], choice: Any) -> dict[str, Any]:
+def measure_reference(
+    chi: NDArray[np.float64], inside: NDArray[np.bool_], choice: Any
+) -> dict[str, Any]:
     """Measure what a reference subtracts; an empty row where there is none."""
     if choice is None:
         return {}

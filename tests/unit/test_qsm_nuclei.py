@@ -103,6 +103,16 @@ def test_a_scan_too_small_to_place_says_so(head):
     assert any("nuclei: " in reason for reason in tried.reasons)
 
 
+def test_without_enough_white_matter_the_scan_is_measured_and_says_so(head, found, monkeypatch):
+    monkeypatch.setattr(nuclei, "MIN_WHITE", 1.1)
+    few = nuclei.measure_nuclei(
+        head.gre, qsm.reconstruct(head.gre), np.random.default_rng(0), atlas="schematic"
+    )
+    assert few.table["mean_ppb"].isna().all()
+    assert "lies outside the map" in few.reasons[-1]
+    assert few.r2s_hz is not None
+
+
 @pytest.mark.parametrize(("contrast", "words"), [(np.nan, "outside the map"), (5.0, "elsewhere")])
 def test_why_a_pallidum_is_not_believed(contrast, words):
     flag = nuclei._contrast_flag(contrast)

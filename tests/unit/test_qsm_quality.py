@@ -17,6 +17,17 @@ def head():
     return make_gre(np.random.default_rng(21), voxel_size_mm=4)
 
 
+@pytest.fixture
+def crop(public_file):
+    """A block of a person's brain, three echoes."""
+    return images.load_gre(
+        public_file("gre_small_romeo", "Mag.nii"),
+        public_file("gre_small_romeo", "Phase.nii"),
+        echo_times_s=(0.004, 0.008, 0.012),
+        field_strength_t=7,
+    )
+
+
 def as_12_bit(phase_rad):
     return np.round((phase_rad + np.pi) / (2 * np.pi) * 4095).astype(np.float32)
 
@@ -73,18 +84,12 @@ def test_a_stripped_brain_of_one_brightness_is_measured(head):
 
 
 @pytest.mark.public
-def test_the_first_cause_is_told_of_a_crop_whose_files_are_exchanged(public_file):
-    gre = images.load_gre(
-        public_file("gre_small_romeo", "Mag.nii"),
-        public_file("gre_small_romeo", "Phase.nii"),
-        echo_times_s=(0.004, 0.008, 0.012),
-        field_strength_t=7,
-    )
-    assert not quality.check_magnitude(gre)
-    turn = gre.magnitude / np.quantile(gre.magnitude, 0.9999)
+def test_the_first_cause_is_told_of_a_crop_whose_files_are_exchanged(crop):
+    assert not quality.check_magnitude(crop)
+    turn = crop.magnitude / np.quantile(crop.magnitude, 0.9999)
     exchanged = replace(
-        gre,
-        magnitude=as_12_bit(gre.phase_rad),
+        crop,
+        magnitude=as_12_bit(crop.phase_rad),
         phase_rad=np.clip(2 * np.pi * turn - np.pi, -np.pi, np.pi).astype(np.float32),
     )
     with pytest.raises(InputError, match="are magnitude and phase exchanged"):
@@ -146,16 +151,10 @@ def test_nothing_is_said_of_a_pair_without_noise_or_without_voxels(head):
 
 @pytest.mark.public
 @pytest.mark.parametrize("moved", [(0, 0, 0), (8, 0, 0), (0, 8, 0), (0, 0, 4)])
-def test_the_phase_of_a_person_is_told_from_the_same_moved(public_file, moved):
-    gre = images.load_gre(
-        public_file("gre_small_romeo", "Mag.nii"),
-        public_file("gre_small_romeo", "Phase.nii"),
-        echo_times_s=(0.004, 0.008, 0.012),
-        field_strength_t=7,
-    )
+def test_the_phase_of_a_person_is_told_from_the_same_moved(crop, moved):
     there = tuple(slice(n, None) for n in moved)
-    here = tuple(slice(size - n) for n, size in zip(moved, gre.phase_rad.shape, strict=False))
-    pair = replace(gre, magnitude=gre.magnitude[there], phase_rad=gre.phase_rad[here])
+    here = tuple(slice(size - n) for n, size in zip(moved, crop.phase_rad.shape, strict=False))
+    pair = replace(crop, magnitude=crop.magnitude[there], phase_rad=crop.phase_rad[here])
     assert _is_other_scan(pair) is any(moved)
 
 
@@ -201,15 +200,9 @@ def test_what_a_header_leaves_open_is_told(head):
 
 @pytest.mark.public
 @pytest.mark.parametrize("is_reversed", [False, True])
-def test_the_order_is_told_on_real_echoes(public_file, is_reversed):
-    gre = images.load_gre(
-        public_file("gre_small_romeo", "Mag.nii"),
-        public_file("gre_small_romeo", "Phase.nii"),
-        echo_times_s=(0.004, 0.008, 0.012),
-        field_strength_t=7,
-    )
-    phase = gre.phase_rad[..., ::-1].copy() if is_reversed else gre.phase_rad
-    assert ("echo order" in codes(replace(gre, phase_rad=phase))) == is_reversed
+def test_the_order_is_told_on_real_echoes(crop, is_reversed):
+    phase = crop.phase_rad[..., ::-1].copy() if is_reversed else crop.phase_rad
+    assert ("echo order" in codes(replace(crop, phase_rad=phase))) == is_reversed
 
 
 @pytest.mark.parametrize("turns", [1.0, 4095.0, 6.28])
