@@ -64,9 +64,12 @@ def refuse_foreign(
 
 
 def keep_edited(path: Path, known: Iterable[Any]) -> None:
-    """Set aside a result that is not as it was written, edited or damaged: name.changed."""
+    """Set aside a result that is not as it was written, edited or damaged, as name.changed."""
     if path.is_file() and sha256(path) not in known:
-        path.replace(path.with_name(f"{path.name}.changed"))
+        kept, n = path.with_name(f"{path.name}.changed"), 1
+        while os.path.lexists(kept):  # what was set aside before stays
+            kept, n = path.with_name(f"{path.name}.{n}.changed"), n + 1
+        path.replace(kept)
 
 
 def same_sources(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

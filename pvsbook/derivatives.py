@@ -35,6 +35,7 @@ BIDS has no name yet for some of this, so .bidsignore keeps it from the validato
 - *_vesselness: filter response; *_dwimap: maps of the diffusion tensor (a BIDS proposal)
 - *_fieldmap: fields computed for QSM; to BIDS a fieldmap is an acquisition with its magnitude
 - *_swi, *_minIP: susceptibility-weighted image and its minimum projection (a BIDS proposal)
+- *.changed: a result that was edited, set aside when it was written anew
 - *.html, group_*, logs/: pages, tables of all people, and what happened when
 
 For teaching and research; not a medical device.
@@ -42,6 +43,7 @@ For teaching and research; not a medical device.
 IGNORED = (
     "*.html", "*_alps.*", "*_dwimap.*", "*_fieldmap.*", "*_minIP.*", "*_pvs.*", "*_qsm.*",
     "*_swi.*", "*_vesselness.*", "group_*", "logs/",
+    "*.changed",
 )  # fmt: skip
 # What the validator requires of a map; every map here is zero outside the brain.
 REQUIRED_META: Mapping[str, Mapping[str, Any]] = {

@@ -136,13 +136,20 @@ def _fresh(
         outputs = {n: [Path(own, n).stat().st_size, h] for n, h in contents.items()}
         inputs = {Path(p).name: h for p, h in hashes.items()}
         # Said before the first file is moved: whoever comes after a kill knows what to remove.
-        earlier = (read_stored(top, task.name) or {}).get("outputs", {})
+        stored = read_stored(top, task.name) or {}
+        earlier, before = stored.get("outputs", {}), stored.get("before")
+        before = before if isinstance(before, dict) else {}
+        # After a kill among the moves, a result is the earlier one or the one that was on its way.
+        ours = {
+            name: [digest, *(b if isinstance(b := before.get(name), list) else [])]
+            for name, (_, digest) in earlier.items()
+        }
         refuse_foreign(top, contents, recorded=earlier, draft=Path(own))
         started = {
             "name": task.name,
             "status": "started",
             "outputs": {**earlier, **outputs},
-            "before": {name: [digest] for name, (_, digest) in earlier.items()},
+            "before": ours,
         }
         record = Record(
             task.name, "done", digest, "", dict(result), inputs, outputs, task.parameters
@@ -150,7 +157,7 @@ def _fresh(
         with uninterrupted():
             write_json(started, record_path(top, task.name))
             for name, path in zip(names, written, strict=True):
-                keep_edited(top / name, [contents[name], *earlier.get(name, ())])
+                keep_edited(top / name, [contents[name], *ours.get(name, ())])
                 (top / name).parent.mkdir(parents=True, exist_ok=True)
                 path.replace(top / name)
             write_record(top, record)

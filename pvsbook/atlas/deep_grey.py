@@ -23,8 +23,8 @@ from pvsbook._errors import InputError
 from pvsbook.atlas import templates
 
 __all__ = [
-    "column", "distance_mm", "distances_on_grid", "has_tian", "labels", "nuclei", "region", "table",
-    "tian",
+    "column", "distance_mm", "distances_on_grid", "has_tian", "labels", "nuclei", "region",
+    "table", "tian",
 ]  # fmt: skip
 
 

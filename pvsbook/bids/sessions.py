@@ -38,8 +38,9 @@ def order_sessions(top: Path, person: str, sessions: Sequence[str]) -> tuple[lis
     late = [s for s, w in zip(sessions, words, strict=True) if w.startswith(LATE)]
     if len(sessions) == 2 and len(early) == len(late) == 1:
         return [*early, *late], "the words of their labels (no acq_time for all of them)"
-    if len(early) == 1 and all(re.search(r"\d", s) for s in sessions if s not in early):
-        others = [s for s in sessions if s not in early]
+    others = [s for s in sessions if s not in early]
+    kinds = {re.sub(r"\d+", "#", s.casefold()) for s in others}
+    if len(early) == 1 and len(kinds) == 1 and "#" in min(kinds):
         return [*early, *others], "the words and numbers of their labels (no acq_time for all)"
     if len({re.sub(r"\d+", "#", word) for word in words}) == 1 and re.search(r"\d", words[0]):
         return sessions, "the numbers of their labels (no acq_time for all of them)"

@@ -579,6 +579,10 @@ def test_a_result_that_the_user_edited_is_kept(tmp_path):
     assert call(*run) == 0
     assert table.read_bytes() == whole
     assert table.with_name(f"{table.name}.changed").read_text() == "my own notes"
+    table.write_text("more notes")
+    assert call(*run) == 0
+    assert table.with_name(f"{table.name}.changed").read_text() == "my own notes"
+    assert table.with_name(f"{table.name}.1.changed").read_text() == "more notes"
 
 
 @pytest.mark.parametrize("name", ["Sub-02", "sub02", "sub_02", "SUB-b"])
@@ -767,6 +771,7 @@ def test_magnitude_and_phase_of_one_echo_have_one_echo_time(tmp_path):
         (("followup", "baseline"), "", ("baseline", "followup"), "words"),
         (("A", "B"), "", ("A", "B"), "letters"),
         (("12m", "24m", "baseline"), "", ("baseline", "12m", "24m"), "words and numbers"),
+        (("baseline", "m24", "y1"), "", ("baseline", "m24", "y1"), "letters"),
     ],
 )
 def test_visits_are_ordered_by_time(tmp_path, labels, table, order, how):
