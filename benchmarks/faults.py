@@ -346,7 +346,7 @@ def anatomy(folder: Path) -> None:
 
 
 def people(folder: Path) -> None:
-    """A folder in which each of ten people is broken in another way, and two are whole."""
+    """Thirteen people: eleven are broken, each in another way, and two are whole."""
     labels = [f"{k:02}" for k in range(1, 14)]
     top = write_dataset(folder / "bids", labels, rng=np.random.default_rng(3), methods=["qsm"])
 

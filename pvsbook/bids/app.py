@@ -210,10 +210,9 @@ def run_participants(
     top = Path(out)
     if top.resolve() == folder.root.resolve():
         raise InputError(f"{out}: is the data set itself; give another folder for the results")
-    root = folder.root.resolve()
-    if top.resolve().is_relative_to(root) and top.resolve().relative_to(root).parts[0] in {
-        *folder.labels
-    }:
+    inside = top.resolve()
+    is_inside = inside.is_relative_to(folder.root.resolve())
+    if is_inside and inside.relative_to(folder.root.resolve()).parts[0].startswith("sub-"):
         raise InputError(f"{out}: lies in the folder of a participant; give another folder")
     planned = list(plan(folder, settings or {}))
     waiting = Counter(measurement.participant for measurement, _ in planned)

@@ -102,10 +102,7 @@ def measure_files(
     where = writer.path(method.suffix, ".html", desc=f"{method.desc}report")
     row_at = writer.path(method.suffix, ".tsv", **({"desc": method.desc} if method.desc else {}))
     record = writer.path(method.suffix, ".json", desc=f"{method.desc}sources")
-    earlier = images.read_json(record).get("Outputs") if record.is_file() else None
-    names_of = earlier if isinstance(earlier, dict) else {}
-    beside = [name for name in names_of if name == Path(name).name]
-    before = dict.fromkeys([where.name, row_at.name, *beside], "")
+    before = dict.fromkeys([where.name, row_at.name, *_earlier(record)], "")
     refuse_foreign(where.parent, before)  # before minutes of work
     result = method.measure(*files.values(), **settings)
     row = result.to_row()
@@ -132,9 +129,15 @@ def measure_files(
         result.save(folder, prefix=prefix, sources=names)
         draft = replace(writer, folder=folder)
         draft.text(page, method.suffix, ".html", desc=f"{method.desc}report")
-        claimed = writer.path(method.suffix, ".json", desc=f"{method.desc}sources")
-        _publish(Path(folder), claimed, sources, prefix)
+        _publish(Path(folder), record, sources, prefix)
     return Done(shown.summary, result.status, result.reasons, row, where)
+
+
+def _earlier(record: Path) -> dict[str, list[str]]:
+    """Return the hashes of an earlier run's results, by name; only of files beside the record."""
+    outputs = images.read_json(record).get("Outputs") if record.is_file() else None
+    outputs = outputs if isinstance(outputs, dict) else {}
+    return {n: h for n, h in outputs.items() if n == Path(n).name and isinstance(h, list)}
 
 
 def _publish(draft: Path, record: Path, sources: Mapping[str, Any], prefix: str) -> None:
@@ -143,9 +146,7 @@ def _publish(draft: Path, record: Path, sources: Mapping[str, Any], prefix: str)
     hashes = {path.name: sha256(path) for path in written}
     top = record.parent
     refuse_foreign(top, {**hashes, record.name: ""})
-    earlier = images.read_json(record).get("Outputs") if record.is_file() else None
-    earlier = earlier if isinstance(earlier, dict) else {}
-    before = {name: known for name, known in earlier.items() if isinstance(known, list)}
+    before = _earlier(record)
 
     def claim(outputs: Mapping[str, Sequence[str]]) -> None:
         content = {**sources, "Outputs": dict(sorted(outputs.items()))}
@@ -157,7 +158,7 @@ def _publish(draft: Path, record: Path, sources: Mapping[str, Any], prefix: str)
                for n in {*before, *hashes}})  # fmt: skip
         for name, known in before.items():
             path = top / name
-            is_beside = name == path.name and name.startswith(f"{prefix}_") and path.is_file()
+            is_beside = name.startswith(f"{prefix}_") and path.is_file()
             if is_beside and name not in hashes and sha256(path) in known:
                 path.unlink()
         for path in written:

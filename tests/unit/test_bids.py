@@ -622,11 +622,13 @@ def test_a_row_with_a_cell_too_many_is_told(tmp_path):
     assert "age" not in dataset.participants
 
 
-def test_results_do_not_go_into_the_folder_of_a_participant(tmp_path):
-    touch(tmp_path, "sub-1/anat/sub-1_T2w.nii.gz")
-    folder = inputs.find(tmp_path, methods=["pvs"])
+@pytest.mark.parametrize("person", ["sub-1", "sub-2"])
+def test_results_do_not_go_into_the_folder_of_a_participant(tmp_path, person):
+    """Asked for or not."""
+    touch(tmp_path, "sub-1/anat/sub-1_T2w.nii.gz", "sub-2/anat/sub-2_T2w.nii.gz")
+    folder = inputs.find(tmp_path, methods=["pvs"], participants=["1"])
     with pytest.raises(InputError, match="lies in the folder of a participant"):
-        next(app.run_participants(folder, tmp_path / "sub-1" / "out"))
+        next(app.run_participants(folder, tmp_path / person / "out"))
     assert not (tmp_path / "sub-1" / "out").exists()
 
 
