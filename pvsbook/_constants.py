@@ -5,6 +5,8 @@
 2021, chi-separation, NeuroImage 240:118371).
 """
 
+import math
+
 GAMMA_MHZ_T = 42.577478518
 RELAXIVITY_HZ_PPM = 137.0
-TWO_PI = 6.283185307179586  # radians in one turn
+TWO_PI = math.tau  # radians in one turn

@@ -158,7 +158,7 @@ class Option:
             if not _is_number(value):
                 raise InputError(f"{where}; give a number{_as_text(value)}")
         elif self.type is list:
-            if not isinstance(value, list | tuple) or not value or not all(map(_is_entry, value)):
+            if not isinstance(value, list | tuple) or not value or not all(map(_is_number, value)):
                 raise InputError(f"{where}; give a list of numbers{_as_text(value)}")
         elif self.type is dict:
             if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):

@@ -200,7 +200,7 @@ def measure(
     Raises
     ------
     InputError
-        Voxels over 3 mm, no shell up to 1500 s/mm2 with six directions, a mask on another grid,
+        Voxels over 3 mm, no shell up to 3000 s/mm2 with six directions, a mask on another grid,
         an unknown registration, or a field of view that does not hold the regions.
 
     Notes

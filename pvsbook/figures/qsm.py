@@ -88,7 +88,7 @@ def nuclei(result: Nuclei) -> Figure:
     matplotlib.figure.Figure
     """
     affine = result.map.affine
-    pallidum = result.table[result.table["region"] == "pallidum"].set_index("side")["label"]
+    pallidum = result.table.loc[result.table["region"] == "pallidum", "label"]
     shown = nib.as_closest_canonical(images.make(result.labels, affine))
     numbers = np.asarray(shown.dataobj)
     middle = (np.array(numbers.shape) - 1) / 2
@@ -98,9 +98,9 @@ def nuclei(result: Nuclei) -> Figure:
         index = np.argwhere(np.isin(numbers, labels)).mean(axis=0)[axis]
         return name, float(world[axis] + (index - middle[axis]) * shown.affine[axis, axis])
 
-    both = list(pallidum)
+    both = [label for label in pallidum if (numbers == label).any()]
     planes = [plane("axial", 2, both), plane("coronal", 1, both)]
-    planes += [plane("sagittal", 0, [pallidum["right"]])]
+    planes += [plane("sagittal", 0, both[-1:])]
     figure = plt.figure(figsize=(7.0, 6.6), layout="constrained")
     halves = figure.add_gridspec(2, 1, height_ratios=(1.0, 1.5))
     top, bottom = (figure.add_subfigure(halves[row]) for row in range(2))

@@ -109,13 +109,13 @@ def check_acquisition(
                 f"echo times: {text} look like milliseconds; give seconds "
                 f"({times[0] / 1000:g}, ...)"
             )
-        if times.min() < 1e-4 or (np.diff(times) <= 0).any():
+        if not (times.min() >= 1e-4 and (np.diff(times) > 0).all()):  # NaN too
             raise InputError(f"echo times: {text}; they must be positive and rising, in seconds")
     if field_strength_t is not None and not 0.05 <= field_strength_t <= 25:
         raise InputError(
             f"field strength: {field_strength_t:g} T is not plausible; give it in tesla"
         )
-    if phase_period is not None and not phase_period > 0:
+    if phase_period is not None and not 0 < phase_period < np.inf:
         raise InputError(f"phase_period: {phase_period:g}, but it must be positive")
 
 
@@ -188,7 +188,7 @@ def load_gre(
             "negative; are magnitude and phase swapped?"
         )
     both = np.isfinite(mag[..., 0]) & np.isfinite(raw[..., 0])
-    pair = np.stack([mag[both][:, 0], raw[both][:, 0]])
+    pair = np.stack([mag[..., 0][both], raw[..., 0][both]])
     if (np.ptp(pair, axis=1) > 0).all() and abs(np.corrcoef(pair)[0, 1]) > COPY_CORRELATION:
         raise InputError(
             f"{phases[0].label}: is {first.label} in other units; "

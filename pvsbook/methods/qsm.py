@@ -33,7 +33,7 @@ def validate(options: Mapping[str, Any]) -> None:
 
     images.check_acquisition(*(options[name] for name in SCANNER))
     steps = ("background", "inversion", "background_options", "inversion_options")
-    pipeline.check_steps(*(options[name] for name in steps))
+    pipeline.check_steps(*(options[name] for name in (*steps, "harmonic_degree")))
 
 
 def settle(options: dict[str, Any]) -> dict[str, Any]:
@@ -137,7 +137,9 @@ def find(visit: Visit) -> Found:
     if not whole:
         return Found(lacks=tuple(dict.fromkeys(text for f in tried for text in f.lacks)))
     note = (f"of {len(tried)} gradient echoes the one of most echoes, then the first by name",)
-    most = max(whole, key=lambda found: len(found.inputs["phase"]))  # of equals the first
+    most = max(
+        whole, key=lambda found: len(found.parameters["echo_times_s"])
+    )  # of equals the first
     return replace(most, notes=most.notes + (note if len(tried) > 1 else ()))
 
 

@@ -20,6 +20,7 @@ BACKGROUNDS: Mapping[str, Callable[..., LocalField]] = MappingProxyType(
 INVERSIONS: Mapping[str, Callable[..., Inversion | NDArray[np.float32]]] = MappingProxyType(
     {"tv": tv, "edge tv": tv, "tkd": tkd, "l2": closed_form_l2, "tikhonov": tikhonov, "ndi": ndi}
 )
+MAX_DEGREE = 9  # of harmonic polynomials: the points that are compared tell no more apart
 # What follows from the scan and the steps before.
 _OF_THE_SCAN = ("ball_mm", "radians_per_ppm", "b0_direction")
 # From here on a tolerance stops before the first step, and a threshold leaves nothing: the dipole
@@ -32,6 +33,7 @@ def check_steps(
     inversion: str,
     background_options: Mapping[str, Any],
     inversion_options: Mapping[str, Any],
+    harmonic_degree: int = 0,
 ) -> None:
     """Refuse methods that are unknown or do not fit together, and options that they cannot have.
 
@@ -40,6 +42,8 @@ def check_steps(
     InputError
         Names the method, the option, and what is possible.
     """
+    if harmonic_degree not in range(MAX_DEGREE + 1):
+        raise InputError(f"harmonic_degree: {harmonic_degree}; give 0 (none) to {MAX_DEGREE}")
     _check_method("background", background, BACKGROUNDS, background_options)
     _check_method("inversion", inversion, INVERSIONS, inversion_options)
     if background == "smv" and inversion not in ("tv", "edge tv"):

@@ -283,7 +283,8 @@ def reconstruct(
     """
     if phase_sign not in (1, -1):
         raise InputError(f"phase_sign: {phase_sign}; give 1 or -1")
-    check_steps(background, inversion, background_options, inversion_options)
+    steps = background, inversion, background_options, inversion_options
+    check_steps(*steps, harmonic_degree)
     check_reference(reference)
     flags = quality.check_magnitude(gre) or quality.check_pair(gre)
     try:

@@ -206,6 +206,8 @@ def test_flags_say_what_a_poor_scan_cannot_support(head, tmp_path):
             "background_options: smv has no option radius; it has radius_mm",
         ),
         ({}, {"inversion_options": {"lambda": 1}}, "inversion_options: tv has no option lambda"),
+        ({}, {"harmonic_degree": -1}, "harmonic_degree: -1; give 0"),
+        ({}, {"harmonic_degree": 60}, "harmonic_degree: 60; give 0"),
     ],
 )
 def test_bad_input_is_refused(head, change, arguments, message):
