@@ -101,6 +101,7 @@ def read_settings(path: images.PathLike | None) -> dict[str, dict[str, Any]]:
 def _complete(given: Settings, where: str) -> dict[str, dict[str, Any]]:
     """Refuse settings that cannot work on any scan; give each method what it shares."""
     methods = {method.name: method for method in registry.ALL}
+    given = {name: {k: _plain(v) for k, v in o.items()} for name, o in given.items()}
     for name, options in given.items():
         if name not in methods:
             raise InputError(f"{where}: {name!r} is no method; known: {', '.join(methods)}")
@@ -111,6 +112,11 @@ def _complete(given: Settings, where: str) -> dict[str, dict[str, Any]]:
         shared = {key: scanner[key] for key in method.shares if key in scanner}
         settings[name] = {**shared, **given.get(name, {})}
     return settings
+
+
+def _plain(value: Any) -> Any:
+    """Return a path as text and NumPy's numbers as Python's, as a settings file has them."""
+    return str(value) if isinstance(value, Path) else getattr(value, "tolist", lambda: value)()
 
 
 def plan(

@@ -642,6 +642,14 @@ def test_a_setting_does_not_contradict_what_files_say(tmp_path):
     assert "contrast is t1 in the settings, but the files of this scan say t2" in record.reason
 
 
+def test_settings_from_python_are_stored_as_a_file_would_have_them(bids):
+    folder = inputs.find(bids, methods=["qsm"], participants=["01"])
+    given = {"echo_times_s": np.array([0.006, 0.012, 0.018]), "harmonic_degree": np.int64(4)}
+    ((_, task),) = app.plan(folder, {"qsm": given})
+    assert task.parameters["options"]["harmonic_degree"] == 4
+    json.dumps(task.parameters)
+
+
 @pytest.mark.parametrize(
     ("removed", "settings", "message"),
     [

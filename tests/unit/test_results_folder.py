@@ -135,7 +135,7 @@ def test_our_own_results_are_renewed(toy):
     assert contents(toy / "out") == wanted
 
 
-@pytest.mark.parametrize("n", range(1, 9))
+@pytest.mark.parametrize("n", range(1, 7))
 def test_killed_while_results_are_moved(toy, monkeypatch, n):
     """Each step of the move may be the last one; the same command then goes on."""
     direct(toy, threshold=0.5)
