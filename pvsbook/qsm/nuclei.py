@@ -15,13 +15,9 @@ from scipy import ndimage
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas import deep_grey, templates
-from pvsbook.atlas.registration import (
-    Registration,
-    is_placed,
-    register_to_mni,
-    resample_labels,
-)
+from pvsbook.atlas.registration import Registration, is_placed, resample_labels
 from pvsbook.method import describe_columns
+from pvsbook.qsm._placement import Masked, place
 from pvsbook.qsm.pipeline import COLUMNS as MAP_COLUMNS
 from pvsbook.qsm.pipeline import QsmResult
 from pvsbook.qsm.quality import Flag
@@ -38,14 +34,23 @@ FINE_MM = 1.5  # up to here a voxel is taken off each nucleus
 # Pallidum less white matter.  In adults it is 100 to 200 ppb (Li et al. 2014, Zhang et al. 2018).
 MIN_CONTRAST_PPB = 20.0
 UNPLACED = (
-    "the magnitude correlates with the template by {:.2f}, so none was placed; check the "
+    "the {} correlates with the template by {:.2f}, so none was placed; check the "
     "orientation in the header, and give a brain mask"
 )
 SCHEMATIC = (
     "the Melbourne atlas is not at hand, so the nuclei are simple shapes, too coarse to compare "
     "people by; fetch it (pvsbook data fetch atlas_tian), or say atlas: schematic"
 )
+NOT_BY_T1W = (
+    "the nuclei were placed by the magnitude, not by the T1w image: {}; give the T1w image of "
+    "this visit"
+)
 MIN_WHITE = 0.95  # of the template's fraction of white matter
+# R2* of white matter is about 15, 19 and 37 per second at 1.5, 3 and 7 T (Peters et al. 2007,
+# doi:10.1016/j.mri.2007.02.014).  Echo times that are twice as long as they were halve it; people
+# differ by a tenth or two, and field across thick voxels raises it.
+WHITE_R2S_HZ = (10.0, 3.4)  # at zero field, and per tesla
+R2S_SHARE = (0.65, 1.75)  # of it
 
 REGION_COLUMNS = describe_columns(
     ("label", "number in the label image"),
@@ -83,9 +88,11 @@ class Nuclei:
     labels
         Their numbers on the grid of the scan, shape (x, y, z).
     registration
-        Of the magnitude with the template; None where it was not tried.
+        Of the image in `placed_by` with the template; None where it was not tried.
     contrast_ppb
         Pallidum less white matter.
+    placed_by
+        ``"T1w"`` or ``"magnitude"``; empty where nothing was placed.
     r2s_hz, swi
         R2*, and the last echo's susceptibility-weighted image, shape (x, y, z); None with one
         echo, and where a step before them is not supported.
@@ -96,6 +103,7 @@ class Nuclei:
     labels: NDArray[np.int32]
     registration: Registration | None
     contrast_ppb: float
+    placed_by: str = ""
     r2s_hz: NDArray[np.float32] | None = None
     swi: NDArray[np.float32] | None = None
 
@@ -113,6 +121,7 @@ class Nuclei:
         """Return one flat row: the map's, and mean and error of each nucleus."""
         found = self.registration
         row = self.map.to_row() | {
+            "placed_by": self.placed_by,
             "registration_correlation": np.nan if found is None else found.correlation,
             "pallidum_contrast_ppb": self.contrast_ppb,
         }
@@ -159,8 +168,9 @@ def measure_nuclei(
     *,
     atlas: str = "auto",
     n_repeats: int = 2,
+    t1w: Masked | str | None = None,
 ) -> Nuclei:
-    """Place the nuclei on a scan by its magnitude, and measure each.
+    """Place the nuclei on a scan through a T1w image or by its magnitude, and measure each.
 
     Parameters
     ----------
@@ -173,11 +183,15 @@ def measure_nuclei(
         hand, else the schematic one with a flag; ``"none"`` saves some seconds.
     n_repeats
         As in `pvsbook.qsm.regions.noise_ppb`.
+    t1w
+        T1w image of the same visit, in any pose and on any grid, and its brain mask.  Where it
+        does not fit the template or the magnitude, the magnitude places the nuclei, with a flag;
+        so it does where there is only the reason why the image cannot be read.
 
     Returns
     -------
     Nuclei
-        Without values where the map is not supported, where the magnitude does not fit the
+        Without values where the map is not supported, where the image does not fit the
         template, or where the pallidum does not stand out from white matter; the map's flags say
         so.  A pallidum well *below* white matter means that the phase has the other sign: then
         the map is not supported either.
@@ -202,7 +216,7 @@ def measure_nuclei(
 
     def without(flags: Sequence[Flag], found: Registration | None = None) -> Nuclei:
         flagged = replace(result, flags=result.flags + tuple(flags))
-        return Nuclei(flagged, empty, nothing, found, np.nan, **pictures)
+        return Nuclei(flagged, empty, nothing, found, np.nan, "", **pictures)
 
     if result.unsupported_steps or atlas == "none":
         return without([])  # values would not be of susceptibility, or are not wanted
@@ -210,13 +224,20 @@ def measure_nuclei(
     last = images.make(gre.magnitude[..., -1], gre.affine)
     brain = images.make(result.mask.astype(np.uint8), gre.affine)
     try:
-        found = register_to_mni(last, contrast="t2", mask=brain)
+        placed = place((last, brain), t1w)
     except InputError as error:
         return without([Flag("nuclei", f"could not be placed: {error}")])
+    found = placed.registration
+    if placed.doubt:
+        flag = Flag("t1w", NOT_BY_T1W.format(placed.doubt))
+        result = replace(result, flags=(*result.flags, flag))
     if not is_placed(found):
-        return without([Flag("nuclei", UNPLACED.format(found.correlation))], found)
+        words = UNPLACED.format(placed.image, found.correlation)
+        return without([Flag("nuclei", words)], found)
     native = _place(labels, found, result, (0.0, 0.0, 0.0))
-    references = _with_white_matter(gre, result, found)
+    white = _white_matter(gre, result, found)
+    result = replace(result, flags=result.flags + _check_decay(gre, pictures.get("r2s_hz"), white))
+    references = _with_white_matter(result, white, placed.image)
     rows = _measure(gre, result, native, table, rng, n_repeats)
     rows["r2s_hz"] = _mean_r2s(gre, result, native, table, pictures.get("r2s_hz"))
     rows["se_placement_ppb"] = _placement_ppb(gre, result, labels, found, table)
@@ -228,7 +249,8 @@ def measure_nuclei(
     if not contrast >= MIN_CONTRAST_PPB:
         return replace(without([_contrast_flag(contrast)], found), contrast_ppb=contrast)
     result = replace(result, references=references)
-    return Nuclei(result, rows[list(REGION_COLUMNS)], native, found, contrast, **pictures)
+    kept = rows[list(REGION_COLUMNS)]
+    return Nuclei(result, kept, native, found, contrast, placed.image, **pictures)
 
 
 def _contrast_flag(contrast_ppb: float) -> Flag:
@@ -331,18 +353,40 @@ def _placement_ppb(
     return np.sqrt(variance)
 
 
-def _with_white_matter(gre: images.Gre, result: QsmResult, found: Registration) -> pd.DataFrame:
+def _white_matter(gre: images.Gre, result: QsmResult, found: Registration) -> NDArray[np.bool_]:
+    """Bring the template's white matter to the scan."""
+    like = images.make(gre.magnitude[..., 0], gre.affine)
+    share = images.array(found.to_native(templates.mni("wm"), like, order=1))
+    return result.local_field.mask & (share > MIN_WHITE)
+
+
+def _check_decay(
+    gre: images.Gre, r2s_hz: NDArray[np.float32] | None, white: NDArray[np.bool_]
+) -> tuple[Flag, ...]:
+    """Flag white matter that decays as it does at no such field strength."""
+    if r2s_hz is None or white.sum() < MIN_VOXELS:
+        return ()
+    found, at_zero, per_tesla = float(np.median(r2s_hz[white])), *WHITE_R2S_HZ
+    usual = at_zero + per_tesla * gre.field_strength_t
+    low, high = (share * usual for share in R2S_SHARE)
+    if low <= found <= high:
+        return ()
+    words = (
+        f"R2* of white matter is {found:.3g} per second, at {gre.field_strength_t:g} T about "
+        f"{usual:.0f} ({low:.0f} to {high:.0f}); check the echo times and the field strength"
+    )
+    return (Flag("decay rate", words),)
+
+
+def _with_white_matter(result: QsmResult, white: NDArray[np.bool_], image: str) -> pd.DataFrame:
     """Return the table of references with the template's white matter, where none was given."""
     table = result.references
     row = table["reference"] == "white matter"
-    like = images.make(gre.magnitude[..., 0], gre.affine)
-    known = result.local_field.mask
-    white = known & (images.array(found.to_native(templates.mni("wm"), like, order=1)) > MIN_WHITE)
     if table.loc[row, "n_voxels"].notna().any() or white.sum() < MIN_VOXELS:
         return table
     chi = result.susceptibility.chi_ppm.astype(np.float64) + result.susceptibility.value_ppm
-    measured = measure_reference(chi, known, white) | {
-        "note": "of the template, placed by the registration of the magnitude"
+    measured = measure_reference(chi, result.local_field.mask, white) | {
+        "note": f"of the template, placed by the registration of the {image}"
     }
     return table.assign(**{name: table[name].mask(row, v) for name, v in measured.items()})
 
@@ -350,7 +394,8 @@ def _with_white_matter(gre: images.Gre, result: QsmResult, found: Registration) 
 COLUMNS = {
     **MAP_COLUMNS,
     **describe_columns(
-        ("registration_correlation", "correlation of the magnitude with the template"),
+        ("placed_by", "image by which the nuclei were placed: T1w or magnitude"),
+        ("registration_correlation", "correlation of that image with the template"),
         ("pallidum_contrast_ppb", "pallidum less white matter", "ppb"),
         *(
             row

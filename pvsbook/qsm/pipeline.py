@@ -294,9 +294,12 @@ def reconstruct(
             )
         else:
             inside = quality.check_mask(mask, gre)
+        # An echo that does not fit the others makes the phase fit the magnitude elsewhere, too.
+        odd = quality.check_echoes(gre, inside)
+        is_pair = any(flag.code == "other scan" for flag in flags)
+        flags = odd if odd and is_pair else flags + odd
         # Where the header is not certain, neither is the direction of the static field.
         flags += tuple(Flag("header", note, ("inversion",)) for note in gre.notes)
-        flags += quality.check_echoes(gre, inside)
         field, known, is_bipolar = _measure_field(gre, inside, phase_sign)
         local = _local_field(gre, field.field_hz, known, background, background_options)
         degree = harmonic_degree if background in KEEPS_SLOW_FIELD else 0

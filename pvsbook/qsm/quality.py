@@ -14,6 +14,7 @@ from skimage.transform import downscale_local_mean
 from pvsbook import images
 from pvsbook._constants import TWO_PI
 from pvsbook._errors import InputError
+from pvsbook.qsm._echoes import odd_echo
 from pvsbook.qsm._solve import distance_inside
 from pvsbook.qsm.background import LocalField
 from pvsbook.qsm.field import FieldMap, hz_to_ppm
@@ -69,6 +70,10 @@ FLAGS: dict[str, tuple[str | None, str]] = {
         "at echo time zero the phase is smoother if the phase images are taken in reverse order; "
         "are they in the order of the echoes, as the magnitude is?",
     ),
+    "odd echo": (
+        "unwrapping",
+        "{}; take it as the scanner stored it, and convert the series anew",
+    ),
     "filtered": (
         "background removal",
         "the field of all outside the brain spreads {:.2g} times as wide as the brain's own, in a "
@@ -90,7 +95,15 @@ FLAGS: dict[str, tuple[str | None, str]] = {
     ),
     "residual": (None, "95 % of the line fits miss by up to {:.2f} rad"),
     "bipolar": (None, "odd and even echoes differ by a smooth phase, which was taken out"),
-    "one echo": (None, "the coil's phase cannot be told from the field"),
+    "one echo": (
+        None,
+        "the coil's phase cannot be told from the field, so its slow part is wrong, noise has no "
+        "measure, and there is no R2*",
+    ),
+    "two echoes": (
+        None,
+        "any two echoes fit a line, so noise has no measure, and nothing tells a bipolar readout",
+    ),
 }
 
 
@@ -213,12 +226,15 @@ def _phase_noise(gre: images.Gre) -> NDArray[np.float32]:
 
 
 def check_echoes(gre: images.Gre, inside: NDArray[np.bool_]) -> tuple[Flag, ...]:
-    """Flag a magnitude that does not decay from echo to echo, as that of tissue must."""
+    """Flag echoes whose magnitude does not decay, as that of tissue must, or that do not agree."""
     medians = np.array([np.median(echo[inside]) for echo in np.moveaxis(gre.magnitude, -1, 0)])
     values = ", ".join(f"{m:.3g}" for m in medians)
     if (medians < SILENT_SHARE * medians[0]).any():
         return (_flag("silent echo", values),)
-    return (_flag("decay", values),) if (medians[1:] > ECHO_RISE * medians[:-1]).any() else ()
+    if (medians[1:] > ECHO_RISE * medians[:-1]).any():
+        return (_flag("decay", values),)
+    words = odd_echo(gre, inside)
+    return (_flag("odd echo", words),) if words else ()
 
 
 def check_map(
@@ -288,6 +304,7 @@ def check_map(
         (residual_rad > RESIDUAL_RAD, "residual", residual_rad),
         (is_bipolar, "bipolar", None),
         (n_echoes == 1, "one echo", None),
+        (n_echoes == 2, "two echoes", None),
     )
     raised = tuple(_flag(code, found) for is_raised, code, found in flags if is_raised)
     return raised + _check_spread(1e3 * float(chi_ppm.std()), residual_rad > RESIDUAL_RAD)

@@ -1,0 +1,82 @@
+"""Where a gradient echo lies in MNI space: through a T1w image of the same visit, or by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import nibabel as nib
+import numpy as np
+
+from pvsbook import images
+from pvsbook._errors import InputError
+from pvsbook.atlas.registration import Registration, is_placed, register_to_mni, rigid_and_scales
+
+# An affine transform from the magnitude to the T1w image of the same simulated head stretches by
+# 1.5 % at most; to that of another head by 5.8 % at least, and to one upside down or back to front
+# by 4.6 %; to one flipped sideways by 3 % or more where the head is not symmetric.
+MAX_STRETCH = 0.025
+
+Masked = tuple[nib.Nifti1Image, nib.Nifti1Image]  # image and brain mask on one grid
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A registration of a gradient echo with the template, and how it was found.
+
+    Attributes
+    ----------
+    registration
+        Scanner mm to MNI mm; its contrast and correlation are those of `image`.
+    image
+        ``"T1w"`` or ``"magnitude"``: what was compared with the template.
+    doubt
+        Why a T1w image that was given was not used; empty where it was, or where there is none.
+    """
+
+    registration: Registration
+    image: str = "magnitude"
+    doubt: str = ""
+
+
+def place(magnitude: Masked, t1w: Masked | str | None) -> Placement:
+    """Register a magnitude with the template, through a T1w image where there is a usable one.
+
+    A nonlinear registration of the T1w image is not made: on three simulated heads it changed the
+    overlap (Dice) of the nuclei from 0.93, 0.64 and 0.65 to 0.92, 0.67 and 0.17.
+
+    Parameters
+    ----------
+    magnitude
+        Last echo and its brain mask.
+    t1w
+        T1w image of the same person in any pose, and its brain mask; why it could not be read; or
+        None.
+    """
+    found = t1w if t1w is None or isinstance(t1w, str) else _through(t1w, magnitude)
+    if isinstance(found, Registration):
+        return Placement(found, "T1w")
+    doubt = found or ""
+    image, mask = magnitude
+    return Placement(register_to_mni(image, contrast="t2", mask=mask), doubt=doubt)
+
+
+def _through(t1w: Masked, magnitude: Masked) -> Registration | str:
+    """Register by the T1w image, or say why not."""
+    try:
+        found = register_to_mni(t1w[0], contrast="t1", mask=t1w[1])
+        to_t1w, scales = rigid_and_scales(_stripped(*magnitude), _stripped(*t1w))
+    except InputError as error:
+        return str(error)
+    if not is_placed(found):
+        return f"it correlates with the template by {found.correlation:.2f}, as no T1w image does"
+    stretch = float(np.abs(scales - 1).max())
+    if stretch > MAX_STRETCH:
+        return (
+            f"it fits the magnitude only if stretched by {100 * stretch:.0f} %, as that of "
+            "another person or in another orientation does"
+        )
+    return replace(found, native_to_mni=found.native_to_mni @ to_t1w)
+
+
+def _stripped(image: nib.Nifti1Image, mask: nib.Nifti1Image) -> nib.Nifti1Image:
+    return images.make(np.where(images.array(mask) > 0, images.array(image), 0), image.affine)
