@@ -25,7 +25,7 @@ def from_parts(
             raise InputError(
                 f"{label}: goes from {np.nanmin(part):g} to {np.nanmax(part):g}, but a {what} "
                 "part is negative in some places and positive in others; if the files are "
-                "magnitude and phase leave out --real-imaginary, else subtract what stands for zero"
+                "magnitude and phase leave out --real-imaginary, else subtract their zero"
             )
     return np.hypot(real, imaginary), np.arctan2(imaginary, real)
 

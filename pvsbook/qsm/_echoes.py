@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -12,10 +14,9 @@ from pvsbook.qsm.unwrap import wrap
 SIDE_VOXELS = 80  # of the box in the middle of the mask that is looked at
 RIM_VOXELS = 3
 MIN_VOXELS = 5000
-# Correlation of the fine structure (second differences) of echoes that follow each other.  Of
-# simulated heads of three makes, in 36 pairs, phases correlate by 0.085 to 0.70 in place, less by
-# 0.04 to 0.70 when one is moved by a voxel; magnitudes by 0.35 to 0.80, less by 0.20 to 0.64.
-# Where one is moved or negated the figures change places or sign.
+# Correlation of the fine structure (second differences) of echoes that follow each other, as
+# ``benchmarks/qsm_inputs.py echoes`` prints it.  Where one is moved or negated the figures change
+# places or sign.
 GAIN = 0.02
 OPPOSITE = -0.05
 STEPS = [
@@ -37,9 +38,21 @@ def odd_echo(gre: images.Gre, inside: NDArray[np.bool_]) -> str:
     inside
         Mask of the brain, shape (x, y, z).
     """
+    for what, echo, still, moved in agreement(gre, inside):
+        if moved > max(still, 0) + GAIN:
+            return f"the {what} of echo {echo + 1} fits that of echo {echo} when moved by a voxel"
+        if what == "phase" and still < OPPOSITE:
+            return f"the phase of echo {echo + 1} has the other sign than that of echo {echo}"
+    return ""
+
+
+def agreement(
+    gre: images.Gre, inside: NDArray[np.bool_]
+) -> Iterator[tuple[str, int, float, float]]:
+    """Yield image, echo, and how it correlates with the next one: in place, and best if moved."""
     core = ndimage.binary_erosion(inside, iterations=RIM_VOXELS)
     if core.sum() < MIN_VOXELS:
-        return ""
+        return
     centre = [int(np.median(along)) for along in np.nonzero(core)]
     box = tuple(slice(max(c - SIDE_VOXELS // 2, 0), c + SIDE_VOXELS // 2) for c in centre)
     core = core[box]
@@ -55,11 +68,7 @@ def odd_echo(gre: images.Gre, inside: NDArray[np.bool_]) -> str:
                 )
                 for step in STEPS
             )
-            if max(moved) > max(still, 0) + GAIN:
-                return f"the {what} of echo {e + 1} fits that of echo {e} when moved by a voxel"
-            if what == "phase" and still < OPPOSITE:
-                return f"the phase of echo {e + 1} has the other sign than that of echo {e}"
-    return ""
+            yield what, e, still, max(moved)
 
 
 def _fine_structure(
