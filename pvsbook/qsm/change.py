@@ -17,10 +17,8 @@ from pvsbook._errors import InputError
 from pvsbook.atlas import deep_grey
 from pvsbook.atlas.registration import (
     MIN_CORRELATION,
-    Registration,
     is_placed,
     register_to_mni,
-    resample_labels,
 )
 from pvsbook.derivatives import Writer
 from pvsbook.method import describe_columns
@@ -33,7 +31,7 @@ from pvsbook.qsm._change_error import (
 )
 from pvsbook.qsm._visits import compare_protocols, compare_signs, one_scan
 from pvsbook.qsm.alignment import Alignment, align_visits
-from pvsbook.qsm.nuclei import PLACEMENT_MM, contrast_flag, white_matter
+from pvsbook.qsm.nuclei import PLACEMENT_MM, contrast_flag, contrast_ppb
 from pvsbook.qsm.pipeline import QsmResult, reconstruct
 from pvsbook.qsm.regions import noise_of
 
@@ -75,8 +73,8 @@ REGION_COLUMNS = describe_columns(
      f"from labels {PLACEMENT_MM:g} mm off at both visits alike (SD along each axis)", "ppb"),
     ("registration_error_ppb",
      f"from visits aligned {REGISTRATION_MM:g} mm off (SD along each axis)", "ppb"),
-    ("pose_error_ppb", "from what background and inversion leave, more where the head lay "
-     "differently in the field: as found on simulated heads", "ppb"),
+    ("pose_error_ppb", "from what background, inversion and misplaced labels leave, more where "
+     "the head lay differently in the field: as found on simulated heads", "ppb"),
     ("median_change_ppb", "change of the median", "ppb"),
     ("first_sd_ppb", "spread over voxels, first visit", "ppb"),
     ("second_sd_ppb", "spread over voxels, second visit", "ppb"),
@@ -242,7 +240,7 @@ def measure_visits(
             "placed; check the orientation in the header and the field of view"
         )
     if not reason and change.is_supported and "pallidum" in set(table["region"]):
-        contrast = _contrast_ppb(first, results[0], labels, table, to_mni)
+        contrast = contrast_ppb(first, results[0], labels, table, to_mni)
         change = replace(change, contrast_ppb=contrast)
         doubt = contrast_flag(contrast)
         reason = f"{doubt.code}: {doubt.message}" if doubt else ""
@@ -368,25 +366,6 @@ def measure_change(
     )
     rows = _without_numbers(rows) if unsupported else rows
     return Change(rows, alignment, tilt, reasons, is_supported=not unsupported)
-
-
-def _contrast_ppb(
-    gre: images.Gre,
-    result: QsmResult,
-    labels: nib.Nifti1Image,
-    table: pd.DataFrame,
-    found: Registration,
-) -> float:
-    """Return pallidum less white matter, to see whether the nuclei lie where they should."""
-    to_world = np.linalg.inv(found.native_to_mni)
-    native = resample_labels(labels, to_world, result.mask.shape, result.affine)
-    known = result.local_field.mask
-    pallidum = np.isin(native, table.loc[table["region"] == "pallidum", "label"]) & known
-    white = white_matter(gre, found) & known
-    if not pallidum.any() or not white.any():
-        return float("nan")
-    chi = 1e3 * result.susceptibility.chi_ppm.astype(np.float64)
-    return float(chi[pallidum].mean() - chi[white].mean())
 
 
 def _without_numbers(rows: pd.DataFrame) -> pd.DataFrame:

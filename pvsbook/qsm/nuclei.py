@@ -231,6 +231,24 @@ def measure_nuclei(
     return Nuclei(result, rows[list(REGION_COLUMNS)], native, found, contrast, **pictures)
 
 
+def contrast_ppb(
+    gre: images.Gre,
+    result: QsmResult,
+    labels: nib.Nifti1Image,
+    table: pd.DataFrame,
+    found: Registration,
+) -> float:
+    """Return pallidum less white matter, to see whether the nuclei lie where they should."""
+    native = _place(labels, found, result, (0.0, 0.0, 0.0))
+    known = result.local_field.mask
+    pallidum = np.isin(native, table.loc[table["region"] == "pallidum", "label"]) & known
+    white = _white_matter(gre, found) & known
+    if not pallidum.any() or not white.any():
+        return float("nan")
+    chi = 1e3 * result.susceptibility.chi_ppm.astype(np.float64)
+    return float(chi[pallidum].mean() - chi[white].mean())
+
+
 def contrast_flag(contrast_ppb: float) -> Flag | None:
     """Say why a pallidum that does not stand out from white matter is not believed."""
     if contrast_ppb >= MIN_CONTRAST_PPB:
@@ -333,7 +351,7 @@ def _placement_ppb(
     return np.sqrt(variance)
 
 
-def white_matter(gre: images.Gre, found: Registration) -> NDArray[np.bool_]:
+def _white_matter(gre: images.Gre, found: Registration) -> NDArray[np.bool_]:
     """Place the white matter of the template on the grid of a scan, shape (x, y, z)."""
     like = images.make(gre.magnitude[..., 0], gre.affine)
     return images.array(found.to_native(templates.mni("wm"), like, order=1)) > MIN_WHITE
@@ -344,7 +362,7 @@ def _with_white_matter(gre: images.Gre, result: QsmResult, found: Registration) 
     table = result.references
     row = table["reference"] == "white matter"
     known = result.local_field.mask
-    white = known & white_matter(gre, found)
+    white = known & _white_matter(gre, found)
     if table.loc[row, "n_voxels"].notna().any() or white.sum() < MIN_VOXELS:
         return table
     chi = result.susceptibility.chi_ppm.astype(np.float64) + result.susceptibility.value_ppm
