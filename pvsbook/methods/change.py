@@ -186,8 +186,8 @@ METHOD = Method(
         "Change is relative to the whole brain; when the whole brain changes, this cannot show "
         "it.",
         "The error holds noise, labels 1 mm off, visits aligned 0.1 mm off, and pose as found on "
-        "simulated heads; motion, another scanner and labels further off, above all where the head "
-        "is tilted, add to it.",
+        "simulated heads; motion, another scanner and labels further off, above all where the "
+        "head is tilted, add to it.",
     ),
     key_columns={
         "putamen_left_change_ppb": "putamen, left (ppb)",
