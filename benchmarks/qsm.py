@@ -338,8 +338,8 @@ PEERS = {  # name on PyPI: version seen, and what became of it
     "qmrpy": "2.0.0: inverts; data must be padded to a cube, the field must lie along z",
     "nextqsm": "1.0.6: not tried, a trained network",
     "qsmxt": "8.3.4: not tried, a workflow around QSM.rs, whose figures stand above",
-    "qsm-forward": "0.32: not tried, a simulator",
-    "qsm-ci": "0.6.2: not tried, a leaderboard's tools",
+    "qsm-forward": "0.32: a simulator, see qsm_worlds.py",
+    "qsm-ci": "0.6.2: runner and scorer of a leaderboard, see qsm_leaderboard.py",
 }
 
 
