@@ -11,6 +11,7 @@ from dipy.align.transforms import RigidTransform3D
 from nibabel.affines import apply_affine, from_matvec
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg, ndimage
+from scipy.spatial.transform import Rotation
 
 from pvsbook import images
 
@@ -100,7 +101,7 @@ def align_visits(
         moving_grid2world=moving_affine,
         starting_affine=start,
     ).affine
-    angle = np.degrees(np.arccos(np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1)))
+    angle = np.degrees(Rotation.from_matrix(matrix[:3, :3]).magnitude())
     first_to_second_voxel = np.linalg.inv(second.affine) @ matrix @ first.affine
     second_inside = ndimage.affine_transform(
         np.asarray(second_mask, np.uint8), first_to_second_voxel[:3, :3],
