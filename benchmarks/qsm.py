@@ -214,7 +214,7 @@ def unwrapping() -> pd.DataFrame:
     wrapped, given = np.angle(signal).astype(np.float32), np.abs(signal)
     masked = np.ma.masked_array(wrapped, ~brain)
     pair = paired(
-        lambda: unwrap.romeo(wrapped, brain, magnitude=given),
+        lambda: unwrap.romeo(wrapped, brain, magnitude=given).phase_rad,
         lambda: np.asarray(unwrap_phase(masked, rng=0).data),
     )
     print(f"ROMEO beside skimage.restoration.unwrap_phase, {int(brain.sum())} voxels: {pair}")
