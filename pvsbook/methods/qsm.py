@@ -12,6 +12,10 @@ from pvsbook.method import Input, Method, Option, Shown
 from pvsbook.visit import BidsFile, Found, Visit, natural
 
 if TYPE_CHECKING:
+    import nibabel as nib
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pvsbook.images import PathLike
     from pvsbook.qsm.nuclei import Nuclei
 
@@ -53,6 +57,8 @@ def measure(
     phase_period: float | None,
     brain_mask: PathLike | None,
     white_matter: PathLike | None,
+    r2: PathLike | None,
+    lesions: PathLike | None,
     reference: str | PathLike,
     atlas: str,
     **options: Any,
@@ -80,7 +86,23 @@ def measure(
         **options,
     )
     # A fixed seed: the same scan gives the same error.
-    return nuclei.measure_nuclei(gre, result, np.random.default_rng(0), atlas=atlas)
+    return nuclei.measure_nuclei(
+        gre,
+        result,
+        np.random.default_rng(0),
+        atlas=atlas,
+        r2_hz=None if r2 is None else _on_grid(r2, grid),
+        lesions=None if lesions is None else images.load_mask(lesions, grid),
+    )
+
+
+def _on_grid(path: PathLike, grid: nib.Nifti1Image) -> NDArray[np.float32]:
+    """Load a map that must lie on the grid of the scan."""
+    from pvsbook import images
+
+    image = images.load(path, name="r2")
+    images.same_grid(image, grid, name=images.label_of(path, "r2"))
+    return images.array(image)
 
 
 def show(result: Nuclei) -> Shown:
@@ -269,6 +291,8 @@ METHOD = Method(
         ),
         Option("brain_mask", None, "Brain, on the same grid.", kind=Path),
         Option("white_matter", None, "White matter, for the table of references.", kind=Path),
+        Option("r2", None, "R2 in 1/s on the same grid, for iron and myelin.", kind=Path),
+        Option("lesions", None, "Mask of lesions on the same grid, for their rims.", kind=Path),
     ),
     measure=measure,
     validate=validate,
