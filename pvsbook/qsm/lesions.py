@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
+from scipy.stats import median_abs_deviation
 
 from pvsbook._errors import InputError
 from pvsbook.method import describe_columns
@@ -41,8 +42,8 @@ LESION_COLUMNS = describe_columns(
     ("rim_around_ppb", f"outer {RIM_MM:g} mm less the tissue 1 to 4 mm around", "ppb"),
     ("rim_ppb", "the smaller of the two", "ppb"),
     ("rim_se_ppb", "its spread, where the same shape lies in white matter without lesion", "ppb"),
-    ("rim_cover", "share of the rim above both centre and tissue around, means of 3x3x3 voxels"),
-    ("rim_score", "rim_ppb less its mean in white matter without lesion, over rim_se_ppb"),
+    ("rim_cover", "share of the rim at least half as high as its mean, in means of 3x3x3 voxels"),
+    ("rim_score", "rim_ppb less its median in white matter without lesion, over rim_se_ppb"),
     ("rim", f"yes: rim_score at least {MIN_SCORE:g} and rim_cover at least 2/3; no; or n/a: the "
      "lesion has no centre of 8 voxels, or there is too little tissue to compare with"),
 )  # fmt: skip
@@ -99,13 +100,15 @@ def measure_lesions(
     r"""Measure each lesion, and how far its rim stands out from its centre and from around it.
 
     A paramagnetic rim is rated by eye as one that lies along at least two thirds of the lesion's
-    edge and stands out from the core and from the tissue outside.  Here
+    edge and stands out from the core and from the tissue outside.  Here two thirds of the rim must
+    reach half the height :math:`d`, which must exceed what tissue without lesion shows:
 
     .. math:: d = \bar\chi_{rim} - \max(\bar\chi_{centre}, \bar\chi_{around}), \qquad
-        score = (d - \bar d_0) / s_0
+        score = (d - \tilde d_0) / s_0
 
-    with mean and standard deviation of :math:`d_0`, the same shape laid in 60 places of white
-    matter without lesion: so noise, texture and the correlation of voxels are in the error.
+    with median and spread (from the median absolute deviation) of :math:`d_0`, which is of the
+    same shape laid in 60 places of white matter without lesion: so noise, texture and the
+    correlation of voxels are in the error.
 
     Parameters
     ----------
@@ -186,7 +189,8 @@ def measure_lesions(
             row |= found | {"mean_around_ppb": mean - found.pop("around")}
             others = _elsewhere(lesion, chi, free, rng)
             if len(others) >= MIN_PLACES:
-                base, error = others["rim_ppb"].mean(), others["rim_ppb"].std(ddof=1)
+                base = others["rim_ppb"].median()  # a vein in some places must not count
+                error = median_abs_deviation(others["rim_ppb"], scale="normal")
                 row |= {"rim_se_ppb": error, "rim_score": (row["rim_ppb"] - base) / error}
                 score = (others["rim_ppb"] - base) / error
                 row["rim"] = "yes" if _is_rim(row["rim_score"], row["rim_cover"]) else "no"
@@ -228,7 +232,10 @@ class _Shape:
         rim, centre, around = (float(values[p].mean()) for p in parts)
         rest = max(centre, around)
         near = [ndimage.uniform_filter(v, 3) for v in (values * parts[0], parts[0] * 1.0)]
-        high = near[0][parts[0]] > rest * near[1][parts[0]]
+        half = (
+            max(rim, rest) + rest
+        ) / 2  # noise on a bare edge lies above the rest, not above it
+        high = near[0][parts[0]] > half * near[1][parts[0]]
         return {
             "rim_centre_ppb": rim - centre, "rim_around_ppb": rim - around,
             "rim_ppb": rim - rest, "rim_cover": float(high.mean()), "around": around,

@@ -41,7 +41,7 @@ OBJECT_COLUMNS = describe_columns(
     ("mean_ppb", "mean susceptibility there, by the reference of the map", "ppb"),
     ("peak_ppb", "extreme susceptibility less the smooth map around", "ppb"),
     ("r2s_rise_hz", "R2* there less the smooth R2* around; n/a: no voxel has signal", "1/s"),
-    ("edge_mm", "from the centre to the edge of the map", "mm"),
+    ("edge_mm", "from its voxels to the edge of the map, mean", "mm"),
     ("in_nucleus", "whether most of it lies in a deep grey nucleus"),
     ("reasons", "what kept it from a class"),
 )  # fmt: skip
@@ -179,7 +179,7 @@ def find_small_sources(
                     "mean_ppb": 1e3 * float(chi[box][place][core].mean()),
                     "peak_ppb": sign * float(own[place][here].max()),
                     "r2s_rise_hz": _mean(rise[place], core & known[box][place]),
-                    "edge_mm": float(edge[place][core].max()),
+                    "edge_mm": float(edge[place][core].mean()),
                     "in_nucleus": bool(iron[place][core].mean() > 0.5),
                 }
             )
