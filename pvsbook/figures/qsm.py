@@ -140,11 +140,11 @@ def tiles(result: Nuclei, kind: str) -> Figure:
         limits, gap = (-400.0, 400.0), 2
     else:
         rows = rows.sort_values("rim_score", ascending=False)
-        limits, gap = CHI_LIMITS_PPB, 0
+        limits, gap = (-60.0, 90.0), 0
     rows = rows.head(N_TILES)
     n_rows = -(-len(rows) // 4)
-    size = (7.2, 2.2 * n_rows + 0.5)
-    figure, axes = plt.subplots(n_rows, 4, figsize=size, squeeze=False, layout="constrained")
+    size = (7.2, 2.5 * n_rows + 0.7)
+    figure, axes = plt.subplots(n_rows, 4, figsize=size, squeeze=False)
     chi = images.make(1e3 * result.map.susceptibility.chi_ppm, result.map.affine)
     for ax in axes.flat:
         ax.set_axis_off()
@@ -163,8 +163,10 @@ def tiles(result: Nuclei, kind: str) -> Figure:
         else:
             title = f"lesion {row['label']}, rim: {row['rim']}\nscore {row['rim_score']:.1f}"
         ax.set_title(title, fontsize="small")
-    figure.colorbar(axes.flat[0].images[0], ax=list(axes.flat), location="bottom", shrink=0.4,
-                    aspect=30, label="ppb")  # fmt: skip
+    figure.subplots_adjust(left=0.01, right=0.99, top=1 - 0.5 / size[1], bottom=0.9 / size[1],
+                           wspace=0.05, hspace=0.3)  # fmt: skip
+    bar = figure.add_axes((0.3, 0.55 / size[1], 0.4, 0.12 / size[1]))
+    figure.colorbar(axes.flat[0].images[0], cax=bar, orientation="horizontal", label="ppb")
     return figure
 
 

@@ -102,7 +102,7 @@ def _on_grid(path: PathLike, grid: nib.Nifti1Image) -> NDArray[np.float32]:
     from pvsbook import images
 
     image = images.load(path, name="r2")
-    images.same_grid(image, grid, name=images.label_of(path, "r2"))
+    images.same_grid(image, grid, name=str(path))
     return images.array(image)
 
 

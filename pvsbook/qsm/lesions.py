@@ -22,7 +22,8 @@ __all__ = ["LESION_COLUMNS", "Lesions", "measure_lesions"]
 MIN_LESION_MM3 = 14.0  # a ball of 3 mm
 RIM_MM = 1.6  # depth of the rim from the lesion's surface
 AROUND_MM = (1.0, 4.0)  # distance of the tissue around it from that surface
-MIN_COVER = 2 / 3  # of the rim must lie above centre and tissue around
+RIM_HEIGHT = 1 / 3  # of the rim's mean height: what is lower does not count as covered
+MIN_COVER = 2 / 3  # of the rim must be covered
 MIN_SCORE = 3.0
 N_PLACES = 60  # of the same shape in tissue without lesion, for the error
 MIN_PLACES = 20
@@ -42,7 +43,7 @@ LESION_COLUMNS = describe_columns(
     ("rim_around_ppb", f"outer {RIM_MM:g} mm less the tissue 1 to 4 mm around", "ppb"),
     ("rim_ppb", "the smaller of the two", "ppb"),
     ("rim_se_ppb", "its spread, where the same shape lies in white matter without lesion", "ppb"),
-    ("rim_cover", "share of the rim at least half as high as its mean, in means of 3x3x3 voxels"),
+    ("rim_cover", "share of the rim at least a third as high as its mean, in 3x3x3 voxels"),
     ("rim_score", "rim_ppb less its median in white matter without lesion, over rim_se_ppb"),
     ("rim", f"yes: rim_score at least {MIN_SCORE:g} and rim_cover at least 2/3; no; or n/a: the "
      "lesion has no centre of 8 voxels, or there is too little tissue to compare with"),
@@ -101,7 +102,7 @@ def measure_lesions(
 
     A paramagnetic rim is rated by eye as one that lies along at least two thirds of the lesion's
     edge and stands out from the core and from the tissue outside.  Here two thirds of the rim must
-    reach half the height :math:`d`, which must exceed what tissue without lesion shows:
+    reach a third of the height :math:`d`, which must exceed what tissue without lesion shows:
 
     .. math:: d = \bar\chi_{rim} - \max(\bar\chi_{centre}, \bar\chi_{around}), \qquad
         score = (d - \tilde d_0) / s_0
@@ -218,7 +219,7 @@ class _Shape:
         self.has_centre = self.centre.sum() >= MIN_REGION_VOXELS
 
     def measure(
-        self, chi: NDArray, usable: NDArray, start: NDArray, least: float
+        self, chi: NDArray, usable: NDArray, start: NDArray, coverage: float
     ) -> dict[str, float] | None:
         """Compare the rim with centre and surround; None where too little of it is usable."""
         stop = start + self.rim.shape
@@ -227,15 +228,14 @@ class _Shape:
         box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
         good, values = usable[box], chi[box]
         parts = [part & good for part in (self.rim, self.centre, self.around)]
-        if good[self.rim | self.centre].mean() < least or min(p.sum() for p in parts) < 8:
+        if good[self.rim | self.centre].mean() < coverage or min(p.sum() for p in parts) < 8:
             return None
         rim, centre, around = (float(values[p].mean()) for p in parts)
         rest = max(centre, around)
         near = [ndimage.uniform_filter(v, 3) for v in (values * parts[0], parts[0] * 1.0)]
-        half = (
-            max(rim, rest) + rest
-        ) / 2  # noise on a bare edge lies above the rest, not above it
-        high = near[0][parts[0]] > half * near[1][parts[0]]
+        # Noise on a bare edge lies above the rest in half of it.
+        least = rest + RIM_HEIGHT * max(rim - rest, 0)
+        high = near[0][parts[0]] > least * near[1][parts[0]]
         return {
             "rim_centre_ppb": rim - centre, "rim_around_ppb": rim - around,
             "rim_ppb": rim - rest, "rim_cover": float(high.mean()), "around": around,

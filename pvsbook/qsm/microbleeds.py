@@ -23,10 +23,10 @@ __all__ = ["OBJECT_COLUMNS", "SmallSources", "find_small_sources"]
 AROUND_MM = 4.0  # width of the smooth map that an object must stand out from
 SEED_PPB, GROWN_PPB = 150.0, 75.0  # an object grows from the first down to the second
 DIAMETER_MM = (2.0, 10.0)  # of a microbleed, Greenberg et al. 2009
-MAX_ELONGATION = 2.0  # longest over middle axis; beyond it an object is a vein
+MAX_ELONGATION = 2.5  # longest over middle axis; beyond it an object is a vein
 MIN_EDGE_MM = 4.0
 MIN_R2S_RISE_HZ = 10.0
-LOBE_MM, LOBE_RATIO = 10.0, 3.0  # so near a source so much stronger, an object may be its artefact
+LOBE_MM, LOBE_RATIO = 10.0, 2.0  # so near a source so much stronger, it may be its artefact
 CLASSES: Mapping[str, int] = {"microbleed": 1, "calcification": 2, "vein": 3, "uncertain": 4}
 
 OBJECT_COLUMNS = describe_columns(
@@ -230,13 +230,13 @@ def _classify(table: pd.DataFrame) -> tuple[NDArray[np.str_], list[str]]:
     is_long = table["elongation"] > MAX_ELONGATION
     is_iron = table["peak_ppb"] > 0
     least, most = DIAMETER_MM
-    faults = {
+    faults: dict[str, pd.Series] = {
         "smaller than 2 mm": table["diameter_mm"] < least,
         "larger than 10 mm": table["diameter_mm"] > most,
         "near the edge": table["edge_mm"] < MIN_EDGE_MM,
         "in a deep grey nucleus": table["in_nucleus"].astype(bool),
         "elongated, but not paramagnetic": is_long & ~is_iron,
-        "beside a stronger source": _is_beside(table),
+        "beside a stronger source": pd.Series(_is_beside(table), table.index),
         NO_RISE: table["r2s_rise_hz"] < MIN_R2S_RISE_HZ,
     }
     reasons = ["; ".join(name for name, bad in faults.items() if bad[n]) for n in table.index]

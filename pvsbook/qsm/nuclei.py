@@ -283,7 +283,7 @@ def measure_nuclei(
 def _rest_of_train(
     gre: images.Gre,
     result: QsmResult,
-    pictures: Mapping[str, NDArray[np.float32]],
+    pictures: Mapping[str, Any],
     labels: NDArray[np.int32] | None,
     white: NDArray[np.bool_] | None,
     r2_hz: ArrayLike | None,
@@ -360,7 +360,7 @@ def _measure(
     return rows
 
 
-def _decay_and_swi(gre: images.Gre, result: QsmResult) -> dict[str, NDArray[np.float32]]:
+def _decay_and_swi(gre: images.Gre, result: QsmResult) -> dict[str, Any]:
     """Make R2* and the susceptibility-weighted image, which need no background removal."""
     if "unwrapping" in result.unsupported_steps or gre.echo_times_s.size < 2:
         return {}
