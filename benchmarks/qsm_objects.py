@@ -325,8 +325,9 @@ def main() -> None:
         print(errors.pivot_table(index="nucleus", columns=["world", "source"], values="error",
                                  aggfunc="mean", sort=False).round(0).to_string())  # fmt: skip
         print(
-            errors.groupby(["world", "source"])["error"]
-            .agg(["mean", lambda e: e.abs().mean(), lambda e: e.abs().max()])
+            errors.assign(size=errors["error"].abs())
+            .groupby(["world", "source"], sort=False)
+            .agg({"error": "mean", "size": ["mean", "max"]})
             .round(1)
             .to_string()
         )

@@ -164,8 +164,8 @@ def _train(result: Nuclei, row: Mapping[str, Any]) -> tuple[list[tuple[Figure, s
         words.append(f"Iron and myelin were {result.sources_status}.")
     if result.objects is not None:
         words.append(
-            f"{row['n_microbleeds']} candidates of microbleeds (of artefacts alone "
-            f"{row['n_microbleeds_false']:.1f} are expected) and {row['n_calcifications']} of "
+            f"{row['n_microbleeds']} candidates of microbleeds (artefacts alone make "
+            f"at least {row['n_microbleeds_false']:.1f}) and {row['n_calcifications']} of "
             f"calcifications ({row['n_calcifications_false']:.1f}); "
             f"{row['n_uncertain_objects']} objects are uncertain."
         )

@@ -47,9 +47,9 @@ OBJECT_COLUMNS = describe_columns(
 )  # fmt: skip
 COUNT_COLUMNS = describe_columns(
     ("n_microbleeds", "candidates for a reader to judge; n/a: one echo, or no supported map"),
-    ("n_microbleeds_false", "of these, expected from artefacts of the map; veins are not in it"),
+    ("n_microbleeds_false", "of these, the least expected from artefacts; veins are not in it"),
     ("n_calcifications", "candidates for a reader to judge"),
-    ("n_calcifications_false", "of these, expected from artefacts of the map"),
+    ("n_calcifications_false", "of these, the least expected from artefacts"),
     ("n_uncertain_objects", "objects that meet some of the rules; the table of objects says why"),
 )
 
@@ -75,9 +75,10 @@ class SmallSources:
     def to_row(self) -> dict[str, Any]:
         """Return counts, and how many of each kind are to be expected without any source.
 
-        An artefact of the map does not know of R2*.  So the candidates that R2* does not confirm
+        An artefact of the map does not raise R2*.  So the candidates that R2* does not confirm
         say how many artefacts there are, and the chance of a rise at any place says how many of
-        them it confirms.  Pieces of veins and iron, which raise both, are not in that number.
+        them it confirms.  Pieces of veins and iron, which raise both, are not in that number, so
+        it is the least to expect.
         """
         row: dict[str, Any] = {}
         for kind, sign in (("microbleed", 1), ("calcification", -1)):

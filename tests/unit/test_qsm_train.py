@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import ndimage
 
 from pvsbook import InputError, qsm
 from pvsbook.phantoms.gradient_echo import make_gre
@@ -134,6 +135,19 @@ def test_a_rim_stands_out_from_centre_and_surround_along_two_thirds(draw, rim):
     assert row["mean_white_ppb"] == pytest.approx(row["mean_ppb"], abs=1), "white matter is at 0"
     assert found.to_row()["n_rim_lesions"] == (rim == "yes")
     assert found.n_false < 0.1
+
+
+@pytest.mark.parametrize(("texture_ppm", "rim"), [(0.030, "no"), (0.005, "yes")])
+def test_a_faint_rim_is_none_where_white_matter_varies_as_much(texture_ppm, rim):
+    chi = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=SHAPE), 1.5)
+    chi *= texture_ppm / chi.std()
+    r = radius((32, 30, 28))
+    chi = np.where(r < 9, 0.006 * chi / texture_ppm, chi) + 0.012 * ((r > 3) & (r < 5))
+    found = lesions.measure_lesions(
+        chi, r < 5, INSIDE, np.eye(4), np.random.default_rng(0), white_matter=INSIDE
+    )
+    assert found.table["rim_cover"].item() > 2 / 3
+    assert found.table["rim"].tolist() == [rim]
 
 
 def test_small_lesions_have_a_mean_but_no_rim_and_specks_are_left_out():
