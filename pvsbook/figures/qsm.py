@@ -144,7 +144,7 @@ def tiles(result: Nuclei, kind: str) -> Figure:
     rows = rows.head(N_TILES)
     n_rows = -(-len(rows) // 4)
     size = (7.2, 2.5 * n_rows + 0.7)
-    figure, axes = plt.subplots(n_rows, 4, figsize=size, squeeze=False)
+    figure, axes = plt.subplots(n_rows, 4, figsize=size, squeeze=False, layout="none")
     chi = images.make(1e3 * result.map.susceptibility.chi_ppm, result.map.affine)
     for ax in axes.flat:
         ax.set_axis_off()
