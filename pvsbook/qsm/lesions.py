@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,9 +186,10 @@ def measure_lesions(
             "mean_ppb": mean, "mean_white_ppb": mean - zero, "rim": "n/a",
         }  # fmt: skip
         usable = known & ~(wanted & (labels != number))
+        row["mean_around_ppb"] = mean - lesion.mean_around(chi, usable)
         found = lesion.measure(chi, usable, lesion.start, MIN_FREE)
         if found is not None:
-            row |= found | {"mean_around_ppb": mean - found.pop("around")}
+            row |= found
             others = _elsewhere(lesion, chi, free, rng)
             if len(others) >= MIN_PLACES:
                 base = others["rim_ppb"].median()  # a vein in some places must not count
@@ -218,17 +220,32 @@ class _Shape:
         self.around = ~own & (away >= AROUND_MM[0]) & (away <= AROUND_MM[1])
         self.has_centre = self.centre.sum() >= MIN_REGION_VOXELS
 
+    def _box(self, start: NDArray, shape: Sequence[int]) -> tuple[slice, ...] | None:
+        """Return the place of the box in a volume; None where it reaches out of it."""
+        stop = start + self.rim.shape
+        if (start < 0).any() or (stop > shape).any():
+            return None
+        return tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+
+    def mean_around(self, chi: NDArray, usable: NDArray) -> float:
+        """Return the mean of the tissue around the lesion; NaN where there is too little."""
+        box = self._box(self.start, chi.shape)
+        near = np.empty(0) if box is None else chi[box][self.around & usable[box]]
+        return float(near.mean()) if near.size >= MIN_REGION_VOXELS else np.nan
+
     def measure(
         self, chi: NDArray, usable: NDArray, start: NDArray, coverage: float
     ) -> dict[str, float] | None:
         """Compare the rim with centre and surround; None where too little of it is usable."""
-        stop = start + self.rim.shape
-        if not self.has_centre or (start < 0).any() or (stop > chi.shape).any():
+        box = self._box(start, chi.shape)
+        if not self.has_centre or box is None:
             return None
-        box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
         good, values = usable[box], chi[box]
         parts = [part & good for part in (self.rim, self.centre, self.around)]
-        if good[self.rim | self.centre].mean() < coverage or min(p.sum() for p in parts) < 8:
+        if (
+            good[self.rim | self.centre].mean() < coverage
+            or min(p.sum() for p in parts) < MIN_REGION_VOXELS
+        ):
             return None
         rim, centre, around = (float(values[p].mean()) for p in parts)
         rest = max(centre, around)
@@ -238,7 +255,7 @@ class _Shape:
         high = near[0][parts[0]] > least * near[1][parts[0]]
         return {
             "rim_centre_ppb": rim - centre, "rim_around_ppb": rim - around,
-            "rim_ppb": rim - rest, "rim_cover": float(high.mean()), "around": around,
+            "rim_ppb": rim - rest, "rim_cover": float(high.mean()),
         }  # fmt: skip
 
 

@@ -158,6 +158,7 @@ def test_small_lesions_have_a_mean_but_no_rim_and_specks_are_left_out():
     )
     assert found.table["rim"].tolist() == ["n/a"]
     assert found.table["mean_ppb"].item() == pytest.approx(40, abs=6)
+    assert found.table["mean_around_ppb"].item() == pytest.approx(40, abs=6)
     assert np.isnan(found.table["mean_white_ppb"].item()), "no white matter was given"
     assert found.to_row()["n_rim_unknown"] == 1
 
@@ -171,6 +172,17 @@ def test_too_little_tissue_to_compare_with_gives_no_verdict():
     )  # fmt: skip
     assert found.table["rim"].tolist() == ["n/a"]
     assert found.table["rim_ppb"].item() > 20
+
+
+def test_a_lesion_at_the_rim_of_the_volume_has_a_mean_alone():
+    chi, _ = world(7)
+    r = radius((5, 30, 28))
+    found = lesions.measure_lesions(
+        chi, r < 5, np.ones(SHAPE, bool), np.eye(4), np.random.default_rng(0)
+    )
+    assert found.table["rim"].tolist() == ["n/a"]
+    assert np.isfinite(found.table["mean_ppb"].item())
+    assert np.isnan(found.table["mean_around_ppb"].item())
 
 
 @pytest.fixture(scope="module")
