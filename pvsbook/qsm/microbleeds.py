@@ -21,7 +21,7 @@ from pvsbook.qsm._solve import distance_inside
 __all__ = ["OBJECT_COLUMNS", "SmallSources", "find_small_sources"]
 
 AROUND_MM = 4.0  # width of the smooth map that an object must stand out from
-SEED_PPB, GROWN_PPB = 150.0, 75.0  # an object grows from the first down to the second
+SEED_PPB, GROWN_PPB = 250.0, 75.0  # an object grows from the first; at 150 veins pass for bleeds
 DIAMETER_MM = (2.0, 10.0)  # of a microbleed, Greenberg et al. 2009
 MAX_ELONGATION = 2.5  # longest over middle axis; beyond it an object is a vein
 MIN_EDGE_MM = 4.0
@@ -104,7 +104,7 @@ def find_small_sources(
 ) -> SmallSources:
     """Find small strong sources, and tell microbleeds from calcifications and veins.
 
-    An object stands out from the smooth map around it by 150 ppb, and grows down to 75 ppb.  The
+    An object stands out from the smooth map around it by 250 ppb, and grows down to 75 ppb.  The
     sign of susceptibility tells a microbleed from a calcification, which magnitude and SWI cannot;
     its elongation tells it from a vein; and R2* must rise, which streaks and noise of the
     inversion do not make it do.  What meets some of these rules is *uncertain*, and says why.

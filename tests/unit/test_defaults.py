@@ -213,7 +213,7 @@ LIMITS = {
     "qsm.separation.ASSUMED_AT_T": (2.8, 3.2),
     "qsm.separation.MIN_ECHOES": 3,
     "qsm.microbleeds.AROUND_MM": 4.0,
-    "qsm.microbleeds.SEED_PPB": 150.0,
+    "qsm.microbleeds.SEED_PPB": 250.0,
     "qsm.microbleeds.GROWN_PPB": 75.0,
     "qsm.microbleeds.DIAMETER_MM": (2.0, 10.0),
     "qsm.microbleeds.MAX_ELONGATION": 2.5,
