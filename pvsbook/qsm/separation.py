@@ -120,6 +120,11 @@ def separate_scan(
 ) -> tuple[Sources | None, str]:
     """Separate the sources of a scan, with the CSF of its ventricles as zero.
 
+    On three simulated heads that obey the two equations, means of nuclei err by 3 ppb (at worst
+    by 8), with R2 known; with an R2 that is 4 per second off, iron by 18 and myelin by 11 ppb;
+    where myelin decays the signal 0.6 times as fast as iron, iron by 8 ppb
+    (``benchmarks/qsm_objects.py --sources``).  So the accuracy is that of a model, not of people.
+
     Parameters
     ----------
     gre, result
