@@ -155,7 +155,7 @@ def measure_lesions(
     """
     chi, known = 1e3 * np.asarray(chi_ppm, np.float64), np.asarray(mask, bool)
     wanted = np.asarray(lesions, bool)
-    white = known if white_matter is None else np.asarray(white_matter, bool) & known
+    white = known if white_matter is None else np.asarray(white_matter, bool)
     if not (chi.shape == wanted.shape == known.shape == white.shape):
         raise InputError(
             f"lesions: have shape {wanted.shape}, but susceptibility has {chi.shape}; resample "
@@ -172,7 +172,7 @@ def measure_lesions(
     volumes[0] = 0
     numbers = np.cumsum(volumes >= MIN_LESION_MM3) * (volumes >= MIN_LESION_MM3)
     labels = numbers[labels].astype(np.int32)
-    free = white & ~ndimage.binary_dilation(wanted, iterations=2)
+    free = white & known & ~ndimage.binary_dilation(wanted, iterations=2)
     zero = float(chi[free].mean()) if white_matter is not None and free.any() else np.nan
     rows, n_false = [], 0.0
     for number, place in enumerate(ndimage.find_objects(labels), 1):

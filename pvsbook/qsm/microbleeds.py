@@ -154,12 +154,13 @@ def find_small_sources(
     ['microbleed']
     """
     chi, inside = np.asarray(chi_ppm, np.float32), np.asarray(mask, bool)
-    r2s, known = np.asarray(r2s_hz, np.float32), np.asarray(measured, bool) & inside
+    r2s, known = np.asarray(r2s_hz, np.float32), np.asarray(measured, bool)
     if not (chi.shape == inside.shape == r2s.shape == known.shape):
         raise InputError(
             f"chi_ppm {chi.shape}, mask {inside.shape}, r2s_hz {r2s.shape}, measured "
             f"{known.shape}: one grid is needed; resample them to the susceptibility map"
         )
+    known = known & inside
     size = nib.affines.voxel_sizes(np.asarray(affine))
     labels = np.zeros(chi.shape, np.int32)
     if not inside.any():
