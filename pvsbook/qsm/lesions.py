@@ -112,8 +112,8 @@ def measure_lesions(
     same shape laid in 60 places of white matter without lesion: so noise, texture and the
     correlation of voxels are in the error.
 
-    On two simulated heads that chose no limit, 14 of 15 rims were found, and none of 14 lesions
-    without one was called so; 3 of 32 were too small (``benchmarks/qsm_objects.py --report``).
+    On three simulated heads that chose no limit, 21 of 23 rims were found, and none of 22 lesions
+    without one was called so; 3 of 48 were too small (``benchmarks/qsm_objects.py --report``).
 
     Parameters
     ----------
