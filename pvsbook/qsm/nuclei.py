@@ -22,17 +22,15 @@ from pvsbook.atlas.registration import (
     resample_labels,
 )
 from pvsbook.method import describe_columns
-from pvsbook.qsm.lesions import COUNT_COLUMNS as LESION_COUNTS
-from pvsbook.qsm.lesions import LESION_COLUMNS, Lesions, measure_lesions
-from pvsbook.qsm.microbleeds import COUNT_COLUMNS as OBJECT_COUNTS
-from pvsbook.qsm.microbleeds import OBJECT_COLUMNS, SmallSources, find_small_sources
+from pvsbook.qsm.lesions import LESION_COLUMNS, Lesions
+from pvsbook.qsm.microbleeds import OBJECT_COLUMNS, SmallSources
 from pvsbook.qsm.pipeline import COLUMNS as MAP_COLUMNS
 from pvsbook.qsm.pipeline import QsmResult
 from pvsbook.qsm.quality import Flag
 from pvsbook.qsm.r2s import fit_r2s
 from pvsbook.qsm.reference import with_white_matter
 from pvsbook.qsm.regions import MIN_REGION_VOXELS, erode_labels, measure_regions, noise_ppb
-from pvsbook.qsm.separation import Sources, separate_scan
+from pvsbook.qsm.separation import TRAIN_COLUMNS, Sources, rest_of_train
 from pvsbook.qsm.swi import minimum_projection, weight_by_phase
 
 __all__ = ["COLUMNS", "REGION_COLUMNS", "Nuclei", "measure_nuclei"]
@@ -243,7 +241,7 @@ def measure_nuclei(
 
     def without(flags: Sequence[Flag], found: Registration | None = None) -> Nuclei:
         flagged = replace(result, flags=result.flags + tuple(flags))
-        train = _rest_of_train(gre, flagged, pictures, None, None, r2_hz, lesions)
+        train = rest_of_train(gre, flagged, pictures, None, None, r2_hz, lesions)
         return Nuclei(flagged, empty, nothing, found, np.nan, **pictures, **train)
 
     if result.unsupported_steps or atlas == "none":
@@ -258,8 +256,8 @@ def measure_nuclei(
     if not is_placed(found):
         return without([Flag("nuclei", UNPLACED.format(found.correlation))], found)
     native = _place(labels, found, result, (0.0, 0.0, 0.0))
-    white = _white_matter(gre, result, found)
     known = result.local_field.mask
+    white = _white_matter(gre, found) & known
     references = with_white_matter(result.references, result.susceptibility, known, white)
     rows = _measure(gre, result, native, table, rng, n_repeats)
     rows["r2s_hz"] = _mean_of(pictures.get("r2s_hz"), gre, result, native, table)
@@ -269,10 +267,10 @@ def measure_nuclei(
     for column, name in (("mean_csf_ppb", "CSF"), ("mean_white_ppb", "white matter")):
         rows[column] = rows["mean_ppb"] + 1e3 * result.susceptibility.value_ppm - zeros[name]
     contrast = float(rows.loc[rows["region"] == "pallidum", "mean_white_ppb"].mean())
-    if not contrast >= MIN_CONTRAST_PPB:
-        return replace(without([_contrast_flag(contrast)], found), contrast_ppb=contrast)
+    if doubt := contrast_flag(contrast):
+        return replace(without([doubt], found), contrast_ppb=contrast)
     result = replace(result, references=references)
-    train = _rest_of_train(gre, result, pictures, native, white, r2_hz, lesions)
+    train = rest_of_train(gre, result, pictures, native, white, r2_hz, lesions)
     for column, source in (("paramagnetic_ppb", "iron_ppm"), ("diamagnetic_ppb", "myelin_ppm")):
         values = train.get("sources") and getattr(train["sources"], source)
         rows[column] = _mean_of(values, gre, result, native, table, 1e3)
@@ -280,36 +278,28 @@ def measure_nuclei(
     return Nuclei(result, table, native, found, contrast, **pictures, **train)
 
 
-def _rest_of_train(
+def contrast_ppb(
     gre: images.Gre,
     result: QsmResult,
-    pictures: Mapping[str, Any],
-    labels: NDArray[np.int32] | None,
-    white: NDArray[np.bool_] | None,
-    r2_hz: ArrayLike | None,
-    lesions: ArrayLike | None,
-) -> dict[str, Any]:
-    """Measure what else a supported map gives: two sources, small objects, lesions."""
-    r2s_hz = pictures.get("r2s_hz")
-    sources, status = separate_scan(gre, result, r2s_hz, r2_hz)
-    train: dict[str, Any] = {"sources": sources, "sources_status": status}
-    if result.unsupported_steps:
-        return train
-    about = result.susceptibility.chi_ppm, result.local_field.mask
-    if r2s_hz is not None:
-        train["objects"] = find_small_sources(
-            *about, r2s_hz, gre.affine, measured=result.mask, nuclei=labels
-        )
-    if lesions is not None:
-        rng = np.random.default_rng(0)  # fixed: the same scan gives the same error
-        train["lesions"] = measure_lesions(
-            about[0], lesions, about[1], gre.affine, rng, white_matter=white
-        )
-    return train
+    labels: nib.Nifti1Image,
+    table: pd.DataFrame,
+    found: Registration,
+) -> float:
+    """Return pallidum less white matter, to see whether the nuclei lie where they should."""
+    native = _place(labels, found, result, (0.0, 0.0, 0.0))
+    known = result.local_field.mask
+    pallidum = np.isin(native, table.loc[table["region"] == "pallidum", "label"]) & known
+    white = _white_matter(gre, found) & known
+    if not pallidum.any() or not white.any():
+        return float("nan")
+    chi = 1e3 * result.susceptibility.chi_ppm.astype(np.float64)
+    return float(chi[pallidum].mean() - chi[white].mean())
 
 
-def _contrast_flag(contrast_ppb: float) -> Flag:
+def contrast_flag(contrast_ppb: float) -> Flag | None:
     """Say why a pallidum that does not stand out from white matter is not believed."""
+    if contrast_ppb >= MIN_CONTRAST_PPB:
+        return None
     if np.isnan(contrast_ppb):
         return Flag("nuclei", "the pallidum or white matter lies outside the map, so nothing says "
                     "that the nuclei lie where they should")  # fmt: skip
@@ -409,18 +399,12 @@ def _placement_ppb(
     return np.sqrt(variance)
 
 
-def _white_matter(gre: images.Gre, result: QsmResult, found: Registration) -> NDArray[np.bool_]:
-    """Bring the template's white matter to the scan."""
+def _white_matter(gre: images.Gre, found: Registration) -> NDArray[np.bool_]:
+    """Place the white matter of the template on the grid of a scan, shape (x, y, z)."""
     like = images.make(gre.magnitude[..., 0], gre.affine)
-    fraction = images.array(found.to_native(templates.mni("wm"), like, order=1))
-    return result.local_field.mask & (fraction > MIN_WHITE)
+    return images.array(found.to_native(templates.mni("wm"), like, order=1)) > MIN_WHITE
 
 
-TRAIN_COLUMNS = describe_columns(
-    ("sources_status", "chi-separation: pass; warn, as R2 is assumed; or withheld, and why"),
-    ("sources_clipped", "share of the brain where a source came out negative and was set to zero; "
-     "no limit: not known of people"),
-) | OBJECT_COUNTS | LESION_COUNTS  # fmt: skip
 COLUMNS = {
     **MAP_COLUMNS,
     **describe_columns(

@@ -13,12 +13,22 @@ from numpy.typing import ArrayLike, NDArray
 from pvsbook import images
 from pvsbook._constants import RELAXIVITY_HZ_PPM
 from pvsbook._errors import InputError
+from pvsbook.method import describe_columns
+from pvsbook.qsm.lesions import COUNT_COLUMNS as LESION_COUNTS
+from pvsbook.qsm.lesions import measure_lesions
+from pvsbook.qsm.microbleeds import COUNT_COLUMNS as OBJECT_COUNTS
+from pvsbook.qsm.microbleeds import find_small_sources
 
 if TYPE_CHECKING:
     from pvsbook.qsm.pipeline import QsmResult
 
 __all__ = ["Sources", "separate", "separate_scan"]
 
+TRAIN_COLUMNS = describe_columns(
+    ("sources_status", "chi-separation: pass; warn, as R2 is assumed; or withheld, and why"),
+    ("sources_clipped", "share of the brain where a source came out negative and was set to zero; "
+     "no limit: not known of people"),
+) | OBJECT_COUNTS | LESION_COUNTS  # fmt: skip
 MIN_ECHOES = 3
 ASSUMED_R2_HZ = 12.5  # of grey and white matter at 3 T; they differ by about 2 per second
 ASSUMED_AT_T = (2.8, 3.2)
@@ -183,3 +193,31 @@ def separate_scan(
     assumed = f"warn: R2 was not measured, {ASSUMED_R2_HZ:g} per second is assumed everywhere"
     status = "pass" if r2_hz is not None else assumed
     return replace(sources, about=MappingProxyType(about)), status
+
+
+def rest_of_train(
+    gre: images.Gre,
+    result: QsmResult,
+    pictures: Mapping[str, Any],
+    labels: NDArray[np.int32] | None,
+    white: NDArray[np.bool_] | None,
+    r2_hz: ArrayLike | None,
+    lesions: ArrayLike | None,
+) -> dict[str, Any]:
+    """Measure what else a supported map gives: two sources, small objects, lesions."""
+    r2s_hz = pictures.get("r2s_hz")
+    sources, status = separate_scan(gre, result, r2s_hz, r2_hz)
+    train: dict[str, Any] = {"sources": sources, "sources_status": status}
+    if result.unsupported_steps:
+        return train
+    about = result.susceptibility.chi_ppm, result.local_field.mask
+    if r2s_hz is not None:
+        train["objects"] = find_small_sources(
+            *about, r2s_hz, gre.affine, measured=result.mask, nuclei=labels
+        )
+    if lesions is not None:
+        rng = np.random.default_rng(0)  # fixed: the same scan gives the same error
+        train["lesions"] = measure_lesions(
+            about[0], lesions, about[1], gre.affine, rng, white_matter=white
+        )
+    return train
