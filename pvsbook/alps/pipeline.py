@@ -12,6 +12,7 @@ import numpy as np
 from dipy.reconst.dti import color_fa, fractional_anisotropy, mean_diffusivity
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from pvsbook import images
 from pvsbook._errors import InputError
@@ -302,7 +303,8 @@ def measure(
         **{name: _as_stored(values, affine, stored) for name, values in maps.items()},
     )
     doubts = (*images.header_notes(stored), *suspect_volumes(data, inside, is_b0, shell))
-    status, reasons = judge(result, head_tilt_deg=_angle_deg(axes @ to_head.T), doubts=doubts)
+    tilt_deg = float(np.rad2deg(Rotation.from_matrix(axes @ to_head.T).magnitude()))
+    status, reasons = judge(result, head_tilt_deg=tilt_deg, doubts=doubts)
     return replace(result, status=status, reasons=reasons)
 
 
@@ -351,11 +353,6 @@ def _tract_angles(measures: Sequence[RoiMeasure]) -> dict[str, float]:
         cosine = abs(float(np.dot(*tracts)))
         angles[side] = float(np.rad2deg(np.arccos(min(cosine, 1.0))))
     return angles
-
-
-def _angle_deg(rotation: NDArray[np.float64]) -> float:
-    """Angle of a rotation, in degrees."""
-    return float(np.rad2deg(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))))
 
 
 def _labels(rois: Sequence[RoiMeasure], shape: tuple[int, ...]) -> NDArray[np.uint8]:

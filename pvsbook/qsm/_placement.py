@@ -6,17 +6,25 @@ from dataclasses import dataclass, replace
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas.registration import Registration, is_placed, register_to_mni, rigid_and_scales
+from pvsbook.qsm.quality import Flag
+from pvsbook.qsm.reference import MIN_VOXELS
 
 # An affine transform from the magnitude to a T1w image of the same simulated head stretches by 2 %
 # at most, to that of another head by 6 % or more, and to one that is back to front by 11 %.  One
 # that is flipped sideways needs 3.4 % where the head is not symmetric, and fits where it is.
 MAX_STRETCH = 0.03
 EVEN_MM = 20.0  # a receive field is smooth over this width
+# R2* of white matter is about 15, 19 and 37 per second at 1.5, 3 and 7 T (Peters et al. 2007,
+# doi:10.1016/j.mri.2007.02.014).  Echo times that are twice as long as they were halve it; people
+# differ by a tenth or two, and field across thick voxels raises it.
+WHITE_R2S_HZ = (10.0, 3.4)  # at zero field, and per tesla
+R2S_SHARE = (0.65, 1.75)  # of it
 
 Masked = tuple[nib.Nifti1Image, nib.Nifti1Image]  # image and brain mask on one grid
 
@@ -90,3 +98,21 @@ def _even(image: nib.Nifti1Image, mask: nib.Nifti1Image) -> nib.Nifti1Image:
     )
     level = np.maximum(values, 1e-6 * values.max()) / np.maximum(share, 1e-3)
     return images.make(np.where(inside, images.array(image) / level, 0), image.affine)
+
+
+def check_decay(
+    gre: images.Gre, r2s_hz: NDArray[np.float32] | None, white: NDArray[np.bool_]
+) -> tuple[Flag, ...]:
+    """Flag white matter that decays as it does at no such field strength."""
+    if r2s_hz is None or white.sum() < MIN_VOXELS:
+        return ()
+    found, at_zero, per_tesla = float(np.median(r2s_hz[white])), *WHITE_R2S_HZ
+    usual = at_zero + per_tesla * gre.field_strength_t
+    low, high = (share * usual for share in R2S_SHARE)
+    if low <= found <= high:
+        return ()
+    words = (
+        f"R2* of white matter is {found:.3g} per second, at {gre.field_strength_t:g} T about "
+        f"{usual:.0f} ({low:.0f} to {high:.0f}); check the echo times and the field strength"
+    )
+    return (Flag("decay rate", words),)

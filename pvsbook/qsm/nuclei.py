@@ -9,7 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from pvsbook import images
@@ -17,13 +17,16 @@ from pvsbook._errors import InputError
 from pvsbook.atlas import deep_grey, templates
 from pvsbook.atlas.registration import Registration, is_placed, resample_labels
 from pvsbook.method import describe_columns
-from pvsbook.qsm._placement import Masked, place
+from pvsbook.qsm._placement import Masked, check_decay, place
+from pvsbook.qsm.lesions import LESION_COLUMNS, Lesions
+from pvsbook.qsm.microbleeds import OBJECT_COLUMNS, SmallSources
 from pvsbook.qsm.pipeline import COLUMNS as MAP_COLUMNS
 from pvsbook.qsm.pipeline import QsmResult
 from pvsbook.qsm.quality import Flag
 from pvsbook.qsm.r2s import fit_r2s
-from pvsbook.qsm.reference import MIN_VOXELS, measure_reference
+from pvsbook.qsm.reference import with_white_matter
 from pvsbook.qsm.regions import MIN_REGION_VOXELS, erode_labels, measure_regions, noise_ppb
+from pvsbook.qsm.separation import TRAIN_COLUMNS, Sources, rest_of_train
 from pvsbook.qsm.swi import minimum_projection, weight_by_phase
 
 __all__ = ["COLUMNS", "REGION_COLUMNS", "Nuclei", "measure_nuclei"]
@@ -46,11 +49,6 @@ NOT_BY_T1W = (
     "this visit"
 )
 MIN_WHITE = 0.95  # of the template's fraction of white matter
-# R2* of white matter is about 15, 19 and 37 per second at 1.5, 3 and 7 T (Peters et al. 2007,
-# doi:10.1016/j.mri.2007.02.014).  Echo times that are twice as long as they were halve it; people
-# differ by a tenth or two, and field across thick voxels raises it.
-WHITE_R2S_HZ = (10.0, 3.4)  # at zero field, and per tesla
-R2S_SHARE = (0.65, 1.75)  # of it
 
 REGION_COLUMNS = describe_columns(
     ("label", "number in the label image"),
@@ -71,6 +69,8 @@ REGION_COLUMNS = describe_columns(
      "ppb"),
     ("mean_csf_ppb", "mean, with the CSF of the ventricles as zero", "ppb"),
     ("mean_white_ppb", "mean, with white matter as zero", "ppb"),
+    ("paramagnetic_ppb", "mean paramagnetic source (iron), see sources_status", "ppb"),
+    ("diamagnetic_ppb", "mean diamagnetic source (myelin), see sources_status", "ppb"),
 )  # fmt: skip
 
 
@@ -96,6 +96,12 @@ class Nuclei:
     r2s_hz, swi
         R2*, and the last echo's susceptibility-weighted image, shape (x, y, z); None with one
         echo, and where a step before them is not supported.
+    sources, sources_status
+        Para- and diamagnetic susceptibility from `pvsbook.qsm.separation.separate_scan`.
+    objects
+        Microbleeds, calcifications and veins; None with one echo, or without a supported map.
+    lesions
+        Of a mask of lesions; None where none was given, or the map is not supported.
     """
 
     map: QsmResult
@@ -106,6 +112,10 @@ class Nuclei:
     placed_by: str = ""
     r2s_hz: NDArray[np.float32] | None = None
     swi: NDArray[np.float32] | None = None
+    sources: Sources | None = None
+    sources_status: str = "withheld: the map is not supported"
+    objects: SmallSources | None = None
+    lesions: Lesions | None = None
 
     @property
     def status(self) -> str:
@@ -124,7 +134,13 @@ class Nuclei:
             "placed_by": self.placed_by,
             "registration_correlation": np.nan if found is None else found.correlation,
             "pallidum_contrast_ppb": self.contrast_ppb,
+            **dict.fromkeys(TRAIN_COLUMNS, np.nan),
+            "sources_status": self.sources_status,
         }
+        if self.sources is not None:
+            row["sources_clipped"] = self.sources.share_clipped
+        for part in (self.objects, self.lesions):
+            row |= {} if part is None else part.to_row()
         for r in self.table.to_dict("records"):
             name = deep_grey.column(r["region"], r["side"])
             row |= {f"{name}_ppb": r["mean_ppb"], f"{name}_se_ppb": r["se_ppb"]}
@@ -148,17 +164,29 @@ class Nuclei:
         writer.table(self.table, REGION_COLUMNS, "qsm", desc="nuclei")
         writer.image(images.make(self.labels, self.map.affine), "dseg", meta={}, desc="nuclei")
         writer.table(self.to_row(), COLUMNS, "qsm")
-        for suffix, data, meta in self._pictures():
-            writer.image(images.make(data, self.map.affine), suffix, meta=meta)
+        for suffix, data, meta, entities in self._pictures():
+            writer.image(images.make(data, self.map.affine), suffix, meta=meta, **entities)
+        for part, columns, desc in (
+            (self.objects, OBJECT_COLUMNS, "objects"), (self.lesions, LESION_COLUMNS, "lesions"),
+        ):  # fmt: skip
+            if part is not None:
+                writer.table(part.table, columns, "qsm", desc=desc)
+                writer.image(images.make(part.labels, self.map.affine), "dseg", meta={}, desc=desc)
 
-    def _pictures(self) -> Iterator[tuple[str, NDArray[np.float32], Mapping[str, Any]]]:
+    def _pictures(
+        self,
+    ) -> Iterator[tuple[str, NDArray[np.float32], Mapping[str, Any], dict[str, str]]]:
         if self.r2s_hz is not None:
-            yield "R2starmap", self.r2s_hz, {"Units": "1/s"}
+            yield "R2starmap", self.r2s_hz, {"Units": "1/s"}, {}
+        if self.sources is not None:
+            about = {"Units": "ppm", "Status": self.sources_status, **self.sources.about}
+            yield "Chimap", self.sources.iron_ppm, about, {"desc": "paramagnetic"}
+            yield "Chimap", self.sources.myelin_ppm, about, {"desc": "diamagnetic"}
         if self.swi is not None:
             size = nib.affines.voxel_sizes(self.map.affine)
             slab_mm = {"SlabMillimetres": SLAB_MM}
-            yield "swi", self.swi, {"Units": "arbitrary"}
-            yield "minIP", minimum_projection(self.swi, size, thickness_mm=SLAB_MM), slab_mm
+            yield "swi", self.swi, {"Units": "arbitrary"}, {}
+            yield "minIP", minimum_projection(self.swi, size, thickness_mm=SLAB_MM), slab_mm, {}
 
 
 def measure_nuclei(
@@ -169,6 +197,8 @@ def measure_nuclei(
     atlas: str = "auto",
     n_repeats: int = 2,
     t1w: Masked | str | None = None,
+    r2_hz: ArrayLike | None = None,
+    lesions: ArrayLike | None = None,
 ) -> Nuclei:
     """Place the nuclei on a scan through a T1w image or by its magnitude, and measure each.
 
@@ -187,6 +217,10 @@ def measure_nuclei(
         T1w image of the same visit, in any pose and on any grid, and its brain mask.  Where it
         does not fit the template or the magnitude, the magnitude places the nuclei, with a flag;
         so it does where there is only the reason why the image cannot be read.
+    r2_hz
+        As in `pvsbook.qsm.separation.separate_scan`.
+    lesions
+        Mask of lesions, shape (x, y, z), to measure as `pvsbook.qsm.lesions` does.
 
     Returns
     -------
@@ -216,7 +250,8 @@ def measure_nuclei(
 
     def without(flags: Sequence[Flag], found: Registration | None = None) -> Nuclei:
         flagged = replace(result, flags=result.flags + tuple(flags))
-        return Nuclei(flagged, empty, nothing, found, np.nan, "", **pictures)
+        train = rest_of_train(gre, flagged, pictures, None, None, r2_hz, lesions)
+        return Nuclei(flagged, empty, nothing, found, np.nan, "", **pictures, **train)
 
     if result.unsupported_steps or atlas == "none":
         return without([])  # values would not be of susceptibility, or are not wanted
@@ -235,11 +270,14 @@ def measure_nuclei(
         words = UNPLACED.format(placed.image, found.correlation)
         return without([Flag("nuclei", words)], found)
     native = _place(labels, found, result, (0.0, 0.0, 0.0))
-    white = result.local_field.mask & _white_matter(gre, found)
-    result = replace(result, flags=result.flags + _check_decay(gre, pictures.get("r2s_hz"), white))
-    references = _with_white_matter(result, white, placed.image)
+    known = result.local_field.mask
+    white = _white_matter(gre, found) & known
+    result = replace(result, flags=result.flags + check_decay(gre, pictures.get("r2s_hz"), white))
+    references = with_white_matter(
+        result.references, result.susceptibility, known, white, placed.image
+    )
     rows = _measure(gre, result, native, table, rng, n_repeats)
-    rows["r2s_hz"] = _mean_r2s(gre, result, native, table, pictures.get("r2s_hz"))
+    rows["r2s_hz"] = _mean_of(pictures.get("r2s_hz"), gre, result, native, table)
     rows["se_placement_ppb"] = _placement_ppb(gre, result, labels, found, table)
     rows["se_ppb"] = np.hypot(rows["se_noise_ppb"], rows["se_placement_ppb"])
     zeros = references.set_index("reference")["reference_value_ppb"]
@@ -249,8 +287,12 @@ def measure_nuclei(
     if doubt := contrast_flag(contrast):
         return replace(without([doubt], found), contrast_ppb=contrast)
     result = replace(result, references=references)
-    kept = rows[list(REGION_COLUMNS)]
-    return Nuclei(result, kept, native, found, contrast, placed.image, **pictures)
+    train = rest_of_train(gre, result, pictures, native, white, r2_hz, lesions)
+    for column, source in (("paramagnetic_ppb", "iron_ppm"), ("diamagnetic_ppb", "myelin_ppm")):
+        values = train.get("sources") and getattr(train["sources"], source)
+        rows[column] = _mean_of(values, gre, result, native, table, 1e3)
+    table = rows[list(REGION_COLUMNS)]
+    return Nuclei(result, table, native, found, contrast, placed.image, **pictures, **train)
 
 
 def contrast_ppb(
@@ -325,7 +367,7 @@ def _measure(
     return rows
 
 
-def _decay_and_swi(gre: images.Gre, result: QsmResult) -> dict[str, NDArray[np.float32]]:
+def _decay_and_swi(gre: images.Gre, result: QsmResult) -> dict[str, Any]:
     """Make R2* and the susceptibility-weighted image, which need no background removal."""
     if "unwrapping" in result.unsupported_steps or gre.echo_times_s.size < 2:
         return {}
@@ -336,19 +378,20 @@ def _decay_and_swi(gre: images.Gre, result: QsmResult) -> dict[str, NDArray[np.f
     }
 
 
-def _mean_r2s(
+def _mean_of(
+    values: NDArray[np.float32] | None,
     gre: images.Gre,
     result: QsmResult,
     native: NDArray[np.int32],
     table: pd.DataFrame,
-    r2s_hz: NDArray[np.float32] | None,
+    scale: float = 1.0,
 ) -> NDArray[np.float64]:
-    """Average R2* over the voxels whose susceptibility was measured; NaN with one echo."""
-    if r2s_hz is None:
+    """Average a map over the voxels whose susceptibility was measured; NaN without one."""
+    if values is None:
         return np.full(len(table), np.nan)
     core = np.where(result.local_field.mask, erode_labels(native, n_voxels=_erosion(gre)), 0)
-    n, total = (ndimage.sum_labels(x, core, table["label"]) for x in (core > 0, r2s_hz))
-    return np.where(n >= MIN_REGION_VOXELS, total / np.maximum(n, 1), np.nan)
+    n, total = (ndimage.sum_labels(x, core, table["label"]) for x in (core > 0, values))
+    return np.where(n >= MIN_REGION_VOXELS, scale * total / np.maximum(n, 1), np.nan)
 
 
 def _placement_ppb(
@@ -379,43 +422,15 @@ def _white_matter(gre: images.Gre, found: Registration) -> NDArray[np.bool_]:
     return images.array(found.to_native(templates.mni("wm"), like, order=1)) > MIN_WHITE
 
 
-def _check_decay(
-    gre: images.Gre, r2s_hz: NDArray[np.float32] | None, white: NDArray[np.bool_]
-) -> tuple[Flag, ...]:
-    """Flag white matter that decays as it does at no such field strength."""
-    if r2s_hz is None or white.sum() < MIN_VOXELS:
-        return ()
-    found, at_zero, per_tesla = float(np.median(r2s_hz[white])), *WHITE_R2S_HZ
-    usual = at_zero + per_tesla * gre.field_strength_t
-    low, high = (share * usual for share in R2S_SHARE)
-    if low <= found <= high:
-        return ()
-    words = (
-        f"R2* of white matter is {found:.3g} per second, at {gre.field_strength_t:g} T about "
-        f"{usual:.0f} ({low:.0f} to {high:.0f}); check the echo times and the field strength"
-    )
-    return (Flag("decay rate", words),)
-
-
-def _with_white_matter(result: QsmResult, white: NDArray[np.bool_], image: str) -> pd.DataFrame:
-    """Return the table of references with the template's white matter, where none was given."""
-    table = result.references
-    row = table["reference"] == "white matter"
-    if table.loc[row, "n_voxels"].notna().any() or white.sum() < MIN_VOXELS:
-        return table
-    chi = result.susceptibility.chi_ppm.astype(np.float64) + result.susceptibility.value_ppm
-    measured = measure_reference(chi, result.local_field.mask, white) | {
-        "note": f"of the template, placed by the registration of the {image}"
-    }
-    return table.assign(**{name: table[name].mask(row, v) for name, v in measured.items()})
-
-
 COLUMNS = {
     **MAP_COLUMNS,
     **describe_columns(
         ("placed_by", "image by which the nuclei were placed: T1w or magnitude"),
         ("registration_correlation", "correlation of that image with the template"),
         ("pallidum_contrast_ppb", "pallidum less white matter", "ppb"),
+    ),
+    **TRAIN_COLUMNS,
+    **describe_columns(
         *(
             row
             for _, region, side in deep_grey.table().itertuples(index=False)
