@@ -115,8 +115,13 @@ class AlpsResult:
         Raises
         ------
         InputError
-            If a region holds nothing of the brain, or its image has another grid.
+            If the scan could not be registered, a region holds nothing of the brain, or its image
+            has another grid.
         """
+        if not is_registered(self.registration):
+            raise InputError(
+                "registration: the scan was not found in MNI space, so it has no index elsewhere"
+            )
         to_head = self.registration.rotation
         places = self.placement.place(rois, dict.fromkeys(NAMES, shift_mm))
         for name, region in places.items():
