@@ -243,7 +243,8 @@ def measure(
         Draws of the wild bootstrap; fewer are faster and leave the interval noisy.
     before_denoising : pvsbook.images.Dwi, optional
         The same series as it was acquired, if `dwi` was denoised: a denoised one no longer shows
-        the noise that its index has, so that its interval would be far too short.
+        the noise that its index has, so that its interval would be far too short.  The
+        interval is then somewhat too long (benchmarks/alps_places.py denoised).
     rng : numpy.random.Generator, optional
         Of the bootstrap; ``default_rng(0)`` otherwise, so that a scan gives one answer.
 

@@ -40,7 +40,7 @@ def summary(result: AlpsResult, *, truth: float | None = None) -> Figure:
         [
             ["axial", "axial", "coronal", "coronal", "sagittal", "sagittal"],
             ["index"] * 6,
-            ["radius"] * 3 + ["shift"] * 3,
+            [*["radius"] * 3, *["shift"] * 3],
             ["quality"] * 6,
         ],
         figsize=(8.4, 11.5),
