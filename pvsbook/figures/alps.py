@@ -58,7 +58,8 @@ def _draw_regions(result: AlpsResult, axes: dict[str, Axes]) -> None:
     """Outline the regions on the colour map, enlarged, with the direction of the fibres.
 
     Red is left-right, green back-front, blue feet-head; projection regions are white,
-    association regions yellow.  The sagittal slice is that of the left projection region.
+    association regions yellow.  Outlines are seen through the slice; the sagittal one
+    is that of the left projection region.
     """
     labels = np.asarray(nib.as_closest_canonical(result.labels).dataobj)
     place = result.placement
@@ -77,7 +78,7 @@ def _draw_regions(result: AlpsResult, axes: dict[str, Axes]) -> None:
             np.arange(3) == axis, position, middle_mm))  # fmt: skip
         index = int(np.clip(round(at[axis]), 0, labels.shape[axis] - 1))
         across = [k for k in range(3) if k != axis]
-        flat = np.take(labels, index, axis=axis).T
+        flat = labels.max(axis=axis).T  # a tilted head has no slice through all four
         for number, color in _LABEL_COLORS.items():
             if (flat == number).any():
                 ax.contour(flat == number, levels=[0.5], colors=[color], linewidths=1.2)
