@@ -78,7 +78,8 @@ def _draw_regions(result: AlpsResult, axes: dict[str, Axes]) -> None:
             np.arange(3) == axis, position, middle_mm))  # fmt: skip
         index = int(np.clip(round(at[axis]), 0, labels.shape[axis] - 1))
         across = [k for k in range(3) if k != axis]
-        flat = labels.max(axis=axis).T  # a tilted head has no slice through all four
+        shown = labels if axis else np.where(labels == 1, 1, 0)
+        flat = shown.max(axis=axis).T  # a tilted head has no slice through all four
         for number, color in _LABEL_COLORS.items():
             if (flat == number).any():
                 ax.contour(flat == number, levels=[0.5], colors=[color], linewidths=1.2)
