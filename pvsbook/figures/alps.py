@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -9,8 +10,12 @@ import nibabel as nib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from pvsbook import images
+from pvsbook._errors import InputError
+from pvsbook.alps import tensor
+from pvsbook.alps.regions import SPHERES_5_MM
 from pvsbook.figures.style import COLORS, show_slices
 
 if TYPE_CHECKING:
@@ -23,7 +28,7 @@ _LABEL_COLORS = {n: "#FFFFFF" if n % 2 else COLORS["uncertain"] for n in (1, 2, 
 
 
 def summary(result: AlpsResult, *, truth: float | None = None) -> Figure:
-    """Draw the four panels of a report: regions (two slices), index, quality.
+    """Draw the panels of a report: regions in three planes, index, other places, quality.
 
     Parameters
     ----------
@@ -32,34 +37,97 @@ def summary(result: AlpsResult, *, truth: float | None = None) -> Figure:
         Known index of a phantom.
     """
     figure, axes = plt.subplot_mosaic(
-        [["axial", "coronal"], ["index", "index"], ["quality", "quality"]],
-        figsize=(7.0, 8.6),
-        height_ratios=(5, 4, 3),
+        [
+            ["axial", "axial", "coronal", "coronal", "sagittal", "sagittal"],
+            ["index"] * 6,
+            [*["radius"] * 3, *["shift"] * 3],
+            ["quality"] * 6,
+        ],
+        figsize=(8.4, 11.5),
+        height_ratios=(5, 4, 3.4, 3.4),
         layout="constrained",
     )
-    _draw_regions(result, [axes["axial"], axes["coronal"]])
+    _draw_regions(result, {plane: axes[plane] for plane in ("axial", "coronal", "sagittal")})
     _draw_indices(result, axes["index"], truth)
+    _draw_places(result, axes["radius"], axes["shift"])
     _draw_quality(result, axes["quality"])
     return figure
 
 
-def _draw_regions(result: AlpsResult, axes: list[Axes]) -> None:
-    """Draw an axial and a coronal slice of the colour map with the regions.
+def _draw_regions(result: AlpsResult, axes: dict[str, Axes]) -> None:
+    """Outline the regions on the colour map, enlarged, with the direction of the fibres.
 
     Red is left-right, green back-front, blue feet-head; projection regions are white,
-    association regions yellow.
+    association regions yellow.  Outlines are seen through the slice; the sagittal one
+    is that of the left projection region.
     """
-    labels = np.asarray(result.labels.dataobj)
-    centre = nib.affines.apply_affine(result.labels.affine, np.argwhere(labels > 0).mean(axis=0))
-    bright = np.clip(1.3 * images.array(result.colour_fa), 0, 1)
-    show_slices(
-        images.make(bright, result.colour_fa.affine),
-        [("axial", round(float(centre[2]))), ("coronal", round(float(centre[1])))],
-        overlay=result.labels,
-        colors=_LABEL_COLORS,
-        axes=axes,
-        zoom_mm=130,
+    labels = np.asarray(nib.as_closest_canonical(result.labels).dataobj)
+    place = result.placement
+    middle = np.argwhere(labels > 0).mean(axis=0)
+    left = np.argwhere(labels == 1) if (labels == 1).any() else np.argwhere(labels > 0)
+    middle_mm, left_mm = (
+        nib.affines.apply_affine(place.affine, voxel) for voxel in (middle, left.mean(axis=0))
     )
+    positions = {"axial": middle_mm[2], "coronal": middle_mm[1], "sagittal": left_mm[0]}
+    bright = images.make(np.clip(1.3 * images.array(result.colour_fa), 0, 1), result.fa.affine)
+    size = images.voxel_size_mm(result.labels)
+    for (plane, ax), axis in zip(axes.items(), (2, 1, 0), strict=True):
+        position = round(float(positions[plane]))
+        show_slices(bright, [(plane, position)], axes=[ax])
+        at = nib.affines.apply_affine(np.linalg.inv(place.affine), np.where(
+            np.arange(3) == axis, position, middle_mm))  # fmt: skip
+        index = int(np.clip(round(at[axis]), 0, labels.shape[axis] - 1))
+        across = [k for k in range(3) if k != axis]
+        shown = labels if axis else np.where(labels == 1, 1, 0)
+        flat = shown.max(axis=axis).T  # a tilted head has no slice through all four
+        for number, color in _LABEL_COLORS.items():
+            if (flat == number).any():
+                ax.contour(flat == number, levels=[0.5], colors=[color], linewidths=1.2)
+        centre = (left.mean(axis=0) if plane == "sagittal" else middle)[across]
+        half = (55 if plane != "sagittal" else 30) / size[across]
+        _draw_directions(result, ax, axis, index)
+        low, high = centre - half, centre + half
+        ax.set(xlim=(high[0], low[0]) if axis else (low[0], high[0]), ylim=(low[1], high[1]))
+
+
+def _draw_directions(result: AlpsResult, ax: Axes, axis: int, index: int) -> None:
+    """Draw a line along the fibres of each voxel of white matter, in the plane of a slice."""
+    place = result.placement
+    tensors, fa = (np.take(x, index, axis=axis) for x in (place.d_mm2_s, place.fa))
+    rows, columns = np.nonzero(fa > 0.2)
+    to_voxels = images.rotation(place.affine).T @ place.registration.rotation.T
+    fibres = tensor.eigen(tensors[rows, columns])[1][..., 0] @ to_voxels.T
+    u, v = (np.delete(fibres, axis, axis=1) * 0.8).T
+    ax.quiver(
+        rows, columns, u, v, angles="xy", scale_units="xy", scale=1, pivot="mid",
+        headwidth=0, headlength=0, headaxislength=0, width=0.003, color="w", alpha=0.55,
+    )  # fmt: skip
+
+
+def _draw_places(result: AlpsResult, by_radius: Axes, by_shift: Axes) -> None:
+    """Draw the tract index by radius and by shift of the spheres at the MNI sites."""
+    index = result.indices["tract"]["mean"]
+    for ax in (by_radius, by_shift):
+        ax.axhspan(index.low, index.high, color="k", alpha=0.1, linewidth=0)
+    if np.isfinite(index.value):
+        radii = np.array([2.5, 3, 3.5, 4, 4.5, 5, 6])
+        at = [result.index_at(replace(SPHERES_5_MM, radius_mm=r))["tract"]["mean"] for r in radii]
+        by_radius.plot(radii, at, "D-", color=COLORS["estimate"], markersize=4)
+        steps = np.arange(-4, 5, 2)
+        looks = (("left-right", "o"), ("back-front", "s"), ("feet-head", "^"))
+        for direction, (words, marker) in zip(np.eye(3), looks, strict=True):
+            moved = [_index_at(result, step * direction) for step in steps]
+            by_shift.plot(steps, moved, marker=marker, markersize=4, label=words)
+        by_shift.legend(fontsize="x-small")
+    by_radius.set(xlabel="radius of the spheres (mm)", ylabel="ALPS index, tract")
+    by_shift.set(xlabel="shift of all spheres (mm); grey: 95 % interval")
+
+
+def _index_at(result: AlpsResult, shift_mm: NDArray[np.float64]) -> float:
+    try:
+        return result.index_at(shift_mm=shift_mm)["tract"]["mean"]
+    except InputError:  # out of the slab
+        return float("nan")
 
 
 def _draw_indices(result: AlpsResult, ax: Axes, truth: float | None) -> None:
