@@ -17,14 +17,8 @@ from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.alps import estimators, series, tensor
 from pvsbook.alps.estimators import Estimate
-from pvsbook.alps.quality import (
-    BvecCheck,
-    check_bvecs,
-    check_coverage,
-    is_registered,
-    judge,
-    suspect_volumes,
-)
+from pvsbook.alps.gradients import BvecCheck, check_bvecs, file_axes
+from pvsbook.alps.quality import check_coverage, check_sides, is_registered, judge
 from pvsbook.alps.regions import (
     FLUID_MD_MM2_S,
     NAMES,
@@ -76,7 +70,12 @@ class AlpsResult:
     b_s_mm2 : float
         b-value of the shell that was used.
     n_directions, n_b0 : int
-        Volumes of that shell, and without weighting.
+        Volumes of that shell, and without weighting, that were used.
+    shells : str
+        What the series holds.
+    left_out : mapping of int to str
+        Volumes of the file that were not used although they belong to the shell or to b=0, and
+        those that are no measurement: by number from 0, and why.
     fa, colour_fa, md, labels : Nifti1Image
         Maps on the grid of the scan; md in mm2/s; labels 1 to 4 in the order of `NAMES`.
     """
@@ -92,6 +91,8 @@ class AlpsResult:
     b_s_mm2: float
     n_directions: int
     n_b0: int
+    shells: str
+    left_out: Mapping[int, str]
     fa: nib.Nifti1Image
     colour_fa: nib.Nifti1Image
     md: nib.Nifti1Image
@@ -100,6 +101,7 @@ class AlpsResult:
     def to_row(self) -> dict[str, Any]:
         """Give the result as one flat row; `COLUMNS` describes each column."""
         values = vars(self) | {"reasons": "; ".join(self.reasons)}
+        values["left_out"] = ", ".join(map(str, self.left_out)) or "none"
         for frame, sides in self.indices.items():
             for side, index in sides.items():
                 name = f"alps_{frame}_{side}"
@@ -110,6 +112,7 @@ class AlpsResult:
         values |= {f"{side}_tract_angle_deg": v for side, v in self.tract_angle_deg.items()}
         values |= {f"registration_{name}": v for name, v in vars(self.registration).items()}
         values |= {f"bvecs_{name}": value for name, value in vars(self.bvecs).items()}
+        values |= {"bvecs_row_deg": self.bvecs.row_deg, "bvecs_row_b": self.bvecs.row_b}
         angles = self.registration.angles_deg
         values |= zip(("pitch_deg", "roll_deg", "yaw_deg"), angles, strict=True)
         return {name: values[name] for name in COLUMNS}
@@ -248,15 +251,21 @@ def measure(
     else:
         loaded = images.make(images.load_mask(mask, stored), stored.affine)
         inside = np.asarray(nib.as_closest_canonical(loaded).dataobj) > 0
-    fit = tensor.fit_tensor(data, bvals, bvecs, mask=inside)
     series.check_order(data, inside, bvals, shell)
+    unusable = series.unusable(data, inside, is_b0, bvecs)
+    left_out = {int(shell[k]): what for k, what in unusable.items()}
+    keep = np.delete(np.arange(len(shell)), list(unusable))
+    shell, bvals, bvecs, is_b0 = shell[keep], bvals[keep], bvecs[keep], is_b0[keep]
+    data, was_low = series.raised(data[..., keep], bvals)
+    fit = tensor.fit_tensor(data, bvals, bvecs, mask=inside)
     eigenvalues, eigenvectors = tensor.eigen(fit.d_mm2_s)
     fa = fit.fill(np.minimum(fractional_anisotropy(eigenvalues), 1))
     md = fit.fill(mean_diffusivity(eigenvalues))
     axes = images.rotation(affine).T
     directions = fit.fill(eigenvectors[..., 0] @ axes.T)
     white = inside & (fa > WHITE_FA) & (md < FLUID_MD_MM2_S)
-    check = check_bvecs(directions, fa, white, size)
+    check = check_bvecs(directions, fa, white, size, to_file=file_axes(stored.affine, affine))
+    check = check.with_rows(data[white], bvals, bvecs, shell)
     brain = images.make(inside, affine)
     registration = register(images.make(fa, affine), registration, contrast="fa", mask=brain)
     to_head = registration.rotation
@@ -266,6 +275,8 @@ def measure(
     shifts = placement.search(rois, search_mm) if search_mm else dict.fromkeys(NAMES, np.zeros(3))
     voxels = placement.place(rois, shifts)
     check_coverage(voxels, registration)
+    if not isinstance(rois, RoiSet):
+        check_sides(voxels, registration, affine)
     design = tensor.design_matrix(bvals, bvecs)
     to_fluid = ndimage.distance_transform_edt(~(inside & (md > FREE_MD_MM2_S)), sampling=size)
     measures = []
@@ -299,9 +310,12 @@ def measure(
         b_s_mm2=float(np.median(bvals[~is_b0])),
         n_directions=int((~is_b0).sum()),
         n_b0=int(is_b0.sum()),
+        shells=series.shells_in_words(whole.bvals_s_mm2),
+        left_out={**left_out, **whole.left_out},
         **{name: _as_stored(values, affine, stored) for name, values in maps.items()},
     )
-    doubts = (*images.header_notes(stored), *suspect_volumes(data, inside, is_b0, shell))
+    low = np.mean([m.voxels.mean(was_low[m.voxels.at]) for m in measures])
+    doubts = (*images.header_notes(stored), *series.doubts(left_out, low))
     status, reasons = judge(result, head_tilt_deg=_angle_deg(axes @ to_head.T), doubts=doubts)
     return replace(result, status=status, reasons=reasons)
 
@@ -436,11 +450,17 @@ COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
         "fraction of the template's brain in the scan; no limit: a slab will do, see inside",
     ),
     ("registration_model", "transform that was found: rigid, scaling or affine"),
-    ("bvecs_best", "change of the voxel axes under which fibres line up best"),
+    ("bvecs_best", "change of the rows of the file under which fibres line up best"),
     ("bvecs_certainty", "probability that it beats its rival; no limit: see bvecs_z"),
     ("bvecs_z", "the same as a z-score"),
+    ("bvecs_turn_deg", "rotation of all b-vectors by which fibres line up best", "deg"),
+    ("bvecs_turn_z", "how sure that is; no limit of its own: see bvecs_turn_deg"),
+    ("bvecs_row_deg", "largest angle between a row and the direction its volume fits", "deg"),
+    ("bvecs_row_b", "largest factor between a b-value and that which its volume fits"),
     ("b_s_mm2", "b-value that was used", "s/mm2"),
-    ("n_directions", "volumes at that b-value"),
-    ("n_b0", "volumes without diffusion weighting; no limit: one will do"),
+    ("n_directions", "volumes at that b-value that were used"),
+    ("n_b0", "volumes without diffusion weighting that were used; no limit: one will do"),
+    ("shells", "what the series holds"),
+    ("left_out", "numbers (from 0) of volumes left out: lost signal, or a map; or none"),
 )
 """What each column of `AlpsResult.to_row` is, as BIDS writes it."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from pvsbook import InputError, alps, images
 from pvsbook.alps import quality, regions
@@ -97,7 +98,7 @@ def test_flipped_x_is_flagged(phantom):
     )
     result = alps.measure(dwi, mask=phantom.mask, registration=known(), n_bootstrap=10)
     assert result.status == "fail"
-    assert "x flipped" in result.reasons[0]
+    assert result.reasons[0].startswith("b-vectors, row 1 (x) with the other sign: ")
     assert result.bvecs.certainty > 0.99
 
 
@@ -234,7 +235,7 @@ def test_real_slab_with_flipped_x_is_flagged(slab):
     image, bval, bvec = slab
     result = alps.measure(images.load_dwi(image, bval, bvec * [[-1], [1], [1]]), n_bootstrap=10)
     assert result.status == "fail"
-    assert "b-vectors x flipped" in result.reasons[0]
+    assert result.reasons[0].startswith("b-vectors, row 1 (x) with the other sign: ")
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +259,11 @@ def test_a_volume_that_lost_its_signal_is_named(scanned):
 
     found = alps.measure(_with_data(scanned, lose), n_bootstrap=10)
     assert found.status == "warn"
-    assert found.reasons[0].startswith(f"signal: volume {volume} has down to")
+    assert found.reasons[0].startswith(f"volume {volume} has down to")
+    assert found.to_row()["left_out"] == str(volume)
+    assert found.n_directions == 31
+    for text in found.reasons[1:]:
+        assert "outliers" not in text, "what was left out still moves the fit"
     clean = alps.measure(scanned.dwi, n_bootstrap=10)
     assert clean.status == "pass"
 
@@ -273,7 +278,8 @@ def test_a_map_among_the_volumes_without_weighting_is_named(scanned):
         data[..., volume] = fast * data[brain, volume].mean() / fast[brain].mean()
 
     found = alps.measure(_with_data(scanned, put_map), n_bootstrap=10)
-    assert any(f"b=0: volume {volume} looks like no other" in text for text in found.reasons)
+    assert any(f"volume {volume} looks like no other b=0" in text for text in found.reasons)
+    assert found.n_b0 == scanned.dwi.is_b0.sum() - 1
 
 
 def test_one_cause_is_one_sentence(scanned):
@@ -312,3 +318,70 @@ def test_a_header_that_leaves_the_side_open_is_told(scanned):
     image.set_qform(image.affine @ np.diag([-1, 1, 1, 1]), 1)
     found = alps.measure(replace(scanned.dwi, image=image), n_bootstrap=10)
     assert found.reasons[0].startswith("orientation: qform and sform disagree")
+
+
+def test_a_row_that_does_not_belong_to_its_volume_is_named(scanned):
+    """Two exchanged rows, then a wrong b-value: each is named by its volume in the file."""
+    one, two = np.flatnonzero(~scanned.dwi.is_b0)[[4, 19]]
+    bvecs = scanned.dwi.bvecs_ras.copy()
+    bvecs[[one, two]] = bvecs[[two, one]]
+    found = alps.measure(replace(scanned.dwi, bvecs_ras=bvecs), n_bootstrap=10)
+    assert found.status == "fail"
+    assert set(found.bvecs.odd_rows(deg=20)) == {one, two}
+    assert any(t.startswith("b-vectors, volumes ") and str(one) in t for t in found.reasons)
+    bvals = scanned.dwi.bvals_s_mm2.copy()
+    bvals[two] *= 0.92
+    near = alps.measure(replace(scanned.dwi, bvals_s_mm2=bvals), n_bootstrap=10)
+    assert near.status == "pass", near.reasons
+
+
+def test_b_vectors_that_were_not_rotated_with_the_slices_are_told(scanned):
+    turn = Rotation.from_rotvec(np.deg2rad([15, 20, 0])).as_matrix()
+    wrong = replace(scanned.dwi, bvecs_ras=scanned.dwi.bvecs_ras @ turn.T)
+    found = alps.measure(wrong, n_bootstrap=10)
+    assert found.bvecs.as_given
+    assert found.bvecs.turn_deg == pytest.approx(25, abs=4)
+    assert any("when all are rotated" in text for text in found.reasons)
+
+
+def test_the_hint_names_the_row_of_the_file(scanned):
+    """In sagittal storage the second row runs along another axis than in axial storage."""
+    image = scanned.dwi.image
+    change = nib.orientations.ornt_transform(
+        nib.io_orientation(image.affine), nib.orientations.axcodes2ornt("SAL")
+    )
+    stored = image.as_reoriented(change)
+    table = fsl_bvecs(images.Dwi(stored, scanned.dwi.bvals_s_mm2, scanned.dwi.bvecs_ras))
+    for row, name in ((0, "x"), (2, "z")):
+        wrong = table * np.where(np.arange(3) == row, -1, 1)[:, None]
+        dwi = images.load_dwi(stored, scanned.dwi.bvals_s_mm2, wrong)
+        found = alps.measure(dwi, registration=known(), n_bootstrap=10)
+        assert found.bvecs.best == f"row {row + 1} ({name}) with the other sign"
+
+
+def test_samples_at_or_below_zero_do_not_rule_the_fit(scanned):
+    plain = alps.measure(scanned.dwi, registration=known(), n_bootstrap=10)
+
+    def lower(data):
+        rng = np.random.default_rng(3)
+        hit = rng.random(data.shape) < 0.01
+        hit[..., scanned.dwi.is_b0] = False
+        data[hit] = rng.choice([-20.0, 0.0, 1e-6], hit.sum())
+
+    found = alps.measure(_with_data(scanned, lower), registration=known(), n_bootstrap=10)
+    difference = found.to_row()["alps_tract_mean"] - plain.to_row()["alps_tract_mean"]
+    assert abs(difference) < 0.12
+    assert any("at or below zero" in text for text in found.reasons)
+
+
+def test_regions_drawn_by_hand_on_the_wrong_side_are_refused(scanned):
+    right = alps.measure(scanned.dwi, registration=known(), n_bootstrap=10)
+    labels = np.asarray(right.labels.dataobj)
+    again = alps.measure(scanned.dwi, rois=right.labels, registration=known(), n_bootstrap=10)
+    assert again.to_row()["alps_tract_mean"] == pytest.approx(
+        right.to_row()["alps_tract_mean"], abs=0.05
+    )
+    for order, match in (([0, 3, 4, 1, 2], "lies on the right"), ([0, 2, 1, 4, 3], "run inside")):
+        drawn = images.make(np.array(order, np.uint8)[labels], scanned.dwi.image.affine)
+        with pytest.raises(InputError, match=match):
+            alps.measure(scanned.dwi, rois=drawn, registration=known(), n_bootstrap=10)

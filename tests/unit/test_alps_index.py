@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from pvsbook.alps import estimators, tensor
-from pvsbook.alps.quality import check_bvecs
+from pvsbook.alps.gradients import check_bvecs
 
 PROJECTION, ASSOCIATION = np.diag([0.6, 0.4, 1.5]), np.diag([0.6, 1.5, 0.4])
 ANGLES = st.floats(-180, 180)
