@@ -31,7 +31,7 @@ _CHANGES: list[Change] = [
 ]
 _NEIGHBOURS = [n for n in product((-1, 0, 1), repeat=3) if n > (0, 0, 0)]
 _BLOCK_MM = 16.0
-_MOST_VOXELS = 20_000  # to fit one direction to; more cost time and change no degree
+_MOST_VOXELS = 6_000  # to fit one direction to; more cost time and change no degree
 _MAX_LEVERAGE = 0.95  # above it the other volumes say too little of what this one should be
 
 
@@ -51,8 +51,8 @@ class BvecCheck:
     coherence : mapping of str to float
         Of all 24 changes, relative to the best.
     turn_deg, turn_z : float
-        Where `best` is as given: the rotation of all b-vectors by which fibres would line up
-        best, and the z-score by which they do.  NaN otherwise.
+        The rotation of all b-vectors, near `best`, by which fibres would line up best, and how
+        sure it is that they do better than with the b-vectors as given, as a z-score.
     rows_deg, rows_b : mapping of int to float
         What `check_rows` found, by the number of the volume in the file; empty where it was not
         asked.
@@ -184,15 +184,18 @@ def check_bvecs(
     top = max(float(sums[best].sum()), 1e-12)
     relative = {name: float(sums[name].sum()) / top for name in ranked}
     turn = (float("nan"), float("nan"))
-    if best == "as given" and len(index):
+    if len(index):
+        # the sign of all three axes is free, so that every change is a rotation
+        start = next(_matrix(c) for c in _CHANGES if _label(c) == best)
         found = minimize(
             lambda r: -coherence(Rotation.from_rotvec(r).as_matrix()).sum() / top,
-            np.zeros(3),
+            Rotation.from_matrix(start * np.linalg.det(start)).as_rotvec(),
             method="Powell",
             options={"xtol": 0.02, "ftol": 1e-4, "maxfev": 80},
         ).x
-        gain = coherence(Rotation.from_rotvec(found).as_matrix()) - given
-        turn = float(np.rad2deg(np.linalg.norm(found))), _z(gain)
+        rotation = Rotation.from_rotvec(found)
+        gain = coherence(rotation.as_matrix()) - given
+        turn = float(np.rad2deg(rotation.magnitude())), _z(gain)
     return BvecCheck(best, float(norm.cdf(z)), z, relative, *turn)
 
 

@@ -201,7 +201,7 @@ def _figures(result: AlpsResult, head_tilt_deg: float) -> Iterator[tuple[str, st
 
 def bvec_figures(check: BvecCheck) -> Iterator[tuple[str, str, float]]:
     """Give the figures of the b-vectors as `LIMITS` reads them, with what the file should be."""
-    if not check.as_given:
+    if not check.as_given and check.z > LIMITS["bvec_z"][0]:
         yield "bvec_z", f"b-vectors, {check.best}: ", check.z
     elif check.turn_z > LIMITS["bvec_z"][0]:
         yield "bvec_turn_deg", "b-vectors: ", check.turn_deg
