@@ -48,13 +48,14 @@ def measure(
     chosen = spheres[str(rois)] if str(rois) in spheres else images.load(rois)
     mask = None if brain_mask is None else images.load(brain_mask)
     series = images.load_dwi(dwi[0], bval[0], bvec[0], b0_below_s_mm2=b0_threshold)
+    before = None if denoise is None else series  # its noise is what the index still has
     if denoise is not None:
         series = preprocess.denoise(series, method=denoise, mask=mask)
     if gibbs:
         series = preprocess.remove_ringing(series)
     if motion:
         series = preprocess.correct_motion(series, mask=mask).dwi
-    return pipeline.measure(series, mask=mask, rois=chosen, **options)
+    return pipeline.measure(series, mask=mask, rois=chosen, before_denoising=before, **options)
 
 
 def show(result: AlpsResult) -> Shown:
@@ -68,7 +69,10 @@ def show(result: AlpsResult) -> Shown:
         values = ", ".join(
             f"{side} {e.value:.2f} ({e.low:.2f} to {e.high:.2f})" for side, e in indices.items()
         )
-        summary = f"ALPS index in the frame of the tracts, with 95 % intervals: {values}."
+        summary = (
+            "ALPS index in the frame of the tracts, with 95 % intervals (noise, place of the "
+            f"regions, registration): {values}."
+        )
         if "," in result.shells.partition(",")[2]:
             summary += f" Of the shells ({result.shells}) b={result.b_s_mm2:g} was used."
         if result.left_out:
@@ -181,8 +185,8 @@ METHOD = Method(
         Option("brain_mask", None, "Brain, on the same grid.", kind=Path, is_found=True),
         Option(
             "rois",
-            "2.5mm",
-            "2.5mm or 5mm spheres, or a label image drawn by hand (labels 1 to 4).",
+            "5mm",
+            "5mm or 2.5mm spheres, or a label image drawn by hand (labels 1 to 4).",
             choices=SPHERES,
             or_file=True,
         ),
@@ -236,6 +240,7 @@ METHOD = Method(
     core="pvsbook.alps.pipeline.measure",
     kept_back={
         "mask": "is the option brain_mask, a file",
+        "before_denoising": "is the series as given, where the option denoise is used",
         "rng": "a fixed seed, so that the same scan gives the same number",
     },
 )

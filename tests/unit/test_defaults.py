@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pvsbook import InputError, alps, images
+from pvsbook.alps import regions, uncertainty
 from pvsbook.atlas import registration
 from pvsbook.methods import by_name
 from pvsbook.qsm import change
@@ -43,7 +44,7 @@ DEFAULTS = {
         "beta": 0.5,
     },
     "alps.pipeline.measure": {
-        "rois": alps.SPHERES_2_5_MM,
+        "rois": alps.SPHERES_5_MM,
         "search_mm": 0.0,
         "registration": "affine",
         "n_bootstrap": 1000,
@@ -124,7 +125,7 @@ DEFAULTS = {
 OPTIONS = {
     "pvs": {"contrast": "t2", "registration": "affine", "rules": {}},
     "alps": {
-        "rois": "2.5mm",
+        "rois": "5mm",
         "search_mm": 0.0,
         "registration": "affine",
         "b0_threshold": 50.0,
@@ -258,7 +259,10 @@ def test_the_recipe_of_change_is_this():
 
 
 def test_the_default_spheres_are_these():
-    assert alps.SPHERES_2_5_MM.radius_mm == 2.5
+    assert (alps.SPHERES_2_5_MM.radius_mm, alps.SPHERES_5_MM.radius_mm) == (2.5, 5.0)
+    assert (regions.WHITE_FA, regions.LEAST_WHITE, regions.FLUID_MD_MM2_S) == (0.2, 0.1, 1.1e-3)
+    assert (uncertainty.PLACEMENT_MM, uncertainty.REGISTRATION_MM) == (1.0, 1.0)
+    assert uncertainty.RADIUS_SHARE == 0.1
     assert alps.SPHERES_2_5_MM.centres_mm == {
         "left_projection": (-26.0, -16.0, 27.0),
         "left_association": (-38.0, -16.0, 27.0),
@@ -342,7 +346,7 @@ JUDGED_BY = {
 }
 MEASURED = {
     "pvs": r"n_.*|volume_.*|tissue_.*|fraction_.*|median_.*",
-    "alps": r"alps_\w+_(left|right|mean)(_low|_high)?|alps_tract_(nlls|free_water|radius_5_mm)"
+    "alps": r"alps_\w+_(left|right|mean)(_low|_high)?|alps_tract_(nlls|free_water|radius_2_5_mm)"
     r"|\w+_(md|l1|l2|l3|dxx|dyy|dzz)_mm2_s",
     "qsm": r"reference_value_ppb|chi_(mean|p1|p99)_ppb"
     r"|(caudate|putamen|pallidum|thalamus|pulvinar|red_nucleus|substantia_nigra|dentate)"
