@@ -81,6 +81,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
     ),
     ("status", "pass, warn or fail"),
     ("reasons", "why the status is not pass, the worst first"),
+    ("notes", "what to know of the classic and the reoriented index, or none"),
     *((f"{name}_{key}", *words) for name in NAMES for key, *words in _OF_ROI),
     ("alps_tract_nlls", "tract index, mean, by nonlinear least squares"),
     ("alps_tract_restore", "tract index, mean, by RESTORE"),

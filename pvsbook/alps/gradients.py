@@ -32,6 +32,8 @@ _CHANGES: list[Change] = [
 _NEIGHBOURS = [n for n in product((-1, 0, 1), repeat=3) if n > (0, 0, 0)]
 _BLOCK_MM = 16.0
 _MOST_VOXELS = 6_000  # to fit one direction to; more cost time and change no degree
+_HIGHER = 2.1  # times the fitted shell; beyond it noise and kurtosis decide
+_KURTOSIS = 1.3e-4  # mm2/s: white matter of D = 0.8e-3 and K = 1 falls slower, by K D / 6
 _MAX_LEVERAGE = 0.95  # above it the other volumes say too little of what this one should be
 
 
@@ -90,10 +92,17 @@ class BvecCheck:
         return turned + sorted(scaled, key=lambda k: -_factor(self.rows_b[k]))
 
     def with_rows(
-        self, signals: ArrayLike, bvals_s_mm2: ArrayLike, bvecs: ArrayLike, numbers: ArrayLike
+        self,
+        signals: ArrayLike,
+        bvals_s_mm2: ArrayLike,
+        bvecs: ArrayLike,
+        numbers: ArrayLike,
+        *,
+        fitted: ArrayLike | None = None,
     ) -> BvecCheck:
         """Add what `check_rows` finds in volumes of these numbers."""
-        found = zip(np.asarray(numbers), *check_rows(signals, bvals_s_mm2, bvecs), strict=True)
+        rows = check_rows(signals, bvals_s_mm2, bvecs, fitted=fitted)
+        found = zip(np.asarray(numbers), *rows, strict=True)
         known = [(int(k), float(a), float(b)) for k, a, b in found if np.isfinite(a)]
         return replace(
             self, rows_deg={k: a for k, a, _ in known}, rows_b={k: b for k, _, b in known}
@@ -200,7 +209,11 @@ def check_bvecs(
 
 
 def check_rows(
-    signals: ArrayLike, bvals_s_mm2: ArrayLike, bvecs: ArrayLike
+    signals: ArrayLike,
+    bvals_s_mm2: ArrayLike,
+    bvecs: ArrayLike,
+    *,
+    fitted: ArrayLike | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Measure how far each row of the tables is from what its volume's signals fit.
 
@@ -216,6 +229,9 @@ def check_rows(
         Of white matter.
     bvals_s_mm2 : array_like, shape (volumes,)
     bvecs : array_like, shape (volumes, 3)
+    fitted : array_like of bool, shape (volumes,), optional
+        b=0 and the shell that the tensors are fitted to; all volumes by default.  Other shells
+        are compared up to twice its b-value, allowing for the kurtosis of white matter.
 
     Returns
     -------
@@ -251,20 +267,24 @@ def check_rows(
     if len(values) < 6:
         return angles, ratios
     logs = np.log(values)
+    use = np.ones(len(b), bool) if fitted is None else np.asarray(fitted, bool)
     design = tensor.design_matrix(b, directions)
-    scale = tensor._scale(design)
+    scale = tensor._scale(design[use])
     scaled = design * scale
-    beta, weights, normal = tensor._solve(scaled, logs)
+    beta, _, normal = tensor._solve(scaled[use], logs[:, use])
     inverse = np.linalg.inv(normal)
-    residuals = logs - beta @ scaled.T
+    predicted = beta @ scaled.T
+    residuals = logs - predicted
+    weights = np.exp(predicted - predicted.max(axis=1, keepdims=True))
+    shell = float(np.median(b[use & (b >= images.B0_BELOW_S_MM2)]))
     twice = np.array([1.0, 2, 1, 2, 2, 1])  # off-diagonal products count twice
-    for k in np.flatnonzero(b >= images.B0_BELOW_S_MM2):
+    for k in np.flatnonzero((b >= images.B0_BELOW_S_MM2) & (b < _HIGHER * shell)):
         back = inverse @ scaled[k]
-        leverage = weights[:, k] ** 2 * (back @ scaled[k])
+        leverage = use[k] * weights[:, k] ** 2 * (back @ scaled[k])
         usable = leverage < _MAX_LEVERAGE
         if usable.mean() < 0.5:
             continue
-        left = weights[usable, k] ** 2 / (1 - leverage[usable])
+        left = use[k] * weights[usable, k] ** 2 / (1 - leverage[usable])
         without = (beta[usable] - back[usable] * (left * residuals[usable, k])[:, None]) * scale
         fall = without[:, 6] - logs[usable, k]
         products = without[:, :6] * b[k] * twice
@@ -274,7 +294,7 @@ def check_rows(
         values_k, axes = tensor.eigen(tensor.from_lower_triangular(found))
         cosine = abs(float(axes[:, 0] @ directions[k]))
         angles[k] = np.rad2deg(np.arccos(min(cosine, 1.0)))
-        ratios[k] = values_k.sum()
+        ratios[k] = values_k.sum() * np.exp(_KURTOSIS * (b[k] - shell))
     return angles, ratios
 
 

@@ -62,6 +62,8 @@ class AlpsResult:
     status : {"pass", "warn", "fail"}
     reasons : tuple of str
         Why it is not a pass; those that fail come first.
+    notes : tuple of str
+        What to know of the index in the other two frames.
     b_s_mm2 : float
         b-value of the shell that was used.
     n_directions, n_b0 : int
@@ -73,6 +75,8 @@ class AlpsResult:
         those that are no measurement: by number from 0, and why.
     fa, colour_fa, md, labels : Nifti1Image
         Maps on the grid of the scan; md in mm2/s; labels 1 to 4 in the order of `NAMES`.
+    spheres : RoiSet or None
+        The regions as they were asked for; None where they were drawn by hand.
     placement : Placement
         The tensors and where they lie, from which `index_at` measures other places.
     """
@@ -85,6 +89,7 @@ class AlpsResult:
     variants: Mapping[str, float]
     status: str
     reasons: tuple[str, ...]
+    notes: tuple[str, ...]
     b_s_mm2: float
     n_directions: int
     n_b0: int
@@ -95,6 +100,7 @@ class AlpsResult:
     md: nib.Nifti1Image
     labels: nib.Nifti1Image
     placement: Placement
+    spheres: RoiSet | None
 
     def index_at(
         self, rois: RoiSet | nib.Nifti1Image = SPHERES_5_MM, *, shift_mm: ArrayLike = (0, 0, 0)
@@ -143,6 +149,7 @@ class AlpsResult:
     def to_row(self) -> dict[str, Any]:
         """Give the result as one flat row; `COLUMNS` describes each column."""
         values = vars(self) | {"reasons": "; ".join(self.reasons)}
+        values["notes"] = "; ".join(self.notes) or "none"
         values["left_out"] = ", ".join(map(str, self.left_out)) or "none"
         for frame, sides in self.indices.items():
             for side, index in sides.items():
@@ -304,6 +311,7 @@ def measure(
     series.check_order(data, inside, bvals, shell)
     unusable = series.unusable(data, inside, is_b0, bvecs)
     left_out = {int(shell[k]): what for k, what in unusable.items()}
+    left_out |= series.lone(whole.bvals_s_mm2)
     keep = np.delete(np.arange(len(shell)), list(unusable))
     shell, bvals, bvecs, is_b0 = shell[keep], bvals[keep], bvecs[keep], is_b0[keep]
     data, was_low = series.raised(data[..., keep], bvals)
@@ -315,7 +323,11 @@ def measure(
     directions = fit.fill(eigenvectors[..., 0] @ axes.T)
     white = inside & (fa > WHITE_FA) & (md < FLUID_MD_MM2_S)
     check = check_bvecs(directions, fa, white, size, to_file=file_axes(stored.affine, affine))
-    check = check.with_rows(data[white], bvals, bvecs, shell)
+    rows = np.delete(np.arange(len(whole.bvals_s_mm2)), list(left_out))
+    signals = images.array(whole.image)[..., rows][white]
+    check = check.with_rows(
+        signals, whole.bvals_s_mm2[rows], whole.bvecs_ras[rows], rows, fitted=np.isin(rows, shell)
+    )
     brain = images.make(inside, affine)
     registration = register(images.make(fa, affine), registration, contrast="fa", mask=brain)
     to_head = registration.rotation
@@ -360,18 +372,22 @@ def measure(
         variants=variants,
         status="pass",
         reasons=(),
+        notes=(),
         b_s_mm2=float(np.median(bvals[~is_b0])),
         n_directions=int((~is_b0).sum()),
         n_b0=int(is_b0.sum()),
         shells=series.shells_in_words(whole.bvals_s_mm2),
         left_out={**left_out, **whole.left_out},
         placement=placement,
+        spheres=rois if isinstance(rois, RoiSet) else None,
         **{name: _as_stored(values, affine, stored) for name, values in maps.items()},
     )
     low = np.mean([m.voxels.mean(was_low[m.voxels.at]) for m in measures])
     doubts = (*images.header_notes(stored), *series.doubts(left_out, low))
-    status, reasons = judge(result, head_tilt_deg=_angle_deg(axes @ to_head.T), doubts=doubts)
-    return replace(result, status=status, reasons=reasons)
+    status, reasons, notes = judge(
+        result, head_tilt_deg=_angle_deg(axes @ to_head.T), doubts=doubts
+    )
+    return replace(result, status=status, reasons=reasons, notes=notes)
 
 
 def _as_stored(values: NDArray, affine: NDArray, stored: nib.Nifti1Image) -> nib.Nifti1Image:

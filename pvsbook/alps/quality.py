@@ -24,10 +24,14 @@ LIMITS: Mapping[str, tuple[float, float, str]] = {
     "bvec_turn_deg": (10.0, np.inf, "fibres line up better when all are rotated, by degrees"),
     "bvec_row_deg": (20.0, 35.0, "degrees between the table and the direction that signals fit"),
     "bvec_row_b": (1.25, 1.6, "factor between the b-value of the table and that signals fit"),
-    "registration_correlation": (0.5, MIN_CORRELATION["fa"], "FA correlates with the template"),
+    "registration_correlation": (0.42, MIN_CORRELATION["fa"], "FA correlates with the template"),
     "registration_overlap": (0.9, 0.8, "fraction of the brain on the template"),
     "left_minus_right": (0.3, 0.6, "left and right index differ by"),
-    "head_tilt_deg": (10.0, np.inf, "degrees between voxel and head axes (classic index)"),
+    "head_tilt_deg": (
+        10.0,
+        np.inf,
+        "the head is tilted in the scan, which changes the classic index alone; degrees",
+    ),
     "inside": (0.9, 0.5, "fraction inside mask and field of view"),
     "n_voxels": (3.0, 1.5, "voxels"),
     "fa": (0.25, 0.15, "FA"),
@@ -40,10 +44,14 @@ LIMITS: Mapping[str, tuple[float, float, str]] = {
     "angle_deg": (30.0, 45.0, "degrees from the expected direction"),
     "fluid_fraction": (0.2, 0.5, "fraction like fluid"),
     "mode": (0.3, -np.inf, "fibres cross, which raises the index; mode"),
-    "tract_angle_deg": (60.0, 40.0, "degrees between the tracts"),
+    "tract_angle_deg": (50.0, 40.0, "degrees between the tracts"),
 }
 """Where a quality figure warns, where it fails (which side is worse follows from the order), and
-what it is in words."""
+what it is in words.  Real series in place correlate by 0.46 and 0.6 with the template; places
+that are wrong by 0.33 at most; tracts meet at 55 degrees or more in people."""
+
+NOTED = ("head_tilt_deg",)
+"""Said beside the index and no warning: they do not touch the index in the frame of the tracts."""
 
 ADULTS = (1.37, 0.21)
 """Mean and standard deviation that are taken for healthy adults; an index more than two of them
@@ -51,6 +59,7 @@ away is warned about.  A coarse check: the figures depend on protocol, frame and
 that reports them is not at hand."""
 
 STEADY_DIRECTIONS = 15
+TURN_Z = 2.5  # below it a rotation is no finding: right phantoms and series reach 2.1
 MANY_ROWS = 3  # more than these have one cause
 MIDLINE_MM = 5.0  # a region nearer to it may be on either side by the error of registration
 ORDER_MM = 3.0  # the two regions of a side lie 12 mm apart
@@ -122,7 +131,7 @@ def check_sides(
 
 def judge(
     result: AlpsResult, *, head_tilt_deg: float, doubts: Sequence[str] = ()
-) -> tuple[str, tuple[str, ...]]:
+) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     """Compare the quality figures of a result with `LIMITS`.
 
     Parameters
@@ -139,6 +148,8 @@ def judge(
     status : {"pass", "warn", "fail"}
     reasons : tuple of str
         Doubts about the scan, then what fails, then what warns.
+    notes : tuple of str
+        What to know of the other two frames.
     """
     doubts = [*doubts, *_outliers(result)]
     worse: dict[tuple[bool, str], list[tuple[str, float]]] = {}
@@ -147,6 +158,8 @@ def judge(
         sign = 1 if fail > warn else -1
         if not sign * value < sign * warn:  # NaN fails
             worse.setdefault((not sign * value < sign * fail, key), []).append((where, value))
+    notes = tuple(_sentence(key, worse.pop((False, key)), False) for key in NOTED if
+                  (False, key) in worse)  # fmt: skip
     failed, warned = (
         [
             _sentence(key, seen, is_fail)
@@ -168,7 +181,7 @@ def judge(
             f"{result.n_directions} directions; {STEADY_DIRECTIONS} or more give a steadier tensor"
         )
     status = "fail" if failed else "warn" if warned or doubts else "pass"
-    return status, (*doubts, *failed, *warned)
+    return status, (*doubts, *failed, *warned), notes
 
 
 def _sentence(key: str, seen: Sequence[tuple[str, float]], is_fail: bool) -> str:
@@ -203,7 +216,7 @@ def bvec_figures(check: BvecCheck) -> Iterator[tuple[str, str, float]]:
     """Give the figures of the b-vectors as `LIMITS` reads them, with what the file should be."""
     if not check.as_given and check.z > LIMITS["bvec_z"][0]:
         yield "bvec_z", f"b-vectors, {check.best}: ", check.z
-    elif check.turn_z > LIMITS["bvec_z"][0]:
+    elif check.turn_z > TURN_Z:
         yield "bvec_turn_deg", "b-vectors: ", check.turn_deg
     angle, factor = (LIMITS[key][0] for key in ("bvec_row_deg", "bvec_row_b"))
     if check.row_deg > angle:

@@ -18,6 +18,7 @@ __all__ = ["brain_mask"]
 
 MAX_B_S_MM2 = 3000.0  # above 1500 the result warns
 B_TOLERANCE = 0.03  # scanners report 1490 to 1510 for b = 1500
+FEW = 3  # volumes; no protocol measures a shell by fewer
 SAME_B0 = 0.85  # correlation of b = 0 volumes within the brain; real ones reach 0.96 and more
 LOST_SIGNAL = 0.6  # of what the other volumes have in a slice; directions alone change less
 MOST_LOST = 1 / 3  # of the weighted volumes that may be left out
@@ -79,6 +80,26 @@ def _shells(bvals_s_mm2: NDArray[np.float64]) -> list[NDArray[np.intp]]:
 
 def _listed(bvals_s_mm2: NDArray[np.float64], shells: list[NDArray[np.intp]]) -> str:
     return ", ".join(f"{len(s)} at b={np.median(bvals_s_mm2[s]):g}" for s in shells)
+
+
+def lone(bvals_s_mm2: NDArray[np.float64]) -> dict[int, str]:
+    """Name the volumes of shells of one or two beside larger ones, as a wrong b-value makes them.
+
+    Examples
+    --------
+    >>> list(lone(np.array([0, *[1000] * 6, 700.0])))
+    [7]
+    """
+    shells = _shells(bvals_s_mm2)
+    few = [shell for shell in shells if len(shell) < FEW]
+    if not any(len(shell) >= images.MIN_DIRECTIONS for shell in shells):
+        return {}
+    return {
+        int(k): f"has b={bvals_s_mm2[k]:g}, which few or no other volumes have (a wrong b-value, "
+        "or a mean image)"
+        for shell in few
+        for k in shell
+    }
 
 
 def shells_in_words(bvals_s_mm2: NDArray[np.float64]) -> str:

@@ -75,22 +75,40 @@ def show(result: AlpsResult) -> Shown:
         )
         if "," in result.shells.partition(",")[2]:
             summary += f" Of the shells ({result.shells}) b={result.b_s_mm2:g} was used."
+        if result.notes:
+            summary += f" Note: {'; '.join(result.notes)}."
         if result.left_out:
             numbers = ", ".join(map(str, result.left_out))
             summary += f" Volumes left out (numbered from 0): {numbers}."
     else:
         summary = "No index: the regions could not be placed."
-    return Shown(
-        summary,
-        [
+    shown = [
+        (
+            figures.summary(result),
+            "Colour map of the fibre directions with the four regions, and the indices: "
+            f"{summary}",
+            "Regions on the colour map, and the index in three frames with 95 % intervals.",
+        ),
+        (
+            figures.regions_close_up(result),
+            "Regions of each side, enlarged, in axial, coronal and sagittal planes.",
+            "Regions enlarged (white: projection, yellow: association) with the fibre direction "
+            "of each voxel. Projection fibres should run up and down (blue), association fibres "
+            "front to back (green); sagittal planes go through the projection region.",
+        ),
+    ]
+    by_place = figures.index_by_place(result)
+    if by_place is not None:
+        shown.append(
             (
-                figures.summary(result),
-                "Colour map of the fibre directions with the four regions, and the indices: "
-                f"{summary}",
-                "Regions on the colour map, and the index in three frames with 95 % intervals.",
+                by_place,
+                "Lines of the index of each side against the shift and the radius of the regions.",
+                "Index when all four regions are moved or have another radius (dotted: as "
+                "measured); the band is the 95 % interval of the mean. Steep lines: the index "
+                "depends on the place.",
             )
-        ],
-    )
+        )
+    return Shown(summary, shown)
 
 
 def find(visit: Visit) -> Found:

@@ -78,7 +78,7 @@ def test_tilted_head_fools_only_the_classic_index():
     assert value["reoriented"] == pytest.approx(found.index, abs=0.02)
     assert value["tract"] == pytest.approx(found.index, abs=0.02)
     assert value["classic"] < found.index - 0.15
-    assert "classic index" in " ".join(result.reasons)
+    assert "classic index" in " ".join(result.notes)
 
 
 def test_no_vessels_gives_one():

@@ -177,7 +177,7 @@ LIMITS = {
         "bvec_turn_deg": (10.0, float("inf")),
         "bvec_row_deg": (20.0, 35.0),
         "bvec_row_b": (1.25, 1.6),
-        "registration_correlation": (0.5, 0.35),
+        "registration_correlation": (0.42, 0.35),
         "registration_overlap": (0.9, 0.8),
         "left_minus_right": (0.3, 0.6),
         "head_tilt_deg": (10.0, float("inf")),
@@ -188,12 +188,14 @@ LIMITS = {
         "angle_deg": (30.0, 45.0),
         "fluid_fraction": (0.2, 0.5),
         "mode": (0.3, float("-inf")),
-        "tract_angle_deg": (60.0, 40.0),
+        "tract_angle_deg": (50.0, 40.0),
     },
+    "alps.quality.NOTED": ("head_tilt_deg",),
     "alps.quality.MIDLINE_MM": 5.0,
     "alps.quality.ORDER_MM": 3.0,
     "alps.quality.ROBUST_DIFFERENCE": 0.08,
     "alps.series.MAX_B_S_MM2": 3000.0,
+    "alps.series.FEW": 3,
     "alps.series.SAME_B0": 0.85,
     "alps.series.LOST_SIGNAL": 0.6,
     "alps.series.MOST_LOST": 1 / 3,
@@ -356,7 +358,7 @@ MEASURED = {
 WORDS = (
     r"status|reasons|contrast|has_wmh_mask|registration|registration_model|bvecs_best|reference"
 )
-WORDS += r"|first_session|shells|left_out"
+WORDS += r"|first_session|shells|left_out|notes"
 
 
 @pytest.mark.parametrize("method", JUDGED_BY)
