@@ -195,14 +195,18 @@ def check_bvecs(
     turn = (float("nan"), float("nan"))
     if len(index):
         # the sign of all three axes is free, so that every change is a rotation
-        start = next(_matrix(c) for c in _CHANGES if _label(c) == best)
-        found = minimize(
-            lambda r: -coherence(Rotation.from_rotvec(r).as_matrix()).sum() / top,
-            Rotation.from_matrix(start * np.linalg.det(start)).as_rotvec(),
-            method="Powell",
-            options={"xtol": 0.02, "ftol": 1e-4, "maxfev": 80},
-        ).x
-        rotation = Rotation.from_rotvec(found)
+        change = next(_matrix(c) for c in _CHANGES if _label(c) == best)
+        starts = {"as given": np.eye(3), best: change * np.linalg.det(change)}
+        found = [
+            minimize(
+                lambda r: -coherence(Rotation.from_rotvec(r).as_matrix()).sum() / top,
+                Rotation.from_matrix(start).as_rotvec(),
+                method="Powell",
+                options={"xtol": 0.02, "ftol": 1e-4, "maxfev": 80},
+            )
+            for start in starts.values()
+        ]
+        rotation = Rotation.from_rotvec(min(found, key=lambda f: f.fun).x)
         gain = coherence(rotation.as_matrix()) - given
         turn = float(np.rad2deg(rotation.magnitude())), _z(gain)
     return BvecCheck(best, float(norm.cdf(z)), z, relative, *turn)

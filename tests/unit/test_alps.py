@@ -4,15 +4,19 @@ import csv
 import json
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
+from matplotlib.contour import QuadContourSet
 from scipy.spatial.transform import Rotation
 
 from pvsbook import InputError, alps, images
 from pvsbook.alps import quality, regions
 from pvsbook.alps.pipeline import COLUMNS, ESTIMATORS
 from pvsbook.atlas.registration import Registration
+from pvsbook.figures import alps as figures
 from pvsbook.phantoms.brain import make_brain, pose
 from pvsbook.phantoms.diffusion import WhiteMatter, fsl_bvecs, make_diffusion
 
@@ -386,3 +390,42 @@ def test_regions_drawn_by_hand_on_the_wrong_side_are_refused(scanned):
         drawn = images.make(np.array(order, np.uint8)[labels], scanned.dwi.image.affine)
         with pytest.raises(InputError, match=match):
             alps.measure(scanned.dwi, rois=drawn, registration=known(), n_bootstrap=10)
+
+
+def test_the_page_shows_the_regions_close_up_and_the_index_by_place(result):
+    """Pictures hold all regions, fibres that run as they should, and the index as measured."""
+    close = figures.regions_close_up(result)
+    assert [ax.get_title() for ax in close.axes[:2]] == ["right, axial", "left, axial"]
+    for ax in close.axes[:2]:
+        outlines = [c for c in ax.collections if isinstance(c, QuadContourSet)]
+        assert len(outlines) == 2, "projection and association"
+    for ax in close.axes[2:4]:  # coronal: projection fibres run up, near their outline
+        lines = next(c for c in ax.collections if isinstance(c, LineCollection))
+        ends = np.array(lines.get_segments())
+        upright = np.abs(ends[:, 1] - ends[:, 0])
+        assert (upright[:, 1] > 0.6).sum() > 20
+    by_place = figures.index_by_place(result)
+    curve = by_place.axes[2].lines[0]  # upwards, left
+    assert curve.get_ydata()[3] == pytest.approx(result.indices["tract"]["left"].value, abs=0.01)
+    drawn = figures.index_by_place(replace(result, spheres=None))
+    assert drawn is None, "regions drawn by hand have no radius"
+    plt.close("all")
+
+
+def test_a_wrong_b_value_of_one_volume_is_told(scanned):
+    """A b-value that no other volume has, and half of a shell at the wrong b-value."""
+    weighted = np.flatnonzero(~scanned.dwi.is_b0)
+    bvals = scanned.dwi.bvals_s_mm2.copy()
+    bvals[weighted[7]] *= 0.5
+    found = alps.measure(
+        replace(scanned.dwi, bvals_s_mm2=bvals), registration=known(), n_bootstrap=10
+    )
+    assert f"volume {weighted[7]} has b=500" in found.reasons[0]
+    assert found.to_row()["left_out"] == str(weighted[7])
+    assert found.shells == "3 at b=0, 1 at b=500, 31 at b=1000"
+    bvals = scanned.dwi.bvals_s_mm2.copy()
+    bvals[weighted[::2]] *= 0.5
+    half = alps.measure(
+        replace(scanned.dwi, bvals_s_mm2=bvals), registration=known(), n_bootstrap=10
+    )
+    assert any(text.startswith("b-values, 16 rows") for text in half.reasons)
