@@ -164,7 +164,8 @@ class Scan:
             self.data[white], whole.bvals_s_mm2, whole.bvecs_ras, rows, fitted=np.isin(rows, shell)
         )
         seen = {"z": check.z * (-1 if check.as_given else 1), "turn": check.turn_deg,
-                "turn_z": check.turn_z, "row": check.row_deg, "row_b": check.row_b}  # fmt: skip
+                "turn_z": check.turn_z, "gain": check.turn_gain,
+                "row": check.row_deg, "row_b": check.row_b}  # fmt: skip
         alone = series.lone(whole.bvals_s_mm2)
         verdict, sentence = ("warn", str(alone)) if alone else ("pass", "")
         for key, where, value in quality.bvec_figures(check):
@@ -264,10 +265,20 @@ def main(stems: list[str]) -> None:
         f"right: {len(good)}, fail {(good.verdict == 'fail').sum()}, "
         f"warn {(good.verdict == 'warn').sum()}, refused {(good.verdict == 'refused').sum()}"
     )
-    print(good[["kind", "verdict", "z", "turn", "turn_z", "row", "row_b"]].round(2).to_string())
-    print(table.groupby(~wrong)[["turn_z", "row", "row_b"]].describe().round(2).T.to_string())
+    print(
+        good[["kind", "verdict", "z", "turn", "turn_z", "gain", "row", "row_b"]]
+        .round(2)
+        .to_string()
+    )
+    print(
+        table.groupby(~wrong)[["turn_z", "gain", "row", "row_b"]].describe().round(2).T.to_string()
+    )
     missed = counted[counted.verdict == "pass"]
-    print(missed[["kind", "change", "d_tract", "z", "turn", "turn_z", "row", "row_b"]].round(2))
+    print(
+        missed[["kind", "change", "d_tract", "z", "turn", "turn_z", "gain", "row", "row_b"]].round(
+            2
+        )
+    )
 
 
 if __name__ == "__main__":

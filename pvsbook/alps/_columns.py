@@ -103,7 +103,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
     ("bvecs_certainty", "probability that it beats its rival; no limit: see bvecs_z"),
     ("bvecs_z", "the same as a z-score"),
     ("bvecs_turn_deg", "rotation of all b-vectors by which fibres line up best", "deg"),
-    ("bvecs_turn_z", "how sure that is; no limit of its own: see bvecs_turn_deg"),
+    ("bvecs_turn_z", "how sure that is, as a z-score"),
     ("bvecs_row_deg", "largest angle between a row and the direction its volume fits", "deg"),
     ("bvecs_row_b", "largest factor between a b-value and that which its volume fits"),
     ("b_s_mm2", "b-value that was used", "s/mm2"),

@@ -52,9 +52,10 @@ class BvecCheck:
         The same as a z-score.
     coherence : mapping of str to float
         Of all 24 changes, relative to the best.
-    turn_deg, turn_z : float
-        The rotation of all b-vectors, near `best`, by which fibres would line up best, and how
-        sure it is that they do better than with the b-vectors as given, as a z-score.
+    turn_deg, turn_z, turn_gain : float
+        The rotation of all b-vectors by which fibres would line up best; how sure it is that they
+        do better than with the b-vectors as given, as a z-score; and by what share of the
+        coherence.
     rows_deg, rows_b : mapping of int to float
         What `check_rows` found, by the number of the volume in the file; empty where it was not
         asked.
@@ -66,6 +67,7 @@ class BvecCheck:
     coherence: dict[str, float]
     turn_deg: float = float("nan")
     turn_z: float = float("nan")
+    turn_gain: float = float("nan")
     rows_deg: Mapping[int, float] = field(default_factory=dict)
     rows_b: Mapping[int, float] = field(default_factory=dict)
 
@@ -192,7 +194,7 @@ def check_bvecs(
     z = _z(sums[best] - sums[rival])
     top = max(float(sums[best].sum()), 1e-12)
     relative = {name: float(sums[name].sum()) / top for name in ranked}
-    turn = (float("nan"), float("nan"))
+    turn = (float("nan"), float("nan"), float("nan"))
     if len(index):
         # the sign of all three axes is free, so that every change is a rotation
         change = next(_matrix(c) for c in _CHANGES if _label(c) == best)
@@ -208,7 +210,8 @@ def check_bvecs(
         ]
         rotation = Rotation.from_rotvec(min(found, key=lambda f: f.fun).x)
         gain = coherence(rotation.as_matrix()) - given
-        turn = float(np.rad2deg(rotation.magnitude())), _z(gain)
+        share = float(gain.sum() / max(given.sum(), 1e-12))
+        turn = float(np.rad2deg(rotation.magnitude())), _z(gain), share
     return BvecCheck(best, float(norm.cdf(z)), z, relative, *turn)
 
 
