@@ -122,8 +122,13 @@ class AlpsResult:
         Raises
         ------
         InputError
-            If a region holds nothing of the brain, or its image has another grid.
+            If the scan could not be registered, a region holds nothing of the brain, or its image
+            has another grid.
         """
+        if not is_registered(self.registration):
+            raise InputError(
+                "registration: the scan was not found in MNI space, so it has no index elsewhere"
+            )
         to_head = self.registration.rotation
         places = self.placement.place(rois, dict.fromkeys(NAMES, shift_mm))
         for name, region in places.items():
@@ -310,8 +315,7 @@ def measure(
         inside = np.asarray(nib.as_closest_canonical(loaded).dataobj) > 0
     series.check_order(data, inside, bvals, shell)
     unusable = series.unusable(data, inside, is_b0, bvecs)
-    left_out = {int(shell[k]): what for k, what in unusable.items()}
-    left_out |= series.lone(whole.bvals_s_mm2)
+    left_out = {int(shell[k]): v for k, v in unusable.items()} | series.lone(whole.bvals_s_mm2)
     keep = np.delete(np.arange(len(shell)), list(unusable))
     shell, bvals, bvecs, is_b0 = shell[keep], bvals[keep], bvecs[keep], is_b0[keep]
     data, was_low = series.raised(data[..., keep], bvals)

@@ -122,6 +122,8 @@ def test_failed_registration_is_a_fail_and_no_number(phantom):
     assert result.status == "fail"
     assert np.isnan(result.to_row()["alps_tract_mean"])
     assert "template" in " ".join(result.reasons)
+    with pytest.raises(InputError, match="registration: the scan was not found"):
+        result.index_at()
 
 
 def test_regions_in_fluid_fail(phantom):

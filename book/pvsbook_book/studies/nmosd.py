@@ -349,7 +349,9 @@ def measure(scans: tuple[images.Dwi, nib.Nifti1Image, nib.Nifti1Image]) -> dict[
     dwi, anatomy, whole = scans
     mask = foreground_mask(anatomy)
     place = register_to_mni(anatomy, contrast="t2", mask=mask, start=np.eye(4))
-    alps_row = alps.measure(dwi, registration=place, n_bootstrap=50).to_row()
+    alps_row = alps.measure(
+        dwi, registration=place, rois=alps.SPHERES_2_5_MM, n_bootstrap=50
+    ).to_row()
     pvs_row = pvs.measure(anatomy, brain_mask=mask, registration=place).to_row()
     names = ("classic", "reoriented", "tract")
     row = {f"alps_{name}": float(alps_row[f"alps_{name}_mean"]) for name in names}
