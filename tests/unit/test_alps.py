@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.contour import QuadContourSet
-from scipy.spatial.transform import Rotation
 
 from pvsbook import InputError, alps, images
 from pvsbook.alps import quality, regions
@@ -340,15 +339,6 @@ def test_a_row_that_does_not_belong_to_its_volume_is_named(scanned):
     bvals[two] *= 0.92
     near = alps.measure(replace(scanned.dwi, bvals_s_mm2=bvals), n_bootstrap=10)
     assert near.status == "pass", near.reasons
-
-
-def test_b_vectors_that_were_not_rotated_with_the_slices_are_told(scanned):
-    turn = Rotation.from_rotvec(np.deg2rad([15, 20, 0])).as_matrix()
-    wrong = replace(scanned.dwi, bvecs_ras=scanned.dwi.bvecs_ras @ turn.T)
-    found = alps.measure(wrong, n_bootstrap=10)
-    assert found.bvecs.as_given
-    assert found.bvecs.turn_deg == pytest.approx(25, abs=4)
-    assert any("when all are rotated" in text for text in found.reasons)
 
 
 def test_the_hint_names_the_row_of_the_file(scanned):
