@@ -386,7 +386,7 @@ def measure(
         spheres=rois if isinstance(rois, RoiSet) else None,
         **{name: _as_stored(values, affine, stored) for name, values in maps.items()},
     )
-    low = np.mean([m.voxels.mean(was_low[m.voxels.at]) for m in measures])
+    low = float(np.mean([m.voxels.mean(was_low[m.voxels.at]) for m in measures]))
     doubts = (*images.header_notes(stored), *series.doubts(left_out, low))
     status, reasons, notes = judge(
         result, head_tilt_deg=_angle_deg(axes @ to_head.T), doubts=doubts

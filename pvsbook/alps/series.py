@@ -232,7 +232,7 @@ def raised(
     s0 = np.maximum(data[..., is_b0].mean(axis=-1), 0)
     share = np.maximum(np.exp(-FASTEST_MM2_S * bvals_s_mm2), LOWEST_SIGNAL)
     least = s0[..., None] * np.where(is_b0, LOWEST_SIGNAL, share).astype(np.float32)
-    return np.maximum(data, least), (data <= 0).any(axis=-1)
+    return np.maximum(data, least), np.asarray((data <= 0).any(axis=-1))
 
 
 def doubts(left_out: Mapping[int, str], low: float) -> list[str]:

@@ -109,9 +109,8 @@ def _draw_fibres(ax: Axes, result: AlpsResult, to_voxel: NDArray, axis: int, k: 
     tensors = np.take(place.d_mm2_s, k, axis=axis)[tuple(at.T)]
     direction = eigen(tensors)[1][..., 0] @ to_voxel.T
     half = 0.45 * np.delete(direction, axis, axis=1)
-    lines = LineCollection(
-        np.stack([at - half, at + half], axis=1), colors="white", linewidths=1.1
-    )
+    ends = list(np.stack([at - half, at + half], axis=1))
+    lines = LineCollection(ends, colors="white", linewidths=1.1)
     ax.add_collection(lines)
 
 
