@@ -67,8 +67,8 @@ SCANS = {
     "b = 0 and 20 directions at b = 1000 s/mm2, signal-to-noise ratio 25 (scanner A), 20 (B)",
     "head": "MNI152 shape, each axis scaled by a standard deviation of 3 %, pose of its own, the "
     "same in all scans",
-    "measured by": "register_to_mni of the T2w scan from its header, pvs.measure, alps.measure; "
-    "register_to_mni of the T1w scan, tissue.grey_volumes",
+    "measured by": "register_to_mni of the T2w scan from its header, pvs.measure, alps.measure "
+    "in spheres of 2.5 mm; register_to_mni of the T1w scan, tissue.grey_volumes",
 }
 """What the scans of an image-level cohort are."""
 
