@@ -71,8 +71,7 @@ class AlpsResult:
     shells : str
         What the series holds.
     left_out : mapping of int to str
-        Volumes of the file that were not used although they belong to the shell or to b=0, and
-        those that are no measurement: by number from 0, and why.
+        Volumes of the file that are no measurement: by number from 0, and why.
     fa, colour_fa, md, labels : Nifti1Image
         Maps on the grid of the scan; md in mm2/s; labels 1 to 4 in the order of `NAMES`.
     spheres : RoiSet or None
@@ -253,7 +252,8 @@ def measure(
         Draws of the wild bootstrap; fewer are faster and leave the interval noisy.
     before_denoising : pvsbook.images.Dwi, optional
         The same series as it was acquired, if `dwi` was denoised: a denoised one no longer shows
-        the noise that its index has, so that its interval would be far too short.
+        the noise that its index has, so that its interval would be far too short.  The
+        interval is then somewhat too long (benchmarks/alps_places.py denoised).
     rng : numpy.random.Generator, optional
         Of the bootstrap; ``default_rng(0)`` otherwise, so that a scan gives one answer.
 

@@ -151,10 +151,10 @@ def _of_side(
     planar = np.concatenate([r.weight * planarity(r.values) for r in pair])
     seconds = np.concatenate([r.vectors[..., 1] for r in pair])
     return {
-        "classic": float(estimators.alps_in_axes(*means, axes)),
-        "reoriented": float(estimators.alps_in_axes(*means, to_head)),
+        "classic": float(estimators.alps_in_axes(means[0], means[1], axes)),
+        "reoriented": float(estimators.alps_in_axes(means[0], means[1], to_head)),
         "pas": _sorted_by_x(pair, axes[0]),
-        "tract": float(estimators.alps_in_tracts(*means)),
+        "tract": float(estimators.alps_in_tracts(means[0], means[1])),
         "ld": _local(pair),
         "refined_plus": _with_vessels(pair, tracts, _mean_direction(voxelwise, of_voxels)),
         "measured": _with_vessels(pair, tracts, _mean_direction(seconds, planar)),
