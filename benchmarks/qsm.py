@@ -1,4 +1,4 @@
-"""Speed and accuracy of QSM: ``python benchmarks/qsm.py [speed] [accuracy] [change] [peers]``.
+"""Speed and accuracy of QSM: ``python benchmarks/qsm.py [speed] [unwrapping] [accuracy] ...``.
 
 ``--seeds`` takes other heads than the held-out ones, ``--only`` some of the rows.
 
@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import qsm_metrics
+from paired import paired
 from scipy import fft
+from skimage.restoration import unwrap_phase
 
 from pvsbook import images, qsm
 from pvsbook._constants import GAMMA_MHZ_T
@@ -195,6 +197,34 @@ def counted() -> Iterator[list[tuple[int, ...]]]:
         fft.rfftn, fft.irfftn = plain
 
 
+def unwrapping() -> pd.DataFrame:
+    """Unwrap the last echo by ROMEO and by scikit-image, in turn, from the same wrapped phase.
+
+    The phase is the true field's, with complex noise; wrong is a voxel of the brain whose turn
+    is not that of most.
+    """
+    head = make_gre(np.random.default_rng(7), margin_mm=8.0)
+    gre, brain = head.gre, head.brain
+    mag = gre.magnitude[..., -1]
+    cycles = GAMMA_MHZ_T * gre.field_strength_t * float(gre.echo_times_s[-1])
+    true = (2 * np.pi * cycles * head.field_ppm).astype(np.float32)
+    rng = np.random.default_rng(8)
+    noise = rng.standard_normal((*true.shape, 2), np.float32).view(np.complex64)[..., 0]
+    signal = mag * np.exp(1j * true) + np.median(mag[brain]) / 30 * noise
+    wrapped, given = np.angle(signal).astype(np.float32), np.abs(signal)
+    masked = np.ma.masked_array(wrapped, ~brain)
+    pair = paired(
+        lambda: unwrap.romeo(wrapped, brain, magnitude=given).phase_rad,
+        lambda: np.asarray(unwrap_phase(masked, rng=0).data),
+    )
+    print(f"ROMEO beside skimage.restoration.unwrap_phase, {int(brain.sum())} voxels: {pair}")
+    rows = []
+    for name, found in {"ROMEO": pair.ours, "scikit-image": pair.peer}.items():
+        turns = np.round((found - true)[brain] / (2 * np.pi))
+        rows.append({"run": name, "wrong": int((turns != np.median(turns)).sum())})
+    return pd.DataFrame(rows)
+
+
 def peak_mib(run: Callable[[], Any]) -> float:
     """Return how far memory rises above what is held before; NaN where Linux is not beneath."""
 
@@ -338,8 +368,8 @@ PEERS = {  # name on PyPI: version seen, and what became of it
     "qmrpy": "2.0.0: inverts; data must be padded to a cube, the field must lie along z",
     "nextqsm": "1.0.6: not tried, a trained network",
     "qsmxt": "8.3.4: not tried, a workflow around QSM.rs, whose figures stand above",
-    "qsm-forward": "0.32: not tried, a simulator",
-    "qsm-ci": "0.6.2: not tried, a leaderboard's tools",
+    "qsm-forward": "0.32: a simulator, see qsm_worlds.py",
+    "qsm-ci": "0.6.2: runner and scorer of a leaderboard, see qsm_leaderboard.py",
 }
 
 
@@ -399,7 +429,7 @@ def peers() -> pd.DataFrame:
 
 def main() -> None:
     """Run what is named, or everything."""
-    runs = {"speed": speed, "accuracy": accuracy, "change": change, "peers": peers}
+    runs = {f.__name__: f for f in (speed, unwrapping, accuracy, change, peers)}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", nargs="*", help=", ".join(runs))
     parser.add_argument("--seeds", type=int, nargs="+")

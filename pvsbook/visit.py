@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -154,13 +153,15 @@ def _place_of(path: Path) -> dict[str, str]:
 
 
 def _same_label(entities: Sequence[str], paths: Sequence[Path], what: str) -> None:
-    for one, two in combinations(paths, 2):
-        first, second = _place_of(one), _place_of(two)
-        for key in entities:
-            if key in first and key in second and first[key] != second[key]:
+    first: dict[str, tuple[str, Path]] = {}  # of each entity the first file that names it
+    for path in paths:
+        place = _place_of(path)
+        for key in (k for k in entities if k in place):
+            label, one = first.setdefault(key, (place[key], path))
+            if place[key] != label:
                 raise InputError(
-                    f"{one} and {two} {what} by their names ({key}-{first[key]} and "
-                    f"{key}-{second[key]}); give files of one, or rename them"
+                    f"{one} and {path} {what} by their names ({key}-{label} and "
+                    f"{key}-{place[key]}); give files of one, or rename them"
                 )
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from dipy.reconst.dti import color_fa, fractional_anisotropy, mean_diffusivity
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from pvsbook import images
 from pvsbook._errors import InputError
@@ -388,9 +389,8 @@ def measure(
     )
     low = float(np.mean([m.voxels.mean(was_low[m.voxels.at]) for m in measures]))
     doubts = (*images.header_notes(stored), *series.doubts(left_out, low))
-    status, reasons, notes = judge(
-        result, head_tilt_deg=_angle_deg(axes @ to_head.T), doubts=doubts
-    )
+    tilt_deg = float(np.rad2deg(Rotation.from_matrix(axes @ to_head.T).magnitude()))
+    status, reasons, notes = judge(result, head_tilt_deg=tilt_deg, doubts=doubts)
     return replace(result, status=status, reasons=reasons, notes=notes)
 
 
@@ -436,11 +436,6 @@ def _tract_angles(measures: Sequence[RoiMeasure]) -> dict[str, float]:
         cosine = abs(float(np.dot(*tracts)))
         angles[side] = float(np.rad2deg(np.arccos(min(cosine, 1.0))))
     return angles
-
-
-def _angle_deg(rotation: NDArray[np.float64]) -> float:
-    """Angle of a rotation, in degrees."""
-    return float(np.rad2deg(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))))
 
 
 def _labels(rois: Sequence[RoiMeasure], shape: tuple[int, ...]) -> NDArray[np.uint8]:

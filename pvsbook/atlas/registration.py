@@ -45,10 +45,8 @@ __all__ = [
 Model = Literal["affine", "syn"]
 
 # Below it a scan does not lie where the registration says, and regions are not placed by it.
-# Chosen on half of the simulated heads, one real person and textures (22 right, 132 wrong: turned
-# over, moved by 10 mm or more, or no brain).  On the other half, two more people and shells (22
-# right, 128 wrong) all lay on the right side.  Right: T1w 0.66 and more, T2w and the last gradient
-# echo 0.48; wrong: 0.48 and 0.33 at most.  Of places 5 to 10 mm off, a third passes.
+# Chosen between places that are right and wrong ones (turned over, moved by 10 mm or more, or no
+# brain) of simulated heads, real people and textures.  Places 5 to 10 mm off can pass.
 MIN_CORRELATION: Mapping[str, float] = MappingProxyType({"t1": 0.55, "t2": 0.35, "fa": 0.35})
 _WARP_MM = 2.5
 

@@ -22,6 +22,7 @@ from pvsbook._errors import InputError
 from pvsbook.bids import app
 from pvsbook.bids._trends import trend
 from pvsbook.bids.inputs import BidsFolder, Measurement
+from pvsbook.bids.sessions import UNUSED
 from pvsbook.figures import people
 from pvsbook.method import Method
 
@@ -203,7 +204,7 @@ def _match(folder: BidsFolder) -> bool:
 def _refuse_unread_table(folder: BidsFolder) -> None:
     """Refuse to write tables without the columns of a ``participants.tsv`` that is there."""
     for note in folder.notes:
-        if note.startswith("participants.tsv is not used"):
+        if note.startswith(UNUSED):
             raise InputError(f"{folder.root / note}; correct it, as every table needs its columns")
 
 

@@ -18,6 +18,7 @@ from pvsbook.visit import natural
 
 __all__ = ["order_sessions", "read_participants", "shorten", "years_since_first"]
 
+UNUSED = "participants.tsv is not used"  # the note's start; a reason follows
 EARLY = ("pre", "baseline", "base", "bl", "before", "first", "initial", "screening")
 LATE = ("post", "followup", "fu", "after", "last", "final")
 
@@ -138,7 +139,7 @@ def read_participants(top: Path) -> tuple[pd.DataFrame, dict[str, Any], list[str
     if not os.path.lexists(path):
         return empty, {}, []
     if not path.is_file():
-        return empty, {}, ["participants.tsv is not used: it is not a regular file"]
+        return empty, {}, [f"{UNUSED}: it is not a regular file"]
     try:
         with warnings.catch_warnings():  # pandas would cut a row that is longer than the head
             warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -156,21 +157,21 @@ def read_participants(top: Path) -> tuple[pd.DataFrame, dict[str, Any], list[str
         words = path.with_suffix(".json")
         columns = images.read_json(words) if words.is_file() else {}
     except pd.errors.ParserWarning:
-        return empty, {}, ["participants.tsv is not used: a row has more cells than its head"]
+        return empty, {}, [f"{UNUSED}: a row has more cells than its head"]
     except (OSError, ValueError) as error:
-        return empty, {}, [f"participants.tsv is not used: {_first_line(error)}"]
+        return empty, {}, [f"{UNUSED}: {_first_line(error)}"]
     if "participant_id" not in table:
-        return empty, {}, ["participants.tsv is not used: it has no column participant_id"]
+        return empty, {}, [f"{UNUSED}: it has no column participant_id"]
     table = table[table["participant_id"].notna()].copy()
     labels = table["participant_id"].str.strip().str.removeprefix("sub-")
     odd = labels[~labels.str.fullmatch(r"[0-9A-Za-z+]+")]
     if len(odd):
-        return empty, {}, [f"participants.tsv is not used: {odd.iloc[0]!r} is no BIDS label"]
+        return empty, {}, [f"{UNUSED}: {odd.iloc[0]!r} is no BIDS label"]
     table["participant_id"] = "sub-" + labels
     again = table.loc[table["participant_id"].duplicated(), "participant_id"]
     if len(again):
         twice = shorten([*dict.fromkeys(again)])
-        return empty, {}, [f"participants.tsv is not used: {twice} stands there twice"]
+        return empty, {}, [f"{UNUSED}: {twice} stands there twice"]
     folders = {p.name for p in top.glob("sub-*") if p.is_dir()}
     named = set(table["participant_id"])
     notes = []

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy import ndimage
 
 from pvsbook import images
 from pvsbook.figures.style import COLORS, show_slices
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
     from pvsbook.qsm.nuclei import Nuclei
     from pvsbook.qsm.pipeline import QsmResult
 
-__all__ = ["nuclei", "summary"]
+__all__ = ["nuclei", "sources", "summary", "tiles"]
 
+N_TILES = 8
 CHI_LIMITS_PPB = (-100.0, 150.0)
 TONES = tuple(COLORS.values())  # of neighbouring nuclei
 
@@ -75,6 +77,99 @@ def summary(result: QsmResult, *, at: tuple[str, float] | None = None) -> Figure
     return figure
 
 
+def _plane(where: NDArray[np.bool_], affine: NDArray, name: str) -> tuple[str, float]:
+    """Return a plane through the middle of a mask, as `show_slices` takes it."""
+    axis = ("sagittal", "coronal", "axial").index(name)
+    shown = nib.as_closest_canonical(images.make(where.astype(np.uint8), affine))
+    voxels = np.argwhere(np.asarray(shown.dataobj))
+    middle = (np.array(shown.shape) - 1) / 2
+    world = nib.affines.apply_affine(shown.affine, middle)[axis]
+    offset = (voxels.mean(axis=0) - middle)[axis] * shown.affine[axis, axis]
+    return name, float(world + offset)
+
+
+def sources(result: Nuclei) -> Figure:
+    """Draw para- and diamagnetic susceptibility of one slice.
+
+    Parameters
+    ----------
+    result
+        From `pvsbook.qsm.nuclei.measure_nuclei`, with sources.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    assert result.sources is not None
+    affine = result.map.affine
+    at = _plane(result.labels > 0 if result.labels.any() else result.map.mask, affine, "axial")
+    figure, axes = plt.subplots(1, 2, figsize=(7.0, 4.6), layout="constrained")
+    for ax, title, values in zip(
+        axes,
+        ("Paramagnetic (mostly iron)", "Diamagnetic (mostly myelin)"),
+        (result.sources.iron_ppm, result.sources.myelin_ppm),
+        strict=True,
+    ):
+        show_slices(images.make(1e3 * values, affine), [at], axes=[ax], limits=(0.0, 150.0))
+        ax.set_title(title)
+    figure.colorbar(ax.images[0], ax=list(axes), location="bottom", shrink=0.5, label="ppb")
+    return figure
+
+
+def tiles(result: Nuclei, kind: str) -> Figure:
+    """Draw susceptibility around each small source, or each lesion, the clearest first.
+
+    Parameters
+    ----------
+    result
+        From `pvsbook.qsm.nuclei.measure_nuclei`.
+    kind
+        ``"objects"`` (microbleeds and calcifications) or ``"lesions"``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Up to eight axial tiles of 36 mm, each with the outline of what was measured.
+    """
+    part = result.objects if kind == "objects" else result.lesions
+    assert part is not None
+    rows = part.table
+    if kind == "objects":
+        rows = rows[rows["class"].isin(["microbleed", "calcification"])]
+        rows = rows.reindex(rows["peak_ppb"].abs().sort_values(ascending=False).index)
+        limits, gap = (-400.0, 400.0), 2
+    else:
+        rows = rows.sort_values("rim_score", ascending=False)
+        limits, gap = (-60.0, 90.0), 0
+    rows = rows.head(N_TILES)
+    n_rows = -(-len(rows) // 4)
+    size = (7.2, 2.5 * n_rows + 0.7)
+    figure, axes = plt.subplots(n_rows, 4, figsize=size, squeeze=False, layout="none")
+    chi = images.make(1e3 * result.map.susceptibility.chi_ppm, result.map.affine)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for ax, row in zip(axes.flat, rows.to_dict("records"), strict=False):
+        own = part.labels == row["label"]
+        inner = ndimage.binary_dilation(own, iterations=gap) if gap else own
+        ring = ndimage.binary_dilation(inner) & ~inner
+        show_slices(
+            chi, [_plane(own, result.map.affine, "axial")], axes=[ax], limits=limits,
+            overlay=images.make(ring.astype(np.uint8), result.map.affine), zoom_mm=36,
+        )  # fmt: skip
+        if kind == "objects":
+            title = f"{row['class']} {row['label']}\n{row['peak_ppb']:+.0f} ppb"
+        elif row["rim"] == "n/a":
+            title = f"lesion {row['label']}\nrim not known"
+        else:
+            title = f"lesion {row['label']}, rim: {row['rim']}\nscore {row['rim_score']:.1f}"
+        ax.set_title(title, fontsize="small")
+    figure.subplots_adjust(left=0.01, right=0.99, top=1 - 0.5 / size[1], bottom=0.9 / size[1],
+                           wspace=0.05, hspace=0.3)  # fmt: skip
+    bar = figure.add_axes((0.3, 0.55 / size[1], 0.4, 0.12 / size[1]))
+    figure.colorbar(axes.flat[0].images[0], cax=bar, orientation="horizontal", label="ppb")
+    return figure
+
+
 def nuclei(result: Nuclei) -> Figure:
     """Draw the map with outlines of the nuclei in three planes, and the mean of each nucleus.
 
@@ -89,18 +184,11 @@ def nuclei(result: Nuclei) -> Figure:
     """
     affine = result.map.affine
     pallidum = result.table.loc[result.table["region"] == "pallidum", "label"]
-    shown = nib.as_closest_canonical(images.make(result.labels, affine))
-    numbers = np.asarray(shown.dataobj)
-    middle = (np.array(numbers.shape) - 1) / 2
-    world = nib.affines.apply_affine(shown.affine, middle)
-
-    def plane(name: str, axis: int, labels: Sequence[int]) -> tuple[str, float]:
-        index = np.argwhere(np.isin(numbers, labels)).mean(axis=0)[axis]
-        return name, float(world[axis] + (index - middle[axis]) * shown.affine[axis, axis])
-
-    both = [label for label in pallidum if (numbers == label).any()]
-    planes = [plane("axial", 2, both), plane("coronal", 1, both)]
-    planes += [plane("sagittal", 0, both[-1:])]
+    both = [label for label in pallidum if (result.labels == label).any()]
+    planes = [
+        _plane(np.isin(result.labels, labels), affine, name)
+        for name, labels in (("axial", both), ("coronal", both), ("sagittal", both[-1:]))
+    ]
     figure = plt.figure(figsize=(7.0, 6.6), layout="constrained")
     halves = figure.add_gridspec(2, 1, height_ratios=(1.0, 1.5))
     top, bottom = (figure.add_subfigure(halves[row]) for row in range(2))

@@ -19,13 +19,11 @@ PHASE_PERIODS = {
 FULL = 0.98  # of a turn: a phase that covers it and never wraps is unwrapped, by all appearance
 FILLED = 0.9  # of a turn: what a wrapped phase covers at least, if it wraps at all
 JUMP = 0.8  # of the range: neighbours further apart lie on both sides of a wrap
-# Of a magnitude that is a wrapped phase.  Of simulated heads, stripped and piecewise-constant
-# brains that no limit was chosen on, none of 108 magnitudes passed both, and 25 of 27 wrapped
-# phases did; the other two have fewer than two jumps in a thousand neighbours.
+# Of a magnitude that is a wrapped phase: no magnitude of a simulated head passes both, and a
+# phase that does not has next to no jumps.
 JUMPS_SHARE = 0.002  # of neighbours
 WRAPS_SHARE = 0.7  # of jumps
-# Simulated heads, whole and stripped, and a crop of a real one: of 39 echoes that fill a turn the
-# fewest jumps are 0.0003 of neighbours, and the four echoes that fill less have none.
+# Below the fewest jumps of an echo that fills a turn, in simulated heads and a crop of a real one.
 NO_WRAP_SHARE = 1e-4
 DECAY = 0.97  # of the signal of one echo: what a magnitude keeps at most at the next
 

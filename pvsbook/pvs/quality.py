@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from pvsbook.atlas import perivascular
 from pvsbook.atlas.registration import MIN_CORRELATION
@@ -85,9 +86,7 @@ def judge(
     figures = {
         f"registration_correlation_{registration.contrast}": registration.correlation,
         "registration_overlap": registration.overlap,
-        "turn_deg": np.degrees(
-            np.arccos(np.clip((np.trace(registration.rotation) - 1) / 2, -1, 1))
-        ),
+        "turn_deg": np.degrees(Rotation.from_matrix(registration.rotation).magnitude()),
         "contrast_to_noise": segmentation.levels.contrast_to_noise,
         "mask_ml": anatomy.mask_ml,
         "thickest_voxel_side_mm": anatomy.voxel_size_mm.max(),

@@ -9,6 +9,7 @@ import numpy as np
 from nibabel.affines import apply_affine, from_matvec
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg, ndimage
+from scipy.spatial.transform import Rotation
 
 from pvsbook import images
 from pvsbook.atlas.registration import rigid_between
@@ -90,7 +91,7 @@ def align_visits(
     ]
     start = from_matvec(np.eye(3), centres[1] - centres[0])
     matrix = rigid_between(brains[0], brains[1], start=start)
-    angle = np.degrees(np.arccos(np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1)))
+    angle = np.degrees(Rotation.from_matrix(matrix[:3, :3]).magnitude())
     first_to_second_voxel = np.linalg.inv(second.affine) @ matrix @ first.affine
     second_inside = ndimage.affine_transform(
         inside[1].astype(np.uint8), first_to_second_voxel[:3, :3],

@@ -9,7 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from pvsbook import images
@@ -22,12 +22,15 @@ from pvsbook.atlas.registration import (
     resample_labels,
 )
 from pvsbook.method import describe_columns
+from pvsbook.qsm.lesions import LESION_COLUMNS, Lesions
+from pvsbook.qsm.microbleeds import OBJECT_COLUMNS, SmallSources
 from pvsbook.qsm.pipeline import COLUMNS as MAP_COLUMNS
 from pvsbook.qsm.pipeline import QsmResult
 from pvsbook.qsm.quality import Flag
 from pvsbook.qsm.r2s import fit_r2s
-from pvsbook.qsm.reference import MIN_VOXELS, measure_reference
+from pvsbook.qsm.reference import with_white_matter
 from pvsbook.qsm.regions import MIN_REGION_VOXELS, erode_labels, measure_regions, noise_ppb
+from pvsbook.qsm.separation import TRAIN_COLUMNS, Sources, rest_of_train
 from pvsbook.qsm.swi import minimum_projection, weight_by_phase
 
 __all__ = ["COLUMNS", "REGION_COLUMNS", "Nuclei", "measure_nuclei"]
@@ -66,6 +69,8 @@ REGION_COLUMNS = describe_columns(
      "ppb"),
     ("mean_csf_ppb", "mean, with the CSF of the ventricles as zero", "ppb"),
     ("mean_white_ppb", "mean, with white matter as zero", "ppb"),
+    ("paramagnetic_ppb", "mean paramagnetic source (iron), see sources_status", "ppb"),
+    ("diamagnetic_ppb", "mean diamagnetic source (myelin), see sources_status", "ppb"),
 )  # fmt: skip
 
 
@@ -89,6 +94,12 @@ class Nuclei:
     r2s_hz, swi
         R2*, and the last echo's susceptibility-weighted image, shape (x, y, z); None with one
         echo, and where a step before them is not supported.
+    sources, sources_status
+        Para- and diamagnetic susceptibility from `pvsbook.qsm.separation.separate_scan`.
+    objects
+        Microbleeds, calcifications and veins; None with one echo, or without a supported map.
+    lesions
+        Of a mask of lesions; None where none was given, or the map is not supported.
     """
 
     map: QsmResult
@@ -98,6 +109,10 @@ class Nuclei:
     contrast_ppb: float
     r2s_hz: NDArray[np.float32] | None = None
     swi: NDArray[np.float32] | None = None
+    sources: Sources | None = None
+    sources_status: str = "withheld: the map is not supported"
+    objects: SmallSources | None = None
+    lesions: Lesions | None = None
 
     @property
     def status(self) -> str:
@@ -115,7 +130,13 @@ class Nuclei:
         row = self.map.to_row() | {
             "registration_correlation": np.nan if found is None else found.correlation,
             "pallidum_contrast_ppb": self.contrast_ppb,
+            **dict.fromkeys(TRAIN_COLUMNS, np.nan),
+            "sources_status": self.sources_status,
         }
+        if self.sources is not None:
+            row["sources_clipped"] = self.sources.share_clipped
+        for part in (self.objects, self.lesions):
+            row |= {} if part is None else part.to_row()
         for r in self.table.to_dict("records"):
             name = deep_grey.column(r["region"], r["side"])
             row |= {f"{name}_ppb": r["mean_ppb"], f"{name}_se_ppb": r["se_ppb"]}
@@ -139,17 +160,29 @@ class Nuclei:
         writer.table(self.table, REGION_COLUMNS, "qsm", desc="nuclei")
         writer.image(images.make(self.labels, self.map.affine), "dseg", meta={}, desc="nuclei")
         writer.table(self.to_row(), COLUMNS, "qsm")
-        for suffix, data, meta in self._pictures():
-            writer.image(images.make(data, self.map.affine), suffix, meta=meta)
+        for suffix, data, meta, entities in self._pictures():
+            writer.image(images.make(data, self.map.affine), suffix, meta=meta, **entities)
+        for part, columns, desc in (
+            (self.objects, OBJECT_COLUMNS, "objects"), (self.lesions, LESION_COLUMNS, "lesions"),
+        ):  # fmt: skip
+            if part is not None:
+                writer.table(part.table, columns, "qsm", desc=desc)
+                writer.image(images.make(part.labels, self.map.affine), "dseg", meta={}, desc=desc)
 
-    def _pictures(self) -> Iterator[tuple[str, NDArray[np.float32], Mapping[str, Any]]]:
+    def _pictures(
+        self,
+    ) -> Iterator[tuple[str, NDArray[np.float32], Mapping[str, Any], dict[str, str]]]:
         if self.r2s_hz is not None:
-            yield "R2starmap", self.r2s_hz, {"Units": "1/s"}
+            yield "R2starmap", self.r2s_hz, {"Units": "1/s"}, {}
+        if self.sources is not None:
+            about = {"Units": "ppm", "Status": self.sources_status, **self.sources.about}
+            yield "Chimap", self.sources.iron_ppm, about, {"desc": "paramagnetic"}
+            yield "Chimap", self.sources.myelin_ppm, about, {"desc": "diamagnetic"}
         if self.swi is not None:
             size = nib.affines.voxel_sizes(self.map.affine)
             slab_mm = {"SlabMillimetres": SLAB_MM}
-            yield "swi", self.swi, {"Units": "arbitrary"}
-            yield "minIP", minimum_projection(self.swi, size, thickness_mm=SLAB_MM), slab_mm
+            yield "swi", self.swi, {"Units": "arbitrary"}, {}
+            yield "minIP", minimum_projection(self.swi, size, thickness_mm=SLAB_MM), slab_mm, {}
 
 
 def measure_nuclei(
@@ -159,6 +192,8 @@ def measure_nuclei(
     *,
     atlas: str = "auto",
     n_repeats: int = 2,
+    r2_hz: ArrayLike | None = None,
+    lesions: ArrayLike | None = None,
 ) -> Nuclei:
     """Place the nuclei on a scan by its magnitude, and measure each.
 
@@ -173,6 +208,10 @@ def measure_nuclei(
         hand, else the schematic one with a flag; ``"none"`` saves some seconds.
     n_repeats
         As in `pvsbook.qsm.regions.noise_ppb`.
+    r2_hz
+        As in `pvsbook.qsm.separation.separate_scan`.
+    lesions
+        Mask of lesions, shape (x, y, z), to measure as `pvsbook.qsm.lesions` does.
 
     Returns
     -------
@@ -202,7 +241,8 @@ def measure_nuclei(
 
     def without(flags: Sequence[Flag], found: Registration | None = None) -> Nuclei:
         flagged = replace(result, flags=result.flags + tuple(flags))
-        return Nuclei(flagged, empty, nothing, found, np.nan, **pictures)
+        train = rest_of_train(gre, flagged, pictures, None, None, r2_hz, lesions)
+        return Nuclei(flagged, empty, nothing, found, np.nan, **pictures, **train)
 
     if result.unsupported_steps or atlas == "none":
         return without([])  # values would not be of susceptibility, or are not wanted
@@ -216,9 +256,11 @@ def measure_nuclei(
     if not is_placed(found):
         return without([Flag("nuclei", UNPLACED.format(found.correlation))], found)
     native = _place(labels, found, result, (0.0, 0.0, 0.0))
-    references = _with_white_matter(gre, result, found)
+    known = result.local_field.mask
+    white = _white_matter(gre, found) & known
+    references = with_white_matter(result.references, result.susceptibility, known, white)
     rows = _measure(gre, result, native, table, rng, n_repeats)
-    rows["r2s_hz"] = _mean_r2s(gre, result, native, table, pictures.get("r2s_hz"))
+    rows["r2s_hz"] = _mean_of(pictures.get("r2s_hz"), gre, result, native, table)
     rows["se_placement_ppb"] = _placement_ppb(gre, result, labels, found, table)
     rows["se_ppb"] = np.hypot(rows["se_noise_ppb"], rows["se_placement_ppb"])
     zeros = references.set_index("reference")["reference_value_ppb"]
@@ -228,7 +270,12 @@ def measure_nuclei(
     if doubt := contrast_flag(contrast):
         return replace(without([doubt], found), contrast_ppb=contrast)
     result = replace(result, references=references)
-    return Nuclei(result, rows[list(REGION_COLUMNS)], native, found, contrast, **pictures)
+    train = rest_of_train(gre, result, pictures, native, white, r2_hz, lesions)
+    for column, source in (("paramagnetic_ppb", "iron_ppm"), ("diamagnetic_ppb", "myelin_ppm")):
+        values = train.get("sources") and getattr(train["sources"], source)
+        rows[column] = _mean_of(values, gre, result, native, table, 1e3)
+    table = rows[list(REGION_COLUMNS)]
+    return Nuclei(result, table, native, found, contrast, **pictures, **train)
 
 
 def contrast_ppb(
@@ -303,7 +350,7 @@ def _measure(
     return rows
 
 
-def _decay_and_swi(gre: images.Gre, result: QsmResult) -> dict[str, NDArray[np.float32]]:
+def _decay_and_swi(gre: images.Gre, result: QsmResult) -> dict[str, Any]:
     """Make R2* and the susceptibility-weighted image, which need no background removal."""
     if "unwrapping" in result.unsupported_steps or gre.echo_times_s.size < 2:
         return {}
@@ -314,19 +361,20 @@ def _decay_and_swi(gre: images.Gre, result: QsmResult) -> dict[str, NDArray[np.f
     }
 
 
-def _mean_r2s(
+def _mean_of(
+    values: NDArray[np.float32] | None,
     gre: images.Gre,
     result: QsmResult,
     native: NDArray[np.int32],
     table: pd.DataFrame,
-    r2s_hz: NDArray[np.float32] | None,
+    scale: float = 1.0,
 ) -> NDArray[np.float64]:
-    """Average R2* over the voxels whose susceptibility was measured; NaN with one echo."""
-    if r2s_hz is None:
+    """Average a map over the voxels whose susceptibility was measured; NaN without one."""
+    if values is None:
         return np.full(len(table), np.nan)
     core = np.where(result.local_field.mask, erode_labels(native, n_voxels=_erosion(gre)), 0)
-    n, total = (ndimage.sum_labels(x, core, table["label"]) for x in (core > 0, r2s_hz))
-    return np.where(n >= MIN_REGION_VOXELS, total / np.maximum(n, 1), np.nan)
+    n, total = (ndimage.sum_labels(x, core, table["label"]) for x in (core > 0, values))
+    return np.where(n >= MIN_REGION_VOXELS, scale * total / np.maximum(n, 1), np.nan)
 
 
 def _placement_ppb(
@@ -357,26 +405,14 @@ def _white_matter(gre: images.Gre, found: Registration) -> NDArray[np.bool_]:
     return images.array(found.to_native(templates.mni("wm"), like, order=1)) > MIN_WHITE
 
 
-def _with_white_matter(gre: images.Gre, result: QsmResult, found: Registration) -> pd.DataFrame:
-    """Return the table of references with the template's white matter, where none was given."""
-    table = result.references
-    row = table["reference"] == "white matter"
-    known = result.local_field.mask
-    white = known & _white_matter(gre, found)
-    if table.loc[row, "n_voxels"].notna().any() or white.sum() < MIN_VOXELS:
-        return table
-    chi = result.susceptibility.chi_ppm.astype(np.float64) + result.susceptibility.value_ppm
-    measured = measure_reference(chi, known, white) | {
-        "note": "of the template, placed by the registration of the magnitude"
-    }
-    return table.assign(**{name: table[name].mask(row, v) for name, v in measured.items()})
-
-
 COLUMNS = {
     **MAP_COLUMNS,
     **describe_columns(
         ("registration_correlation", "correlation of the magnitude with the template"),
         ("pallidum_contrast_ppb", "pallidum less white matter", "ppb"),
+    ),
+    **TRAIN_COLUMNS,
+    **describe_columns(
         *(
             row
             for _, region, side in deep_grey.table().itertuples(index=False)

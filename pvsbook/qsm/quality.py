@@ -33,16 +33,15 @@ ECHO_RISE = 1.05  # the signal decays: the median of a later echo may exceed an 
 MIN_BLOCKS = 500
 SILENT_SHARE = 0.01  # of the first echo's median: an echo below it holds no signal
 # Phase is noisy where the magnitude is low; if it fits the magnitude better when moved, it is of
-# another scan.  Of simulated whole heads and a crop of a real one, no phase of the same scan did
-# (21 pairs); phases about 4 mm or more away did (22; gains of 0.03 to 0.26, to a correlation of
-# 0.28 or more), nearer ones need not.  Pairs of stripped brains gain too, but to 0.14 at most.
+# another scan, some 4 mm or more away; a nearer one need not show.  Pairs of stripped brains gain
+# too, but stay below PAIR_FIT.
 PAIR_MM = 2.0  # of the blocks that are compared
 PAIR_REACH_MM = 20.0  # how far the phase is moved
 PAIR_GAIN = 0.02  # of the correlation, when moved
 PAIR_FIT = 0.2  # of the correlation, when moved: below it, the noise says nothing
 PAIR_NOISE_RAD = 0.003  # less is no noise, so that nothing can be said
-# SD of the background's field over the local one's: 20 to 22 in simulated heads, 14 in a crop of a
-# real one, 2.6 to 3.1 in the simulated heads after a high-pass filter of 6 mm.
+# SD of the background's field over the local one's: ten and more in a head, above one where a
+# high-pass filter has passed over the phase.
 SLOW_SPREAD = 4.0
 STEPS = ("unwrapping", "background removal", "inversion")
 # What is flagged: the first step whose result cannot be used (those after it cannot be either;

@@ -285,3 +285,17 @@ def measure_reference(
         "n_voxels": zero.n_voxels,
         "mean_ppb": 1e3 * (chi[inside].mean() - zero.value_ppm),
     }
+
+
+def with_white_matter(
+    table: pd.DataFrame, found: Susceptibility, mask: NDArray[np.bool_], white: NDArray[np.bool_]
+) -> pd.DataFrame:
+    """Return the table of references with the template's white matter, where none was given."""
+    row = table["reference"] == "white matter"
+    if table.loc[row, "n_voxels"].notna().any() or white.sum() < MIN_VOXELS:
+        return table
+    chi = found.chi_ppm.astype(np.float64) + found.value_ppm
+    measured = measure_reference(chi, mask, white) | {
+        "note": "of the template, placed by the registration of the magnitude"
+    }
+    return table.assign(**{name: table[name].mask(row, v) for name, v in measured.items()})

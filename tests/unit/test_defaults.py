@@ -232,6 +232,27 @@ LIMITS = {
     "qsm.pipeline.MAX_DROPPED_SHARE": 0.2,
     "qsm.quality.DROPPED_SHARE": 0.02,
     "qsm.regions.MIN_REGION_VOXELS": 8,
+    "qsm.separation.ASSUMED_R2_HZ": 12.5,
+    "qsm.separation.ASSUMED_AT_T": (2.8, 3.2),
+    "qsm.separation.MIN_ECHOES": 3,
+    "qsm.microbleeds.AROUND_MM": 4.0,
+    "qsm.microbleeds.SEED_PPB": 250.0,
+    "qsm.microbleeds.GROWN_PPB": 75.0,
+    "qsm.microbleeds.DIAMETER_MM": (2.0, 10.0),
+    "qsm.microbleeds.MAX_ELONGATION": 2.5,
+    "qsm.microbleeds.MIN_EDGE_MM": 4.0,
+    "qsm.microbleeds.MIN_R2S_RISE_HZ": 10.0,
+    "qsm.microbleeds.LOBE_MM": 10.0,
+    "qsm.microbleeds.LOBE_RATIO": 2.0,
+    "qsm.lesions.MIN_LESION_MM3": 14.0,
+    "qsm.lesions.RIM_MM": 1.6,
+    "qsm.lesions.AROUND_MM": (1.0, 4.0),
+    "qsm.lesions.RIM_HEIGHT": 1 / 3,
+    "qsm.lesions.MIN_COVER": 2 / 3,
+    "qsm.lesions.MIN_SCORE": 3.0,
+    "qsm.lesions.N_PLACES": 60,
+    "qsm.lesions.MIN_PLACES": 20,
+    "qsm.lesions.MIN_FREE": 0.9,
     "_workers.MEMORY_PER_WORKER_GB": 4.0,
 }
 
@@ -348,6 +369,7 @@ JUDGED_BY = {
         r"residual_p95_rad": "qsm.quality.RESIDUAL_RAD",
         r"registration_correlation": "atlas.registration.MIN_CORRELATION.t2",
         r"pallidum_contrast_ppb": "qsm.nuclei.MIN_CONTRAST_PPB",
+        r"n_rim_unknown": "qsm.lesions.MIN_PLACES",
     },
     "qsmchange": {
         r"overlap": "qsm.change.MIN_OVERLAP",
@@ -362,13 +384,15 @@ MEASURED = {
     r"|\w+_(md|l1|l2|l3|dxx|dyy|dzz)_mm2_s",
     "qsm": r"reference_value_ppb|chi_(mean|p1|p99)_ppb"
     r"|(caudate|putamen|pallidum|thalamus|pulvinar|red_nucleus|substantia_nigra|dentate)"
-    r"_(left|right)(_se)?_ppb",
+    r"_(left|right)(_se)?_ppb"
+    r"|n_(microbleeds|calcifications|rim_lesions)(_false)?|n_uncertain_objects|n_lesions"
+    r"|lesions_white_ppb",
     "qsmchange": r"\w+_(change|error)_ppb",
 }
 WORDS = (
     r"status|reasons|contrast|has_wmh_mask|registration|registration_model|bvecs_best|reference"
 )
-WORDS += r"|first_session|shells|left_out|notes"
+WORDS += r"|first_session|shells|left_out|notes|sources_status"
 
 
 @pytest.mark.parametrize("method", JUDGED_BY)

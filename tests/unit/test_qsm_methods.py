@@ -24,6 +24,8 @@ from pvsbook.qsm import (
     dipole,
     field,
     inversion,
+    lesions,
+    microbleeds,
     r2s,
     regions,
     separation,
@@ -145,7 +147,9 @@ def test_ndi_does_not_mind_a_missed_wrap():
         lambda: separation.separate(CHI, CHI, MASK[1:]),
         lambda: separation.separate(CHI, CHI, MASK, relaxivity_hz_ppm=0),
         lambda: swi.weight_by_phase(CHI, CHI[1:], SIZE),
-        lambda: swi.find_round_sources(CHI, MASK[1:], SIZE),
+        lambda: microbleeds.find_small_sources(CHI, MASK[1:], CHI, np.eye(4), measured=MASK),
+        lambda: lesions.measure_lesions(CHI, MASK[1:], MASK, np.eye(4), np.random.default_rng(0)),
+        lambda: lesions.measure_lesions(CHI, ~MASK, MASK, np.eye(4), np.random.default_rng(0)),
         lambda: unwrap.laplacian(np.full((4, 4, 4), np.nan), SIZE),
         lambda: field.check_readout(np.zeros((3, 3, 3, 2)), 0, [0.01, 0.02], MASK, SIZE),
         lambda: regions.measure_regions(CHI, CHI[1:], deep_grey.table(), MASK, SIZE),
@@ -207,27 +211,6 @@ def test_laplacian_unwraps_a_smooth_volume_up_to_a_constant():
     truth = ndimage.gaussian_filter(rng.standard_normal((14, 12, 10)), 3) * 60
     error = unwrap.laplacian(unwrap.wrap(truth), SIZE) - truth
     assert np.ptp(error) < 1e-3
-
-
-def test_round_sources_are_found_told_apart_and_veins_left_out():
-    head = make_gre(np.random.default_rng(21), voxel_size_mm=1.5, n_microbleeds=4, n_veins=20)
-    result = qsm.reconstruct(head.gre, mask=head.brain, inversion="tkd")
-    nuclei = ndimage.binary_dilation(head.labels > 0, iterations=3)
-    found = swi.find_round_sources(
-        result.susceptibility.chi_ppm, result.local_field.mask, head.gre.voxel_size_mm,
-        exclude=nuclei,
-    )  # fmt: skip
-    truth, n = ndimage.label(head.bleeds > 0.1)
-    hit = set()
-    for row in found[found["kind"] == "bleed"].itertuples():
-        at = tuple(slice(max(c - 2, 0), c + 3) for c in (row.x_voxel, row.y_voxel, row.z_voxel))
-        hit |= set(np.unique(truth[at])) - {0}
-    assert len(hit) >= 0.75 * n
-    stone = found[found["kind"] == "calcification"].iloc[0]
-    where = np.argwhere(head.calcification > 0.5).mean(axis=0)
-    centre = np.array([stone["x_voxel"], stone["y_voxel"], stone["z_voxel"]], float)
-    assert np.linalg.norm(centre - where) < 2.5
-    assert len(found) < 40
 
 
 def test_swi_darkens_what_is_paramagnetic():

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pvsbook import bids, images, qsm
+from pvsbook import InputError, bids, images, qsm
 from pvsbook.atlas import deep_grey
 from pvsbook.figures import qsm as figures
 from pvsbook.methods import by_name
@@ -24,9 +24,12 @@ def head():
 
 @pytest.fixture(scope="module")
 def found(head):
+    at = np.moveaxis(np.indices(head.brain.shape), 0, -1) @ head.gre.affine[:3, :3].T
+    lesion = np.linalg.norm(at + head.gre.affine[:3, 3] - (30, -20, 30), axis=-1) < 7
     return nuclei.measure_nuclei(
-        head.gre, qsm.reconstruct(head.gre), np.random.default_rng(0), atlas="schematic"
-    )
+        head.gre, qsm.reconstruct(head.gre), np.random.default_rng(0), atlas="schematic",
+        lesions=lesion,
+    )  # fmt: skip
 
 
 def test_nuclei_of_a_turned_head_are_near_the_truth(head, found):
@@ -63,6 +66,42 @@ def test_a_row_holds_what_its_dictionary_says(found):
     assert list(found.table.columns) == list(nuclei.REGION_COLUMNS)
 
 
+def test_one_command_writes_all_that_the_echoes_hold(found, tmp_path):
+    row = found.to_row()
+    assert row["sources_status"].startswith("warn: R2 was not measured")
+    assert row["n_calcifications"] == 1, "the phantom's own"
+    assert row["n_lesions"] == 1
+    means = found.table.set_index(["region", "side"])
+    pallidum = means.loc[("pallidum", "left")]
+    assert pallidum["paramagnetic_ppb"] > pallidum["diamagnetic_ppb"] > 0
+    found.save(tmp_path, prefix="sub-1")
+    for desc in ("paramagnetic", "diamagnetic"):
+        about = images.read_json(tmp_path / f"sub-1/anat/sub-1_desc-{desc}_Chimap.json")
+        assert about["Units"] == "ppm"
+        assert about["Status"] == row["sources_status"]
+        assert "12.5" in about["R2Hz"]
+    for desc, table in (("objects", found.objects.table), ("lesions", found.lesions.table)):
+        path = tmp_path / f"sub-1/anat/sub-1_desc-{desc}_qsm.tsv"
+        assert len(pd.read_csv(path, sep="\t")) == len(table)
+        assert path.with_name(f"sub-1_desc-{desc}_dseg.nii.gz").exists()
+    shown = by_name("qsm").show(found)
+    assert "candidates of microbleeds" in shown.summary
+    assert "0 of 1 lesions" in shown.summary
+    assert len(shown.figures) == 5
+    plt.close("all")
+
+
+def test_a_map_of_r2_on_another_grid_is_named(head, tmp_path):
+    from pvsbook.methods import qsm as method
+
+    grid = images.make(head.gre.magnitude[..., 0], head.gre.affine)
+    path = images.save(images.make(head.r2_hz[1:], head.gre.affine), tmp_path / "r2.nii.gz")
+    with pytest.raises(InputError, match=r"r2\.nii\.gz: its grid is"):
+        method._on_grid(path, grid)
+    path = images.save(images.make(head.r2_hz, head.gre.affine), path)
+    assert method._on_grid(path, grid).shape == head.r2_hz.shape
+
+
 def test_a_phase_of_the_other_sign_is_told_by_the_nuclei(head):
     gre = replace(head.gre, phase_rad=-head.gre.phase_rad)
     turned = nuclei.measure_nuclei(
@@ -71,7 +110,10 @@ def test_a_phase_of_the_other_sign_is_told_by_the_nuclei(head):
     assert turned.status == "fail"
     assert "the phase has the other sign" in turned.reasons[-1]
     assert turned.table["mean_ppb"].isna().all()
-    assert np.isnan(turned.to_row()["chi_mean_ppb"])
+    row = turned.to_row()
+    assert np.isnan(row["chi_mean_ppb"])
+    assert np.isnan(row["n_microbleeds"]), "of the other sign they would be calcifications"
+    assert row["sources_status"] == "withheld: the map is not supported"
     mended = qsm.reconstruct(gre, phase_sign=-1)
     again = nuclei.measure_nuclei(gre, mended, np.random.default_rng(0), atlas="schematic")
     assert again.status == "pass", "what the message advises works"
