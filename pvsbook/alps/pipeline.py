@@ -19,14 +19,8 @@ from pvsbook._errors import InputError
 from pvsbook.alps import estimators, published, series, tensor, uncertainty
 from pvsbook.alps._columns import COLUMNS, ESTIMATORS, SHARES, SIDES, figures_of
 from pvsbook.alps.estimators import Estimate
-from pvsbook.alps.quality import (
-    BvecCheck,
-    check_bvecs,
-    check_coverage,
-    is_registered,
-    judge,
-    suspect_volumes,
-)
+from pvsbook.alps.gradients import BvecCheck, check_bvecs, file_axes
+from pvsbook.alps.quality import check_coverage, check_sides, is_registered, judge
 from pvsbook.alps.regions import (
     FLUID_MD_MM2_S,
     NAMES,
@@ -69,12 +63,20 @@ class AlpsResult:
     status : {"pass", "warn", "fail"}
     reasons : tuple of str
         Why it is not a pass; those that fail come first.
+    notes : tuple of str
+        What to know of the index in the other two frames.
     b_s_mm2 : float
         b-value of the shell that was used.
     n_directions, n_b0 : int
-        Volumes of that shell, and without weighting.
+        Volumes of that shell, and without weighting, that were used.
+    shells : str
+        What the series holds.
+    left_out : mapping of int to str
+        Volumes of the file that are no measurement: by number from 0, and why.
     fa, colour_fa, md, labels : Nifti1Image
         Maps on the grid of the scan; md in mm2/s; labels 1 to 4 in the order of `NAMES`.
+    spheres : RoiSet or None
+        The regions as they were asked for; None where they were drawn by hand.
     placement : Placement
         The tensors and where they lie, from which `index_at` measures other places.
     """
@@ -87,14 +89,18 @@ class AlpsResult:
     variants: Mapping[str, float]
     status: str
     reasons: tuple[str, ...]
+    notes: tuple[str, ...]
     b_s_mm2: float
     n_directions: int
     n_b0: int
+    shells: str
+    left_out: Mapping[int, str]
     fa: nib.Nifti1Image
     colour_fa: nib.Nifti1Image
     md: nib.Nifti1Image
     labels: nib.Nifti1Image
     placement: Placement
+    spheres: RoiSet | None
 
     def index_at(
         self, rois: RoiSet | nib.Nifti1Image = SPHERES_5_MM, *, shift_mm: ArrayLike = (0, 0, 0)
@@ -148,6 +154,8 @@ class AlpsResult:
     def to_row(self) -> dict[str, Any]:
         """Give the result as one flat row; `COLUMNS` describes each column."""
         values = vars(self) | {"reasons": "; ".join(self.reasons)}
+        values["notes"] = "; ".join(self.notes) or "none"
+        values["left_out"] = ", ".join(map(str, self.left_out)) or "none"
         for frame, sides in self.indices.items():
             for side, index in sides.items():
                 name = f"alps_{frame}_{side}"
@@ -159,6 +167,7 @@ class AlpsResult:
         values |= {f"{side}_tract_angle_deg": v for side, v in self.tract_angle_deg.items()}
         values |= {f"registration_{name}": v for name, v in vars(self.registration).items()}
         values |= {f"bvecs_{name}": value for name, value in vars(self.bvecs).items()}
+        values |= {"bvecs_row_deg": self.bvecs.row_deg, "bvecs_row_b": self.bvecs.row_b}
         angles = self.registration.angles_deg
         values |= zip(("pitch_deg", "roll_deg", "yaw_deg"), angles, strict=True)
         return {name: values[name] for name in COLUMNS}
@@ -305,15 +314,25 @@ def measure(
     else:
         loaded = images.make(images.load_mask(mask, stored), stored.affine)
         inside = np.asarray(nib.as_closest_canonical(loaded).dataobj) > 0
-    fit = tensor.fit_tensor(data, bvals, bvecs, mask=inside)
     series.check_order(data, inside, bvals, shell)
+    unusable = series.unusable(data, inside, is_b0, bvecs)
+    left_out = {int(shell[k]): v for k, v in unusable.items()} | series.lone(whole.bvals_s_mm2)
+    keep = np.delete(np.arange(len(shell)), list(unusable))
+    shell, bvals, bvecs, is_b0 = shell[keep], bvals[keep], bvecs[keep], is_b0[keep]
+    data, was_low = series.raised(data[..., keep], bvals)
+    fit = tensor.fit_tensor(data, bvals, bvecs, mask=inside)
     eigenvalues, eigenvectors = tensor.eigen(fit.d_mm2_s)
     fa = fit.fill(np.minimum(fractional_anisotropy(eigenvalues), 1))
     md = fit.fill(mean_diffusivity(eigenvalues))
     axes = images.rotation(affine).T
     directions = fit.fill(eigenvectors[..., 0] @ axes.T)
     white = inside & (fa > WHITE_FA) & (md < FLUID_MD_MM2_S)
-    check = check_bvecs(directions, fa, white, size)
+    check = check_bvecs(directions, fa, white, size, to_file=file_axes(stored.affine, affine))
+    rows = np.delete(np.arange(len(whole.bvals_s_mm2)), list(left_out))
+    signals = images.array(whole.image)[..., rows][white]
+    check = check.with_rows(
+        signals, whole.bvals_s_mm2[rows], whole.bvecs_ras[rows], rows, fitted=np.isin(rows, shell)
+    )
     brain = images.make(inside, affine)
     registration = register(images.make(fa, affine), registration, contrast="fa", mask=brain)
     to_head = registration.rotation
@@ -323,6 +342,8 @@ def measure(
     shifts = placement.search(rois, search_mm) if search_mm else dict.fromkeys(NAMES, np.zeros(3))
     voxels = placement.place(rois, shifts)
     check_coverage(voxels, registration)
+    if not isinstance(rois, RoiSet):
+        check_sides(voxels, registration, affine)
     refit = _fitter(data, tensor.design_matrix(bvals, bvecs), fit.min_signal)
     if before_denoising is not None:
         refit = _with_noise(refit, before_denoising, stored, shell, fit.min_signal)
@@ -356,16 +377,21 @@ def measure(
         variants=variants,
         status="pass",
         reasons=(),
+        notes=(),
         b_s_mm2=float(np.median(bvals[~is_b0])),
         n_directions=int((~is_b0).sum()),
         n_b0=int(is_b0.sum()),
+        shells=series.shells_in_words(whole.bvals_s_mm2),
+        left_out={**left_out, **whole.left_out},
         placement=placement,
+        spheres=rois if isinstance(rois, RoiSet) else None,
         **{name: _as_stored(values, affine, stored) for name, values in maps.items()},
     )
-    doubts = (*images.header_notes(stored), *suspect_volumes(data, inside, is_b0, shell))
+    low = float(np.mean([m.voxels.mean(was_low[m.voxels.at]) for m in measures]))
+    doubts = (*images.header_notes(stored), *series.doubts(left_out, low))
     tilt_deg = float(np.rad2deg(Rotation.from_matrix(axes @ to_head.T).magnitude()))
-    status, reasons = judge(result, head_tilt_deg=tilt_deg, doubts=doubts)
-    return replace(result, status=status, reasons=reasons)
+    status, reasons, notes = judge(result, head_tilt_deg=tilt_deg, doubts=doubts)
+    return replace(result, status=status, reasons=reasons, notes=notes)
 
 
 def _as_stored(values: NDArray, affine: NDArray, stored: nib.Nifti1Image) -> nib.Nifti1Image:

@@ -1,4 +1,4 @@
-"""Pictures of ALPS results: the regions on the colour map, and the index with its interval."""
+"""Pictures of ALPS results: regions on the colour map, index, and what moving the regions does."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pvsbook import images
 from pvsbook._errors import InputError
-from pvsbook.alps import tensor
-from pvsbook.alps.regions import SPHERES_5_MM
+from pvsbook.alps.regions import WHITE_FA, RoiSet
+from pvsbook.alps.tensor import eigen
 from pvsbook.figures.style import COLORS, show_slices
 
 if TYPE_CHECKING:
     from pvsbook.alps.pipeline import AlpsResult
 
-__all__ = ["summary"]
+__all__ = ["index_by_place", "regions_close_up", "summary"]
 
 # white on blue, yellow on green: the usual colours of the tracts vanish on the colour map
 _LABEL_COLORS = {n: "#FFFFFF" if n % 2 else COLORS["uncertain"] for n in (1, 2, 3, 4)}
 
 
 def summary(result: AlpsResult, *, truth: float | None = None) -> Figure:
-    """Draw the panels of a report: regions in three planes, index, other places, quality.
+    """Draw the four panels of a report: regions (two slices), index, quality.
 
     Parameters
     ----------
@@ -37,97 +38,145 @@ def summary(result: AlpsResult, *, truth: float | None = None) -> Figure:
         Known index of a phantom.
     """
     figure, axes = plt.subplot_mosaic(
-        [
-            ["axial", "axial", "coronal", "coronal", "sagittal", "sagittal"],
-            ["index"] * 6,
-            [*["radius"] * 3, *["shift"] * 3],
-            ["quality"] * 6,
-        ],
-        figsize=(8.4, 11.5),
-        height_ratios=(5, 4, 3.4, 3.4),
+        [["axial", "coronal"], ["index", "index"], ["quality", "quality"]],
+        figsize=(7.0, 8.6),
+        height_ratios=(5, 4, 3),
         layout="constrained",
     )
-    _draw_regions(result, {plane: axes[plane] for plane in ("axial", "coronal", "sagittal")})
+    _draw_regions(result, [axes["axial"], axes["coronal"]])
     _draw_indices(result, axes["index"], truth)
-    _draw_places(result, axes["radius"], axes["shift"])
     _draw_quality(result, axes["quality"])
     return figure
 
 
-def _draw_regions(result: AlpsResult, axes: dict[str, Axes]) -> None:
-    """Outline the regions on the colour map, enlarged, with the direction of the fibres.
+def regions_close_up(result: AlpsResult, *, zoom_mm: float = 48.0) -> Figure:
+    """Draw the regions of each side enlarged in three planes, with the direction of the fibres.
+
+    The colour map as in `summary`; a line in each voxel is the part of the principal direction
+    that lies in the plane, and the outlines are the regions (white: projection, yellow:
+    association).  The sagittal plane goes through the projection region.
+
+    Parameters
+    ----------
+    result : AlpsResult
+    zoom_mm : float
+        Edge of each picture.
+    """
+    colour = nib.as_closest_canonical(result.colour_fa)
+    labels = np.asarray(nib.as_closest_canonical(result.labels).dataobj)
+    bright = np.clip(1.3 * images.array(colour), 0, 1)
+    size = images.voxel_size_mm(colour)
+    # tensors are in the axes of the head; lines are drawn along those of the voxels
+    to_voxel = images.rotation(colour.affine).T @ result.registration.rotation.T
+    figure, grid = plt.subplots(3, 2, figsize=(5.6, 8.6))
+    for column, (side, numbers) in zip((1, 0), (("left", (1, 2)), ("right", (3, 4))), strict=True):
+        places = [np.argwhere(labels == n) for n in numbers]
+        for row, (plane, axis) in enumerate((("axial", 2), ("coronal", 1), ("sagittal", 0))):
+            ax = grid[row, column]
+            ax.set_axis_off()
+            ax.set_title(f"{side}, {plane}")
+            if not all(len(p) for p in places):
+                continue
+            centre = places[0].mean(axis=0) if axis == 0 else np.vstack(places).mean(axis=0)
+            k = round(float(centre[axis]))
+            across = [a for a in range(3) if a != axis]
+            shown = np.take(bright, k, axis=axis).swapaxes(0, 1)
+            ax.imshow(shown, origin="lower", aspect=float(size[across[1]] / size[across[0]]))
+            for number in numbers:
+                outline = np.take(labels == number, k, axis=axis).T
+                if outline.any():
+                    ax.contour(outline, [0.5], colors=[_LABEL_COLORS[number]], linewidths=2)
+            x, y = zoom_mm / 2 / size[across]
+            ax.set(
+                xlim=(centre[across[0]] - x, centre[across[0]] + x),
+                ylim=(centre[across[1]] - y, centre[across[1]] + y),
+            )
+            _draw_fibres(ax, result, to_voxel, axis, k)
+            if axis != 0:
+                ax.invert_xaxis()  # the person's left is on the right, as in `show_slices`
+    return figure
+
+
+def _draw_fibres(ax: Axes, result: AlpsResult, to_voxel: NDArray, axis: int, k: int) -> None:
+    """Draw the in-plane part of the principal direction of white-matter voxels in view."""
+    place = result.placement
+    fa = np.take(place.fa, k, axis=axis)
+    at = np.argwhere(fa >= WHITE_FA)
+    (left, right), (low, high) = (sorted(limit) for limit in (ax.get_xlim(), ax.get_ylim()))
+    at = at[(at[:, 0] > left) & (at[:, 0] < right) & (at[:, 1] > low) & (at[:, 1] < high)]
+    if not len(at):
+        return
+    tensors = np.take(place.d_mm2_s, k, axis=axis)[tuple(at.T)]
+    direction = eigen(tensors)[1][..., 0] @ to_voxel.T
+    half = 0.45 * np.delete(direction, axis, axis=1)
+    ends = list(np.stack([at - half, at + half], axis=1))
+    lines = LineCollection(ends, colors="white", linewidths=1.1)
+    ax.add_collection(lines)
+
+
+def index_by_place(result: AlpsResult) -> Figure | None:
+    """Draw the tract index against a shift of all four spheres, and against their radius.
+
+    Steep lines say that the index depends on where exactly the regions lie.  The band is the
+    95 % interval of the mean of both sides.
+
+    Returns
+    -------
+    Figure or None
+        None where regions were drawn by hand or could not be placed.
+    """
+    if result.spheres is None or not np.isfinite(result.indices["tract"]["mean"].value):
+        return None
+    figure, axes = plt.subplots(2, 2, figsize=(5.6, 4.8), sharey=True)
+    found = result.indices["tract"]["mean"]
+    steps = np.arange(-6.0, 7.0, 2.0)
+    panels = [
+        (f"shift {words} (mm)", steps, [(result.spheres, step * along) for step in steps])
+        for words, along in zip(
+            ("to the right", "to the front", "upwards"), np.eye(3), strict=True
+        )
+    ]
+    radii = np.array([2.5, 3.0, 4.0, 5.0, 6.0, 7.0])
+    spheres = [replace(result.spheres, radius_mm=float(radius)) for radius in radii]
+    panels.append(("radius (mm)", radii, [(s, np.zeros(3)) for s in spheres]))
+    for ax, (label, values, places) in zip(axes.flat, panels, strict=True):
+        curves = [_index_or_nan(result, spheres, shift) for spheres, shift in places]
+        for side, marker in (("left", "o"), ("right", "s")):
+            ax.plot(values, [c[side] for c in curves], marker=marker, markersize=4, label=side)
+        ax.axhspan(found.low, found.high, color=COLORS["estimate"], alpha=0.15, linewidth=0)
+        ax.axvline(result.spheres.radius_mm if places[0][0] is not result.spheres else 0,
+                   color=COLORS["reference"], linewidth=0.8, linestyle=":")  # fmt: skip
+        ax.set_xlabel(label)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("ALPS index (no unit)")
+    axes[0, 0].legend(fontsize="small")
+    return figure
+
+
+def _index_or_nan(result: AlpsResult, spheres: RoiSet, shift_mm: NDArray) -> dict[str, float]:
+    try:
+        return result.index_at(spheres, shift_mm=shift_mm)["tract"]
+    except InputError:  # the spheres left the brain
+        return {"left": float("nan"), "right": float("nan")}
+
+
+def _draw_regions(result: AlpsResult, axes: list[Axes]) -> None:
+    """Draw an axial and a coronal slice of the colour map with the regions.
 
     Red is left-right, green back-front, blue feet-head; projection regions are white,
-    association regions yellow.  Outlines are seen through the slice; the sagittal one
-    is that of the left projection region.
+    association regions yellow.
     """
-    labels = np.asarray(nib.as_closest_canonical(result.labels).dataobj)
-    place = result.placement
-    middle = np.argwhere(labels > 0).mean(axis=0)
-    left = np.argwhere(labels == 1) if (labels == 1).any() else np.argwhere(labels > 0)
-    middle_mm, left_mm = (
-        nib.affines.apply_affine(place.affine, voxel) for voxel in (middle, left.mean(axis=0))
+    labels = np.asarray(result.labels.dataobj)
+    centre = nib.affines.apply_affine(result.labels.affine, np.argwhere(labels > 0).mean(axis=0))
+    bright = np.clip(1.3 * images.array(result.colour_fa), 0, 1)
+    show_slices(
+        images.make(bright, result.colour_fa.affine),
+        [("axial", round(float(centre[2]))), ("coronal", round(float(centre[1])))],
+        overlay=result.labels,
+        colors=_LABEL_COLORS,
+        axes=axes,
+        zoom_mm=130,
     )
-    positions = {"axial": middle_mm[2], "coronal": middle_mm[1], "sagittal": left_mm[0]}
-    bright = images.make(np.clip(1.3 * images.array(result.colour_fa), 0, 1), result.fa.affine)
-    size = images.voxel_size_mm(result.labels)
-    for (plane, ax), axis in zip(axes.items(), (2, 1, 0), strict=True):
-        position = round(float(positions[plane]))
-        show_slices(bright, [(plane, position)], axes=[ax])
-        at = nib.affines.apply_affine(np.linalg.inv(place.affine), np.where(
-            np.arange(3) == axis, position, middle_mm))  # fmt: skip
-        index = int(np.clip(round(at[axis]), 0, labels.shape[axis] - 1))
-        across = [k for k in range(3) if k != axis]
-        shown = labels if axis else np.where(labels == 1, 1, 0)
-        flat = shown.max(axis=axis).T  # a tilted head has no slice through all four
-        for number, color in _LABEL_COLORS.items():
-            if (flat == number).any():
-                ax.contour(flat == number, levels=[0.5], colors=[color], linewidths=1.2)
-        centre = (left.mean(axis=0) if plane == "sagittal" else middle)[across]
-        half = (55 if plane != "sagittal" else 30) / size[across]
-        _draw_directions(result, ax, axis, index)
-        low, high = centre - half, centre + half
-        ax.set(xlim=(high[0], low[0]) if axis else (low[0], high[0]), ylim=(low[1], high[1]))
-
-
-def _draw_directions(result: AlpsResult, ax: Axes, axis: int, index: int) -> None:
-    """Draw a line along the fibres of each voxel of white matter, in the plane of a slice."""
-    place = result.placement
-    tensors, fa = (np.take(x, index, axis=axis) for x in (place.d_mm2_s, place.fa))
-    rows, columns = np.nonzero(fa > 0.2)
-    to_voxels = images.rotation(place.affine).T @ place.registration.rotation.T
-    fibres = tensor.eigen(tensors[rows, columns])[1][..., 0] @ to_voxels.T
-    u, v = (np.delete(fibres, axis, axis=1) * 0.8).T
-    ax.quiver(
-        rows, columns, u, v, angles="xy", scale_units="xy", scale=1, pivot="mid",
-        headwidth=0, headlength=0, headaxislength=0, width=0.003, color="w", alpha=0.55,
-    )  # fmt: skip
-
-
-def _draw_places(result: AlpsResult, by_radius: Axes, by_shift: Axes) -> None:
-    """Draw the tract index by radius and by shift of the spheres at the MNI sites."""
-    index = result.indices["tract"]["mean"]
-    for ax in (by_radius, by_shift):
-        ax.axhspan(index.low, index.high, color="k", alpha=0.1, linewidth=0)
-    if np.isfinite(index.value):
-        radii = np.array([2.5, 3, 3.5, 4, 4.5, 5, 6])
-        at = [result.index_at(replace(SPHERES_5_MM, radius_mm=r))["tract"]["mean"] for r in radii]
-        by_radius.plot(radii, at, "D-", color=COLORS["estimate"], markersize=4)
-        steps = np.arange(-4, 5, 2)
-        looks = (("left-right", "o"), ("back-front", "s"), ("feet-head", "^"))
-        for direction, (words, marker) in zip(np.eye(3), looks, strict=True):
-            moved = [_index_at(result, step * direction) for step in steps]
-            by_shift.plot(steps, moved, marker=marker, markersize=4, label=words)
-        by_shift.legend(fontsize="x-small")
-    by_radius.set(xlabel="radius of the spheres (mm)", ylabel="ALPS index, tract")
-    by_shift.set(xlabel="shift of all spheres (mm); grey: 95 % interval")
-
-
-def _index_at(result: AlpsResult, shift_mm: NDArray[np.float64]) -> float:
-    try:
-        return result.index_at(shift_mm=shift_mm)["tract"]["mean"]
-    except InputError:  # out of the slab
-        return float("nan")
 
 
 def _draw_indices(result: AlpsResult, ax: Axes, truth: float | None) -> None:

@@ -128,6 +128,7 @@ OPTIONS = {
         "rois": "5mm",
         "search_mm": 0.0,
         "registration": "affine",
+        "b0_threshold": 50.0,
         "denoise": None,
         "gibbs": False,
         "motion": False,
@@ -173,8 +174,11 @@ LIMITS = {
         "mirrored_per_pvs": (0.25, 1.0),
     },
     "alps.quality.LIMITS": {
-        "bvec_z": (1.0, 3.0),
-        "registration_correlation": (0.5, 0.35),
+        "bvec_z": (2.0, 3.0),
+        "bvec_turn_deg": (10.0, float("inf")),
+        "bvec_row_deg": (22.0, 35.0),
+        "bvec_row_b": (1.25, 1.6),
+        "registration_correlation": (0.42, 0.35),
         "registration_overlap": (0.9, 0.8),
         "left_minus_right": (0.3, 0.6),
         "head_tilt_deg": (10.0, float("inf")),
@@ -185,8 +189,20 @@ LIMITS = {
         "angle_deg": (30.0, 45.0),
         "fluid_fraction": (0.2, 0.5),
         "mode": (0.3, float("-inf")),
-        "tract_angle_deg": (60.0, 40.0),
+        "tract_angle_deg": (50.0, 40.0),
     },
+    "alps.quality.NOTED": ("head_tilt_deg",),
+    "alps.quality.TURN_Z": 2.5,
+    "alps.quality.TURN_GAIN": 0.1,
+    "alps.quality.MIDLINE_MM": 5.0,
+    "alps.quality.ORDER_MM": 3.0,
+    "alps.quality.ROBUST_DIFFERENCE": 0.08,
+    "alps.series.MAX_B_S_MM2": 3000.0,
+    "alps.series.FEW": 3,
+    "alps.series.SAME_B0": 0.85,
+    "alps.series.LOST_SIGNAL": 0.6,
+    "alps.series.MOST_LOST": 1 / 3,
+    "alps.series.MOST_LOW": 0.05,
     "bids.group.OUTLYING": 3.5,  # Iglewicz and Hoaglin 1993
     "qsm.change.MIN_OVERLAP": 0.9,
     "qsm.change.MAX_TILT_DEG": 12.0,
@@ -336,6 +352,10 @@ JUDGED_BY = {
         r"registration_correlation": "alps.quality.LIMITS.registration_correlation",
         r"registration_overlap": "alps.quality.LIMITS.registration_overlap",
         r"bvecs_z": "alps.quality.LIMITS.bvec_z",
+        r"bvecs_turn_deg": "alps.quality.LIMITS.bvec_turn_deg",
+        r"bvecs_turn_z": "alps.quality.TURN_Z",
+        r"bvecs_row_deg": "alps.quality.LIMITS.bvec_row_deg",
+        r"bvecs_row_b": "alps.quality.LIMITS.bvec_row_b",
         r"b_s_mm2": "alps.quality.LIMITS.b_s_mm2",
         r"n_directions": "alps.quality.STEADY_DIRECTIONS",
         r"alps_tract_restore": "alps.quality.ROBUST_DIFFERENCE",
@@ -372,7 +392,7 @@ MEASURED = {
 WORDS = (
     r"status|reasons|contrast|has_wmh_mask|registration|registration_model|bvecs_best|reference"
 )
-WORDS += r"|first_session|sources_status"
+WORDS += r"|first_session|shells|left_out|notes|sources_status"
 
 
 @pytest.mark.parametrize("method", JUDGED_BY)
