@@ -258,8 +258,7 @@ def ndi(
     Minimises :math:`\|W (e^{i D\chi} - e^{i f})\|^2 + \lambda \|\chi\|^2`, which does not mind a
     missed wrap.  Descent from zero would lead to another turn from a phase beyond pi: where the
     field's phase exceeds 3 rad, as at 7 T, it starts from the map of a phase scaled to that.
-    Descent fits the well-known frequencies first, so stopping early regularises
-    too; accelerated after Nesterov, with restarts, it takes a third of the iterations.
+    Descent fits the well-known frequencies first, so stopping early regularises too.
 
     Parameters
     ----------
@@ -344,8 +343,8 @@ def tv(
     r"""Invert with a penalty on the total variation, by alternating directions (ADMM).
 
     Minimises :math:`\frac12 \|W (D\chi - f)\|^2 + \lambda \|E\nabla\chi\|_1`.  With several
-    passes what the map has left of the field is added to f after each (Bregman iteration): the
-    contrast that the penalty took comes back before the noise does.
+    passes what the map has left of the field is added to f after each (Bregman iteration):
+    contrast comes back before noise does.
 
     Parameters
     ----------
@@ -353,18 +352,15 @@ def tv(
         As in `tkd`.
     weight
         Inverse standard deviation of the field, up to a factor; outside the mask it is unknown.
-        Where None, it counts the same everywhere and is zero outside: two transforms an iteration
-        instead of three.
+        Where None, it counts the same everywhere and is zero outside, which is faster.
     ball_mm
         Radius of the ball whose mean was subtracted from the field and not put back
-        (`pvsbook.qsm.background.smv`): the dipole kernel is then taken less its own ball mean,
-        and the field outside the mask counts as unknown.
+        (`pvsbook.qsm.background.smv`); the field outside the mask then counts as unknown.
     magnitude
         Image whose edges susceptibility is expected to share: the penalty is lifted at the
         steepest tenth of them (edge-weighted TV).
     regularisation
-        lambda, in ppm mm.  Larger: flatter and lower.  Below 5e-5 the steps are so small that the
-        tolerance must fall too.
+        lambda, in ppm mm.  Larger: flatter, lower.  Below 5e-5 the tolerance must fall too.
     tolerance
         When to stop: relative change of the map in an iteration.  By default 0.01, and 0.003 with
         a weight: the field outside, made from the map on the way, is slower to settle.
