@@ -17,7 +17,7 @@ import pytest
 from pvsbook import InputError, alps, images
 from pvsbook.atlas import registration
 from pvsbook.methods import by_name
-from pvsbook.qsm import change
+from pvsbook.qsm import _steps, change
 
 DEFAULTS = {
     "pvs.pipeline.measure": {"contrast": "t2", "registration": "affine"},
@@ -208,12 +208,6 @@ LIMITS = {
     "qsm.quality.RESIDUAL_RAD": 0.1,
     "qsm.pipeline.MAX_RESIDUAL_RAD": 0.2,
     "qsm.pipeline.MAX_DROPPED_SHARE": 0.2,
-    "qsm._steps.TV_OPTIONS": {
-        "regularisation": 8e-4,
-        "passes": 3,
-        "max_iterations": 14,
-        "tolerance": 0.003,
-    },
     "qsm._steps.RIM_MM": 2.0,
     "qsm.inversion.PASS_CHANGE": 0.1,
     "qsm.quality.DROPPED_SHARE": 0.02,
@@ -244,6 +238,15 @@ def test_the_limits_are_these(name):
     if isinstance(found, Mapping):  # warn, fail, and for some the words
         found = {key: tuple(limits[:2]) for key, limits in found.items()}
     assert found == LIMITS[name]
+
+
+def test_the_recipe_of_tv_after_lbv_is_this():
+    assert dict(_steps.TV_OPTIONS) == {
+        "regularisation": 8e-4,
+        "passes": 3,
+        "max_iterations": 14,
+        "tolerance": 0.003,
+    }
 
 
 def test_the_recipe_of_change_is_this():
