@@ -3,6 +3,7 @@
 ``--budget TABLE`` writes the loss budget of the page on background fields instead: the mean error
 of the nuclei as stage after stage takes its own input in place of the truth.  ``--masks`` grows
 and shrinks the tool's own mask by a voxel.
+With ``--change``, the change between two visits of `VISITS` by the recipe of `pvsbook run`.
 
 Three worlds: heads of `qsm_heads.py` (template maps or a drawn cortex), the same with the field
 and signal of qsm-forward (``pip install pvsbook[bench]``), and the package's own phantom.  The
@@ -16,8 +17,10 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -30,10 +33,9 @@ from pvsbook import qsm
 from pvsbook.atlas import deep_grey
 from pvsbook.phantoms.brain import pose
 from pvsbook.phantoms.gradient_echo import make_gre
-from pvsbook.qsm import background, inversion, pipeline
+from pvsbook.qsm import background, change, inversion, pipeline
 from pvsbook.qsm._solve import convolve, distance_inside, sphere, transfer_of
 from pvsbook.qsm.background import LocalField
-from pvsbook.qsm.change import SETTINGS
 from pvsbook.qsm.dipole import padded_shape
 from pvsbook.qsm.field import hz_to_ppm
 from pvsbook.qsm.harmonic import remove_harmonic
@@ -56,6 +58,9 @@ REPORTING: tuple[tuple[str, Look, tuple[float, float, float]], ...] = (
     ("qsm-forward", Look(65, (8, 0, 0), is_drawn=True), (1, 1, 1)),
     ("phantom", Look(4011, (-7, 3, 6)), (0.96, 1.05, 0.98)),
 )
+VISITS = {45, 43, 4001}, {62, 64, 4011}  # seeds: the error of pose was chosen on the first three
+CHANGES = (("caudate", 4.0), ("putamen", 2.0), ("posterior thalamus", -3.0))  # of the own heads
+PHANTOM_PPB = {"caudate": 49.0, "thalamus": 16.0}  # of the phantom, 4 more than at the first visit
 MIN_VOXELS = 8
 THALAMUS = ("anterior thalamus", "posterior thalamus", "thalamus", "pulvinar")  # not in the score
 
@@ -63,13 +68,16 @@ THALAMUS = ("anterior thalamus", "posterior thalamus", "thalamus", "pulvinar")  
 def make(
     kind: str, look: Look, scale: tuple[float, float, float], mirror: Path, voxel_mm: float
 ) -> Head:
-    """Simulate one head of a world."""
+    """Simulate one head of a world; with changes, its later visit."""
     if kind != "phantom":
         return {"own": scan, "qsm-forward": scan_qsm_forward}[kind](
             look, mirror, voxel_mm=voxel_mm
         )
     p = make_gre(
-        np.random.default_rng([look.seed, int(10 * sum(look.turn_deg)) % 997]),
+        np.random.default_rng(
+            [look.seed, int(10 * sum(look.turn_deg)) % 997, *([1] if look.change_ppb else [])]
+        ),
+        chi_ppb=PHANTOM_PPB if look.change_ppb else None,
         voxel_size_mm=voxel_mm, margin_mm=8.0, anatomy=np.random.default_rng(look.seed),
         mni_to_world=pose(look.turn_deg) @ np.diag([*scale, 1.0]),
     )  # fmt: skip
@@ -167,7 +175,9 @@ def chains() -> Mapping[str, Chain]:
         "RESHARP, TV": chain(without(background.resharp), unknown=False),
         "iSMV, TV": chain(without(ismv), unknown=True),
         "iSMV, TV, harmonic 6": chain(without(ismv), unknown=True, degree=6),
-        "SMV in TV": chain(without(background.smv), unknown=True, **SETTINGS["inversion_options"]),
+        "SMV in TV": chain(
+            without(background.smv), unknown=True, **change.SETTINGS["inversion_options"]
+        ),
     }
 
 
@@ -258,17 +268,106 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()
 
 
+def changes(
+    kind: str, look: Look, scale: tuple[float, float, float], mirror: Path, voxel_mm: float
+) -> Iterator[pd.DataFrame]:
+    """Measure a head's change in the same pose, and tilted by 8 degrees, as the command does.
+
+    ``off`` is from the true change of the nucleus, ``off_there`` from that of the true maps in the
+    regions that were measured (without what misplaced labels lose), ``given`` what the true
+    labels and the true pose give on the same maps.
+    """
+    x, y, z = look.turn_deg
+    tilted = (x + (-8 if x > 0 else 8), y, z)
+    poses = (look.turn_deg, look.turn_deg, tilted)
+    looks = [
+        replace(look, turn_deg=p, change_ppb=CHANGES if k else ()) for k, p in enumerate(poses)
+    ]
+    first, *later = (make(kind, one, scale, mirror, voxel_mm) for one in looks)
+    maps: dict[int, qsm.QsmResult] = {}
+
+    def once(gre: Any, **settings: Any) -> qsm.QsmResult:
+        if id(gre) not in maps:
+            maps[id(gre)] = qsm.reconstruct(gre, **settings)
+        return maps[id(gre)]
+
+    labels, table = deep_grey.nuclei()
+
+    def measure(later: Head, n_repeats: int) -> change.Change:
+        rng = np.random.default_rng(0)
+        return change.measure_visits(first.gre, later.gre, labels, table, rng, n_repeats=n_repeats)
+
+    with patch.object(change, "reconstruct", once):
+        for pose_of, head in zip(("same pose", "8 degrees"), later, strict=True):
+            found = measure(head, 1)
+            results = {id(h.gre): maps[id(h.gre)] for h in (first, head)}
+            given = [
+                _region_means(h, results[id(h.gre)].susceptibility.chi_ppm) for h in (first, head)
+            ]
+            for h in (first, head):
+                result = results[id(h.gre)]
+                truth = 1.0 * (h.chi_ppm - h.chi_ppm[h.brain].mean(dtype=np.float64))
+                maps[id(h.gre)] = replace(
+                    result, susceptibility=replace(result.susceptibility, chi_ppm=truth)
+                )
+            there = measure(head, 0).table["change_ppb"]  # of the true maps, in the same regions
+            maps |= results
+            true = _region_means(head, head.chi_ppm) - _region_means(first, first.chi_ppm)
+            # NaN for thalamus and pulvinar of the own heads, which divide it otherwise
+            rows = found.table.assign(head=first.name, pose=pose_of, status=found.status)
+            rows["true_ppb"] = true.reindex(rows["region"]).to_numpy()
+            rows["off_ppb"] = rows["change_ppb"] - rows["true_ppb"]
+            rows["off_there_ppb"] = rows["change_ppb"] - there
+            for name in ("off", "off_there"):
+                off = rows[f"{name}_ppb"]
+                rows[f"held_{name}"] = (off.abs() < 1.96 * rows["error_ppb"]).where(off.notna())
+            off = (given[1] - given[0] - true).abs()
+            rows["given_mean_ppb"], rows["given_max_ppb"] = off.mean(), off.max()
+            yield rows
+
+
+def mean_size(off_ppb: pd.Series) -> float:
+    """Return the mean absolute error."""
+    return float(off_ppb.abs().mean())
+
+
+def _region_means(head: Head, chi_ppm: NDArray) -> pd.Series:
+    """Return the mean of each true nucleus less that of the brain, in ppb."""
+    names = dict.fromkeys(head.nuclei.values())
+    numbers = {n: [k for k, other in head.nuclei.items() if other == n] for n in names}
+    brain = chi_ppm[head.brain].mean(dtype=np.float64)
+    means = {n: chi_ppm[np.isin(head.labels, k)].mean(dtype=np.float64) - brain
+             for n, k in numbers.items()}  # fmt: skip
+    return 1e3 * pd.Series(means)
+
+
 def main() -> None:
     """Print a row per head and method, then the summary."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("mirror", type=Path, help="folder with atlas_tian")
     parser.add_argument("--report", action="store_true", help="heads that chose nothing")
+    parser.add_argument("--change", action="store_true", help="two visits of a few heads")
     parser.add_argument("--voxel-mm", type=float, default=2.0)
     parser.add_argument("--only", nargs="+", default=list(chains()))
     parser.add_argument("--budget", type=Path, help="table to write")
     parser.add_argument("--masks", action="store_true")
     given = parser.parse_args()
     pd.set_option("display.width", 220, "display.max_columns", 20, "display.max_rows", 500)
+    if given.change:
+        seeds = VISITS[given.report]
+        chosen = [h for h in (REPORTING if given.report else CHOOSING) if h[1].seed in seeds]
+        every = [f for h in chosen for f in changes(*h, given.mirror, given.voxel_mm)]
+        frame = pd.concat(every)
+        print(frame.round(2).to_string(index=False))
+        print(
+            frame.groupby(["head", "pose"], sort=False).agg(
+                n=("off_ppb", "count"), off=("off_ppb", mean_size),
+                off_there=("off_there_ppb", mean_size), error=("error_ppb", "mean"),
+                held=("held_off", "mean"), held_there=("held_off_there", "mean"),
+                given=("given_mean_ppb", "first"), given_max=("given_max_ppb", "first"),
+            ).astype(float).round(2)
+        )  # fmt: skip
+        return
     found: list[dict[str, Any]] = []
     for kind, look, scale in REPORTING if given.report else CHOOSING:
         head = make(kind, look, scale, given.mirror, given.voxel_mm)

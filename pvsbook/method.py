@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pvsbook._errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
     from pvsbook import images
@@ -248,6 +249,9 @@ class Method:
     pair
         Makes the inputs of a comparison: ``pair(first, later, first_session)``, of what
         `compares` found at the visits.
+    trend, trend_columns_at
+        Of one that compares: ``trend([(years, row), ...])`` makes a table of change per year, from
+        the rows of a person's later visits; where its dictionary of columns lies.
     shares
         Options that are the scanner's, and so hold for `compares` and this method alike.
     core, kept_back
@@ -273,6 +277,8 @@ class Method:
     settle: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     compares: str = ""
     pair: Callable[[Any, Any, str], Any] | None = None
+    trend: Callable[[Any], pd.DataFrame] | None = None
+    trend_columns_at: str = ""
     shares: tuple[str, ...] = ()
     core: str = ""
     kept_back: Mapping[str, str] = field(default_factory=dict)
@@ -280,8 +286,12 @@ class Method:
     @cached_property
     def columns(self) -> Columns:
         """What each column of a row means."""
-        module, _, name = self.columns_at.rpartition(".")
-        return getattr(import_module(module), name)
+        return _load(self.columns_at)
+
+    @property
+    def trend_columns(self) -> Columns:
+        """What each column of the table of change per year means."""
+        return _load(self.trend_columns_at)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -326,6 +336,11 @@ class Method:
                 self.validate({**{o.name: o.default for o in self.options}, **settings})
             except InputError as error:
                 raise InputError(f"{where}: {self.name}: {error}") from error
+
+
+def _load(place: str) -> Columns:
+    module, _, name = place.rpartition(".")
+    return getattr(import_module(module), name)
 
 
 def describe_columns(*rows: tuple[str, ...]) -> dict[str, dict[str, str]]:

@@ -102,7 +102,11 @@ def html_page(
 
 
 def person_page(
-    title: str, *, summary: str, visits: Sequence[tuple[str, Sequence[Sequence[Any]]]]
+    title: str,
+    *,
+    summary: str,
+    visits: Sequence[tuple[str, Sequence[Sequence[Any]]]],
+    trends: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Render the page of one participant, with links to the pages of the scans.
 
@@ -113,6 +117,8 @@ def person_page(
     visits
         Pairs of a visit's name and its rows: method, outcome, quality, result, what to know.  A
         cell that is a mapping of ``text`` and ``href`` becomes a link.
+    trends
+        Tables over all visits: ``title``, ``head`` and ``rows``.
 
     Returns
     -------
@@ -126,7 +132,7 @@ def person_page(
     >>> '<a href="sub-1/a.html">alps</a>' in page
     True
     """
-    return render("participant.html", title, summary=summary, visits=visits)
+    return render("participant.html", title, summary=summary, visits=visits, trends=trends)
 
 
 def group_page(

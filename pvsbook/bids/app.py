@@ -17,6 +17,7 @@ from pvsbook import methods as registry
 from pvsbook._errors import InputError
 from pvsbook._version import __version__
 from pvsbook._yaml import read_yaml
+from pvsbook.bids._trends import trend
 from pvsbook.bids.inputs import BidsFolder, Measurement
 from pvsbook.method import Method
 from pvsbook.visit import Found
@@ -236,7 +237,7 @@ def run_participants(
             ended[label].append((measurement, record))
             waiting[label] -= 1
             if not waiting[label]:
-                _write_participant(top, label, ended.pop(label))
+                _write_participant(top, folder.root, label, ended.pop(label))
             yield record
     finally:
         for handler in log.handlers[:]:
@@ -275,7 +276,7 @@ def _log_record(log: logging.Logger, record: jobs.Record) -> None:
 
 
 def _write_participant(
-    top: Path, label: str, ended: list[tuple[Measurement, jobs.Record]]
+    top: Path, root: Path, label: str, ended: list[tuple[Measurement, jobs.Record]]
 ) -> None:
     """Write the page of a participant, with visits and methods of earlier runs."""
     titles = {method.name: method.title for method in registry.ALL}
@@ -295,8 +296,26 @@ def _write_participant(
         visits.append((session or "only visit", rows))
     count = Counter(record.status for _, record in ended)
     summary = "; ".join(f"{n} {status}" for status, n in sorted(count.items()))
-    page = report.person_page(label, summary=f"Scans: {summary}.", visits=visits)
+    trends = [_trend(m, root, label, ended) for m in registry.ALL if m.trend is not None]
+    page = report.person_page(
+        label, summary=f"Scans: {summary}.", visits=visits, trends=[t for t in trends if t]
+    )
     jobs.write_page(page, top / f"{label}.html")
+
+
+def _trend(
+    method: Method, root: Path, label: str, ended: list[tuple[Measurement, jobs.Record]]
+) -> dict[str, Any]:
+    """Make the table of change per year for a page; nothing where no three visits were there."""
+    if sum(m.method == method.name for m, _ in ended) < 2:
+        return {}
+    table = trend(method, root, label, ended)
+    shown = table.dropna(axis="columns", how="all")
+    rows = [
+        [f"{v:.3g}" if isinstance(v, float) else v for v in row]
+        for row in shown.astype(object).where(shown.notna(), "").to_numpy().tolist()
+    ]
+    return {"title": f"{method.title} per year", "head": list(shown.columns), "rows": rows}
 
 
 def link_to_page(text: str, result: Mapping[str, Any]) -> Any:

@@ -20,6 +20,7 @@ from pvsbook import derivatives, images, jobs, report
 from pvsbook import methods as registry
 from pvsbook._errors import InputError
 from pvsbook.bids import app
+from pvsbook.bids._trends import trend
 from pvsbook.bids.inputs import BidsFolder, Measurement
 from pvsbook.figures import people
 from pvsbook.method import Method
@@ -142,9 +143,11 @@ def summarise(
     rows: dict[str, list[dict[str, Any]]] = {}
     links: dict[str, list[str]] = {}
     reasons: dict[str, list[str]] = {}
+    ended: dict[str, list[tuple[Measurement, jobs.Record | None]]] = {}
     for measurement, task in app.plan(folder, settings or {}):
         name, key = measurement.name, measurement.method
         record = _current(task, jobs.read_record(top, name), top)
+        ended.setdefault(measurement.participant, []).append((measurement, record))
         notes = measurement.found.notes
         if isinstance(task, jobs.Record) and record is not None and record.status == "done":
             notes = (*notes, f"measured before; now {task.reason}")
@@ -160,7 +163,9 @@ def summarise(
             f"{out}: nothing has been measured there with these files and settings; run the "
             "participant level first, with the same --settings"
         )
-    for name in ("group.html", *(f"group_{key}.{e}" for key in rows for e in ("tsv", "json"))):
+    trended = [key for key in rows if registry.by_name(key).trend is not None]
+    names = [*rows, *(f"{key}slopes" for key in trended)]
+    for name in ("group.html", *(f"group_{key}.{e}" for key in names for e in ("tsv", "json"))):
         jobs.check_page(top / name)
     derivatives.describe(top)
     tables, files, sections = {}, [], []
@@ -168,7 +173,11 @@ def summarise(
         method = registry.by_name(name)
         table, z = _table(folder, method, entries)
         tables[name] = table
-        files += _write(top, folder, method, table)
+        files += _write(top, folder, method.name, method.columns, table)
+        if method.trend is not None:
+            people_of = {p: trend(method, folder.root, p, pairs) for p, pairs in ended.items()}
+            slopes = pd.concat(people_of, names=["participant_id"]).reset_index(level=0)
+            files += _write(top, folder, f"{name}slopes", method.trend_columns, slopes)
         sections.append(_section(method, table, z, links[name], reasons[name]))
     page = report.group_page(
         "All participants",
@@ -265,19 +274,25 @@ def _drawn(method: Method, table: pd.DataFrame) -> dict[str, str]:
     return {c: label for c, label in method.key_columns.items() if c in table}
 
 
-def _write(top: Path, folder: BidsFolder, method: Method, table: pd.DataFrame) -> list[Path]:
-    """Write a table as TSV, and beside it what its columns mean."""
+def _write(
+    top: Path,
+    folder: BidsFolder,
+    method: str,
+    columns: Mapping[str, Mapping[str, Any]],
+    table: pd.DataFrame,
+) -> list[Path]:
+    """Write the table of a method as TSV, and beside it what its columns mean."""
     meanings: dict[str, Mapping[str, Any]] = {}
     for name in map(str, table.columns):
         key = name if name in OWN else name.removeprefix("participant_")
         meanings[name] = (
             OWN.get(name)
-            or method.columns.get(name)
+            or columns.get(name)
             or folder.columns.get(key)
             or {"Description": "from participants.tsv"}
         )
     text = table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n")
-    path = jobs.write_page(text, top / f"group_{method.name}.tsv")
+    path = jobs.write_page(text, top / f"group_{method}.tsv")
     jobs.write_page(_json(meanings), path.with_suffix(".json"))
     return [path]
 

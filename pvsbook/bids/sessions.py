@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pvsbook import images
 from pvsbook.visit import natural
 
-__all__ = ["order_sessions", "read_participants", "shorten"]
+__all__ = ["order_sessions", "read_participants", "shorten", "years_since_first"]
 
 EARLY = ("pre", "baseline", "base", "bl", "before", "first", "initial", "screening")
 LATE = ("post", "followup", "fu", "after", "last", "final")
@@ -26,62 +27,96 @@ def order_sessions(top: Path, person: str, sessions: Sequence[str]) -> tuple[lis
     sessions = sorted(set(sessions), key=natural)
     if len(sessions) < 2:
         return sessions, ""
-    for name, times in (
-        ("sessions.tsv", _session_times(top, person)),
-        ("scans.tsv", _scan_times(top, person, sessions)),
-    ):
-        known = [times.get(session) for session in sessions]
-        if all(known) and len(set(known)) == len(known):
-            return sorted(sessions, key=lambda session: times[session]), f"acq_time of {name}"
+    when, by = _when(top, person, sessions)
+    if when:
+        return sorted(sessions, key=when.__getitem__), by
     words = [session.removeprefix("ses-").casefold() for session in sessions]
     early = [s for s, w in zip(sessions, words, strict=True) if w.startswith(EARLY)]
     late = [s for s, w in zip(sessions, words, strict=True) if w.startswith(LATE)]
     if len(sessions) == 2 and len(early) == len(late) == 1:
-        return [*early, *late], "the words of their labels (no acq_time for all of them)"
+        return [*early, *late], "the words of their labels (no acq_time or age for all of them)"
     others = [s for s in sessions if s not in early]
     kinds = {re.sub(r"\d+", "#", s.casefold()) for s in others}
     if len(early) == 1 and len(kinds) == 1 and "#" in min(kinds):
-        return [*early, *others], "the words and numbers of their labels (no acq_time for all)"
+        return [
+            *early,
+            *others,
+        ], "the words and numbers of their labels (no acq_time or age for all)"
     if len({re.sub(r"\d+", "#", word) for word in words}) == 1 and re.search(r"\d", words[0]):
-        return sessions, "the numbers of their labels (no acq_time for all of them)"
+        return sessions, "the numbers of their labels (no acq_time or age for all of them)"
     return sessions, (
-        "the letters of their labels, which may not be that of time; give acq_time for all of "
-        "them in sub-*_sessions.tsv"
+        "the letters of their labels, which may not be that of time; give acq_time, or age, for "
+        "all of them in sub-*_sessions.tsv"
     )
 
 
-def _session_times(top: Path, person: str) -> dict[str, pd.Timestamp]:
-    return _times(
-        top / person / f"{person}_sessions.tsv",
-        "session_id",
-        lambda label: f"ses-{label.strip().removeprefix('ses-')}",
-    )
+def years_since_first(
+    top: Path, person: str, sessions: Sequence[str]
+) -> tuple[dict[str, float], str]:
+    """Return how many years after the earliest visit each one was, and by what.
+
+    Nothing where the times of some visits are not known, or two are the same.
+    """
+    when, by = _when(top, person, sessions)
+    return {session: years - min(when.values()) for session, years in when.items()}, by
 
 
-def _scan_times(top: Path, person: str, sessions: Sequence[str]) -> dict[str, pd.Timestamp]:
+def _when(top: Path, person: str, sessions: Sequence[str]) -> tuple[dict[str, float], str]:
+    """Find the time of all visits in one table, in years from any origin; say which."""
+    ages = _read_column(top / person / f"{person}_sessions.tsv", "session_id", "age", _ages)
+    for by, times in (
+        ("acq_time of sessions.tsv", _session_times(top, person)),
+        ("acq_time of scans.tsv", _scan_times(top, person, sessions)),
+        ("age of sessions.tsv", {_session(label): age for label, age in ages.items()}),
+    ):
+        known = {session: times[session] for session in sessions if session in times}
+        if len(set(known.values())) == len(set(sessions)):
+            return known, by
+    return {}, ""
+
+
+def _session(label: str) -> str:
+    return f"ses-{label.strip().removeprefix('ses-')}"
+
+
+def _session_times(top: Path, person: str) -> dict[str, float]:
+    times = _read_column(top / person / f"{person}_sessions.tsv", "session_id", "acq_time", _years)
+    return {_session(label): time for label, time in times.items()}
+
+
+def _scan_times(top: Path, person: str, sessions: Sequence[str]) -> dict[str, float]:
     """Take the earliest scan of each session."""
     earliest = {}
     for session in sessions:
         table = top / person / session / f"{person}_{session}_scans.tsv"
-        times = _times(table, "filename", lambda name: name)
+        times = _read_column(table, "filename", "acq_time", _years)
         if times:
             earliest[session] = min(times.values())
     return earliest
 
 
-def _times(path: Path, column: str, clean: Callable[[str], str]) -> dict[str, pd.Timestamp]:
-    """Read ``acq_time`` by a column; nothing where the table is absent or holds none."""
+def _years(stamps: pd.Series) -> pd.Series:
+    times = pd.to_datetime(stamps.str.strip(), errors="coerce", format="ISO8601", utc=True)
+    return (times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=365.25)
+
+
+def _ages(texts: pd.Series) -> pd.Series:
+    return pd.to_numeric(texts.str.strip(), errors="coerce")
+
+
+def _read_column(
+    path: Path, labels: str, column: str, read: Callable[[pd.Series], pd.Series]
+) -> dict[str, float]:
+    """Read numbers of a column by label; nothing where the table is absent or holds none."""
     if not path.is_file():  # a pipe would keep its reader waiting
         return {}
     try:
         table = pd.read_csv(path, sep="\t", dtype=str, na_values="n/a", encoding="utf-8-sig")
-        stamps = table["acq_time"].str.strip()
-        times = pd.to_datetime(stamps, errors="coerce", format="ISO8601", utc=True)
-        labels = table[column].map(clean)
+        values, names = read(table[column]), table[labels].map(str)
     except (OSError, ValueError, KeyError, AttributeError):
         return {}
-    known = zip(labels, times, strict=True)
-    return {str(label): time for label, time in known if not pd.isna(time)}
+    known = zip(names, values, strict=True)
+    return {name: float(value) for name, value in known if np.isfinite(value)}
 
 
 def shorten(names: Sequence[str]) -> str:

@@ -61,7 +61,7 @@ def distributions(
 
 
 def change(table: pd.DataFrame) -> Figure:
-    """Draw the change of each nucleus with its 95 % interval of thermal noise.
+    """Draw the change of each nucleus with its 95 % interval of all its errors.
 
     Parameters
     ----------

@@ -6,17 +6,14 @@ from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
-from dipy.align.imaffine import AffineRegistration, MutualInformationMetric
-from dipy.align.transforms import RigidTransform3D
 from nibabel.affines import apply_affine, from_matvec
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg, ndimage
 
 from pvsbook import images
+from pvsbook.atlas.registration import rigid_between
 
-__all__ = ["Alignment", "align_visits", "halve"]
-
-ALIGN_MM = 3.0  # of the grid on which visits are aligned
+__all__ = ["Alignment", "align_visits"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +53,8 @@ def align_visits(
 ) -> Alignment:
     """Align two visits of one participant rigidly, by mutual information of masked images.
 
+    It is `pvsbook.atlas.registration.rigid_between`, from where the brains' centres meet.
+
     Parameters
     ----------
     first, second
@@ -80,67 +79,24 @@ def align_visits(
     >>> bool(same.rotation_deg < 0.5 and same.overlap > 0.98)
     True
     """
-    small = [_reduce(i, m) for i, m in ((first, first_mask), (second, second_mask))]
-    centres = [_centre_mm(*pair) for pair in small]
+    inside = [ndimage.binary_fill_holes(np.asarray(m, bool)) for m in (first_mask, second_mask)]
+    brains = [
+        images.make(images.array(image) * mask, image.affine)
+        for image, mask in zip((first, second), inside, strict=True)
+    ]
+    centres = [
+        apply_affine(image.affine, ndimage.center_of_mass(mask))
+        for image, mask in zip((first, second), inside, strict=True)
+    ]
     start = from_matvec(np.eye(3), centres[1] - centres[0])
-    registration = AffineRegistration(
-        metric=MutualInformationMetric(nbins=32),
-        level_iters=[200, 100],
-        sigmas=[2.0, 0.0],
-        factors=[2, 1],
-        verbosity=0,
-    )
-    (static, static_affine), (moving, moving_affine) = small
-    matrix = registration.optimize(
-        static,
-        moving,
-        RigidTransform3D(),
-        None,
-        static_grid2world=static_affine,
-        moving_grid2world=moving_affine,
-        starting_affine=start,
-    ).affine
+    matrix = rigid_between(brains[0], brains[1], start=start)
     angle = np.degrees(np.arccos(np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1)))
     first_to_second_voxel = np.linalg.inv(second.affine) @ matrix @ first.affine
     second_inside = ndimage.affine_transform(
-        np.asarray(second_mask, np.uint8), first_to_second_voxel[:3, :3],
+        inside[1].astype(np.uint8), first_to_second_voxel[:3, :3],
         first_to_second_voxel[:3, 3],
         output_shape=first.shape, order=0,
     ).astype(bool)  # fmt: skip
-    first_inside = np.asarray(first_mask, bool)
-    both = (first_inside & second_inside).sum()
-    overlap = 2 * both / (first_inside.sum() + second_inside.sum())
+    both = (inside[0] & second_inside).sum()
+    overlap = 2 * both / (inside[0].sum() + second_inside.sum())
     return Alignment(np.asarray(matrix, np.float64), float(overlap), float(angle))
-
-
-def _reduce(
-    image: nib.Nifti1Image, mask: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Smooth a masked image and keep every second or third voxel; return it and its affine."""
-    size = images.voxel_size_mm(image)
-    step = np.maximum(np.round(ALIGN_MM / size), 1).astype(int)
-    inside = np.asarray(mask, bool)
-    values = images.array(image) * inside
-    values /= np.quantile(values[inside], 0.98)
-    smooth = ndimage.gaussian_filter(values, 0.4 * (step - 1))
-    affine = image.affine @ np.diag([*step, 1.0])
-    coarse = smooth[:: step[0], :: step[1], :: step[2]]
-    return np.clip(coarse, 0, 1.5).astype(np.float64), affine
-
-
-def _centre_mm(values: NDArray, affine: NDArray) -> NDArray[np.float64]:
-    return apply_affine(affine, ndimage.center_of_mass(values))
-
-
-def halve(
-    image: nib.Nifti1Image, mask: NDArray[np.bool_]
-) -> tuple[nib.Nifti1Image, NDArray[np.bool_]]:
-    """Average blocks of eight voxels of a scan, and their mask: enough to align two visits by."""
-    even = tuple(slice(n - n % 2) for n in image.shape)
-
-    def blocks(values: NDArray) -> NDArray[np.float32]:
-        x, y, z = (n // 2 for n in image.shape)
-        return values[even].reshape(x, 2, y, 2, z, 2).mean(axis=(1, 3, 5), dtype=np.float32)
-
-    affine = image.affine @ from_matvec(2 * np.eye(3), np.full(3, 0.5))
-    return images.make(blocks(images.array(image)), affine), blocks(mask) >= 0.5

@@ -10,7 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from pvsbook import images
 from pvsbook._errors import InputError
@@ -19,14 +19,21 @@ from pvsbook.atlas.registration import (
     MIN_CORRELATION,
     is_placed,
     register_to_mni,
-    resample_labels,
 )
 from pvsbook.derivatives import Writer
 from pvsbook.method import describe_columns
+from pvsbook.qsm._change_error import (
+    REGISTRATION_MM,
+    Visit,
+    errors_ppb,
+    in_both,
+    region_points,
+)
 from pvsbook.qsm._visits import compare_protocols, compare_signs, one_scan
-from pvsbook.qsm.alignment import Alignment, align_visits, halve
+from pvsbook.qsm.alignment import Alignment, align_visits
+from pvsbook.qsm.nuclei import PLACEMENT_MM, contrast_flag, contrast_ppb
 from pvsbook.qsm.pipeline import QsmResult, reconstruct
-from pvsbook.qsm.regions import measure_regions, noise_ppb
+from pvsbook.qsm.regions import noise_of
 
 __all__ = [
     "COLUMNS",
@@ -56,19 +63,25 @@ MAX_TILT_DEG = 12.0
 REGION_COLUMNS = describe_columns(
     ("region", "name of the nucleus"),
     ("side", "left or right"),
+    ("atlas", "Melbourne (Tian et al. 2020), or schematic: simple shapes of our own"),
     ("first_ppb", "mean susceptibility at the first visit", "ppb"),
     ("second_ppb", "mean susceptibility at the second visit", "ppb"),
     ("change_ppb", "second less first", "ppb"),
-    ("error_ppb", "standard error from thermal noise of both", "ppb"),
+    ("error_ppb", "standard error of the change: the four below together", "ppb"),
+    ("noise_error_ppb", "from thermal noise of both visits", "ppb"),
+    ("placement_error_ppb",
+     f"from labels {PLACEMENT_MM:g} mm off at both visits alike (SD along each axis)", "ppb"),
+    ("registration_error_ppb",
+     f"from visits aligned {REGISTRATION_MM:g} mm off (SD along each axis)", "ppb"),
+    ("pose_error_ppb", "from what background, inversion and misplaced labels leave, more where "
+     "the head lay differently in the field: as found on simulated heads", "ppb"),
     ("median_change_ppb", "change of the median", "ppb"),
     ("first_sd_ppb", "spread over voxels, first visit", "ppb"),
     ("second_sd_ppb", "spread over voxels, second visit", "ppb"),
-    ("first_n", "voxels measured, first visit"),
-    ("second_n", "voxels measured, second visit"),
-    ("first_volume_mm3", "volume of the label, first visit", "mm3"),
-    ("second_volume_mm3", "volume of the label, second visit", "mm3"),
+    ("n_voxels", "voxels measured, of the size of the first visit's"),
+    ("volume_mm3", "volume measured, the same at both visits", "mm3"),
     ("is_control", "region that is not expected to change"),
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +104,8 @@ class Change:
     registration_correlation
         Of the first visit with the template; NaN where `measure_change` was given the labels'
         place.
+    contrast_ppb
+        Pallidum less white matter at the first visit; NaN as above.
     first_session
         Label of the first visit.
     """
@@ -101,6 +116,7 @@ class Change:
     reasons: tuple[str, ...]
     is_supported: bool = True
     registration_correlation: float = float("nan")
+    contrast_ppb: float = float("nan")
     first_session: str = "first"
 
     @property
@@ -118,6 +134,7 @@ class Change:
             "rotation_deg": self.alignment.rotation_deg,
             "tilt_difference_deg": self.tilt_difference_deg,
             "registration_correlation": self.registration_correlation,
+            "pallidum_contrast_ppb": self.contrast_ppb,
         }
         for r in self.table.to_dict("records"):
             name = deep_grey.column(r["region"], r["side"])
@@ -197,10 +214,7 @@ def measure_visits(
     _check_control(control, table)
     results = [reconstruct(gre, **settings) for gre in (first, second)]
     last = [images.make(gre.magnitude[..., -1], gre.affine) for gre in (first, second)]
-    (one, one_mask), (two, two_mask) = (
-        halve(image, result.mask) for image, result in zip(last, results, strict=True)
-    )
-    alignment = align_visits(one, two, one_mask, two_mask)
+    alignment = align_visits(last[0], last[1], results[0].mask, results[1].mask)
     brain = images.make(np.asarray(results[0].mask, np.uint8), first.affine)
     to_mni = register_to_mni(last[0], contrast="t2", mask=brain, start=start)
     change = measure_change(
@@ -218,14 +232,20 @@ def measure_visits(
     change = replace(
         change, registration_correlation=to_mni.correlation, first_session=first_session
     )
-    same = one_scan(first, second)
-    if is_placed(to_mni) and not same:
+    reason = one_scan(first, second)
+    if not reason and not is_placed(to_mni):
+        reason = (
+            "registration: the first visit correlates with the template by "
+            f"{to_mni.correlation:.2f} (limit {MIN_CORRELATION['t2']}), so the nuclei cannot be "
+            "placed; check the orientation in the header and the field of view"
+        )
+    if not reason and change.is_supported and "pallidum" in set(table["region"]):
+        contrast = contrast_ppb(first, results[0], labels, table, to_mni)
+        change = replace(change, contrast_ppb=contrast)
+        doubt = contrast_flag(contrast)
+        reason = f"{doubt.code}: {doubt.message}" if doubt else ""
+    if not reason:
         return change
-    reason = same or (
-        f"registration: the first visit correlates with the template by {to_mni.correlation:.2f} "
-        f"(limit {MIN_CORRELATION['t2']}), so the nuclei cannot be placed; check the orientation "
-        "in the header and the field of view"
-    )
     return replace(
         change,
         table=_without_numbers(change.table),
@@ -249,6 +269,9 @@ def measure_change(
 ) -> Change:
     """Measure the change of each region, on each visit's own grid.
 
+    Labels are carried to each visit, and every voxel counts by the share of it that the label
+    holds, so that both visits are measured in one region of the head.
+
     Parameters
     ----------
     first, second
@@ -271,7 +294,8 @@ def measure_change(
     control
         Region that is not expected to change; its change is a measure of the pair.
     erode
-        Voxels taken off each label.  Without it, a shift of half a voxel shows as change.
+        Voxels of the label image taken off each label, 1 mm each for the atlases here.  Without
+        it, a shift of half a millimetre shows as change.
     n_repeats
         As in `pvsbook.qsm.regions.noise_ppb`.
 
@@ -294,33 +318,41 @@ def measure_change(
         )
     _check_control(control, table)
     to_halfway = alignment.first_to_halfway, alignment.second_to_halfway
-    measured, errors = [], []
-    for (gre, result), matrix in zip((first, second), to_halfway, strict=True):
-        to_world = np.linalg.inv(matrix) @ np.asarray(labels_to_halfway, float)
-        native = resample_labels(labels, to_world, result.mask.shape, result.affine)
-        chi, known = result.susceptibility.chi_ppm, result.local_field.mask
-        measured.append(measure_regions(chi, native, table, known, gre.voxel_size_mm, erode=erode))
-        errors.append(noise_ppb(gre, result, native, table, rng, n_repeats=n_repeats, erode=erode))
+    to_world = [np.linalg.inv(m) @ np.asarray(labels_to_halfway, float) for m in to_halfway]
+    points, point_mm3 = region_points(labels, table, erode)
+    visits = [Visit(r, matrix, point_mm3) for r, matrix in zip(results, to_world, strict=True)]
+    points = in_both(visits, points)
+    measured, noise = [], []
+    for (gre, result), visit in zip((first, second), visits, strict=True):
+
+        def measure(chi_ppm: NDArray, visit: Visit = visit) -> pd.DataFrame:
+            return visit.measure(chi_ppm, points)
+
+        measured.append(measure(visit.chi_ppm))
+        noise.append(noise_of(gre, result, measure, rng, n_repeats))
+    moved = [visit.moved_ppb(points) for visit in visits]
     one, two = measured
+    tilt = tilt_deg(alignment)
+    errors = errors_ppb(noise, moved, tilt)
+    scale = point_mm3 * abs(np.linalg.det(to_world[0][:3, :3]))
     rows = pd.DataFrame(
         {
-            "region": one["region"],
-            "side": one["side"],
+            "region": table["region"].to_numpy(),
+            "side": table["side"].to_numpy(),
+            "atlas": table["atlas"].to_numpy() if "atlas" in table else None,
             "first_ppb": one["mean_ppb"],
             "second_ppb": two["mean_ppb"],
             "change_ppb": two["mean_ppb"] - one["mean_ppb"],
-            "error_ppb": np.hypot(*errors),
+            "error_ppb": np.linalg.norm(list(errors.values()), axis=0),
+            **errors,
             "median_change_ppb": two["median_ppb"] - one["median_ppb"],
             "first_sd_ppb": one["sd_ppb"],
             "second_sd_ppb": two["sd_ppb"],
-            "first_n": one["n_voxels"],
-            "second_n": two["n_voxels"],
-            "first_volume_mm3": one["volume_mm3"],
-            "second_volume_mm3": two["volume_mm3"],
-            "is_control": one["region"] == control,
+            "n_voxels": one["n_voxels"],
+            "volume_mm3": [len(p) * scale for p in points],
+            "is_control": table["region"].to_numpy() == control,
         }
     )
-    tilt = _tilt_deg(alignment)
     unsupported = tuple(
         f"{name} visit: {step} is not supported, so its change is not a measurement"
         for name, result in zip(("first", "second"), results, strict=True)
@@ -346,7 +378,7 @@ def _check_control(control: str | None, table: pd.DataFrame) -> None:
         raise InputError(f"control: {control!r} is not a region of the table")
 
 
-def _tilt_deg(alignment: Alignment) -> float:
+def tilt_deg(alignment: Alignment) -> float:
     """Return the angle between the fields, scanner z in both visits, as the head saw them."""
     return float(np.degrees(np.arccos(np.clip(alignment.first_to_second[2, 2], -1, 1))))
 
@@ -360,8 +392,8 @@ def _doubts(
         reasons.append(f"overlap: the aligned brains share {100 * alignment.overlap:.0f} %")
     if tilt > MAX_TILT_DEG:
         reasons.append(
-            f"tilt: the head lay {tilt:.0f} degrees differently in the field; change by less than "
-            "about 3 ppb may be tilt"
+            f"tilt: the head lay {tilt:.0f} degrees differently in the field, more than the error "
+            "of pose was tried at; compare with a visit in a like pose"
         )
     misfit = [float(np.percentile(r.field.residual_rad[r.mask], 95)) for r in results]
     if max(misfit) > 1.5 * min(misfit):
@@ -386,6 +418,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
     ("rotation_deg", "rotation between the visits; no limit: see tilt_difference_deg", "deg"),
     ("tilt_difference_deg", "angle between the static fields as the head saw them", "deg"),
     ("registration_correlation", "correlation of the first visit with the template"),
+    ("pallidum_contrast_ppb", "pallidum less white matter at the first visit", "ppb"),
     *(
         row
         for _, region, side in deep_grey.table().itertuples(index=False)
@@ -393,7 +426,8 @@ COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
         for row in (
             (f"{name}_change_ppb", f"change of {region}, {side}: later visit minus first", "ppb"),
             (f"{name}_error_ppb",
-             f"standard error of that from thermal noise, {region}, {side}", "ppb"),
+             f"its standard error from noise, placement, registration and pose, {region}, {side}",
+             "ppb"),
         )
     ),
 )  # fmt: skip

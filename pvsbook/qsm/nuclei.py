@@ -225,14 +225,34 @@ def measure_nuclei(
     for column, name in (("mean_csf_ppb", "CSF"), ("mean_white_ppb", "white matter")):
         rows[column] = rows["mean_ppb"] + 1e3 * result.susceptibility.value_ppm - zeros[name]
     contrast = float(rows.loc[rows["region"] == "pallidum", "mean_white_ppb"].mean())
-    if not contrast >= MIN_CONTRAST_PPB:
-        return replace(without([_contrast_flag(contrast)], found), contrast_ppb=contrast)
+    if doubt := contrast_flag(contrast):
+        return replace(without([doubt], found), contrast_ppb=contrast)
     result = replace(result, references=references)
     return Nuclei(result, rows[list(REGION_COLUMNS)], native, found, contrast, **pictures)
 
 
-def _contrast_flag(contrast_ppb: float) -> Flag:
+def contrast_ppb(
+    gre: images.Gre,
+    result: QsmResult,
+    labels: nib.Nifti1Image,
+    table: pd.DataFrame,
+    found: Registration,
+) -> float:
+    """Return pallidum less white matter, to see whether the nuclei lie where they should."""
+    native = _place(labels, found, result, (0.0, 0.0, 0.0))
+    known = result.local_field.mask
+    pallidum = np.isin(native, table.loc[table["region"] == "pallidum", "label"]) & known
+    white = _white_matter(gre, found) & known
+    if not pallidum.any() or not white.any():
+        return float("nan")
+    chi = 1e3 * result.susceptibility.chi_ppm.astype(np.float64)
+    return float(chi[pallidum].mean() - chi[white].mean())
+
+
+def contrast_flag(contrast_ppb: float) -> Flag | None:
     """Say why a pallidum that does not stand out from white matter is not believed."""
+    if contrast_ppb >= MIN_CONTRAST_PPB:
+        return None
     if np.isnan(contrast_ppb):
         return Flag("nuclei", "the pallidum or white matter lies outside the map, so nothing says "
                     "that the nuclei lie where they should")  # fmt: skip
@@ -331,13 +351,18 @@ def _placement_ppb(
     return np.sqrt(variance)
 
 
+def _white_matter(gre: images.Gre, found: Registration) -> NDArray[np.bool_]:
+    """Place the white matter of the template on the grid of a scan, shape (x, y, z)."""
+    like = images.make(gre.magnitude[..., 0], gre.affine)
+    return images.array(found.to_native(templates.mni("wm"), like, order=1)) > MIN_WHITE
+
+
 def _with_white_matter(gre: images.Gre, result: QsmResult, found: Registration) -> pd.DataFrame:
     """Return the table of references with the template's white matter, where none was given."""
     table = result.references
     row = table["reference"] == "white matter"
-    like = images.make(gre.magnitude[..., 0], gre.affine)
     known = result.local_field.mask
-    white = known & (images.array(found.to_native(templates.mni("wm"), like, order=1)) > MIN_WHITE)
+    white = known & _white_matter(gre, found)
     if table.loc[row, "n_voxels"].notna().any() or white.sum() < MIN_VOXELS:
         return table
     chi = result.susceptibility.chi_ppm.astype(np.float64) + result.susceptibility.value_ppm

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
@@ -133,17 +135,30 @@ def noise_ppb(
         Standard error of each row of `table`, ppb.  It holds thermal noise only: not the labels'
         error, motion, or what background removal leaves.
     """
-    size, known = gre.voxel_size_mm, result.local_field.mask
-    chi = result.susceptibility.chi_ppm
-    base = measure_regions(chi, labels, table, known, size, erode=erode)
-    spread = np.zeros(len(table))
+    known = result.local_field.mask
+
+    def measure(chi_ppm: NDArray) -> pd.DataFrame:
+        return measure_regions(chi_ppm, labels, table, known, gre.voxel_size_mm, erode=erode)
+
+    return noise_of(gre, result, measure, rng, n_repeats)
+
+
+def noise_of(
+    gre: images.Gre,
+    result: QsmResult,
+    measure: Callable[[NDArray], pd.DataFrame],
+    rng: np.random.Generator,
+    n_repeats: int,
+) -> NDArray[np.float64]:
+    """Do what `noise_ppb` does, for any ``measure(chi_ppm)`` that gives n_voxels and mean_ppb."""
+    base = measure(result.susceptibility.chi_ppm)
+    spread = np.zeros(len(base))
     error = result.field.standard_error_hz
     if not np.isfinite(error[result.mask]).all():
         raise InputError("gre: fewer than three echoes, so the field's standard error is unknown")
     for _ in range(n_repeats):
         noise = rng.standard_normal(error.shape, np.float32) * error
-        disturbed = invert_field(gre, result, result.field.field_hz + noise)
-        again = measure_regions(disturbed, labels, table, known, size, erode=erode)
+        again = measure(invert_field(gre, result, result.field.field_hz + noise))
         spread += (again["mean_ppb"].to_numpy() - base["mean_ppb"].to_numpy()) ** 2 / n_repeats
     n = base["n_voxels"].to_numpy()
     common = np.nanmedian(spread * n)  # noise of a mean falls with the voxels in it

@@ -17,7 +17,7 @@ from test_methods import TOY
 
 from pvsbook import InputError, cli, images, jobs, methods
 from pvsbook.atlas import deep_grey
-from pvsbook.bids import app, group, inputs, measure
+from pvsbook.bids import _trends, app, group, inputs, measure, sessions
 from pvsbook.methods import by_name
 from pvsbook.qsm import change
 from pvsbook_book.dataset import write_dataset
@@ -233,13 +233,14 @@ def test_the_command_measures_change_by_the_recipe_of_the_library(tmp_path):
         for s in scans
     ]
     wanted = change.measure_visits(
-        *gres, deep_grey.labels(), deep_grey.table(), np.random.default_rng(0)
+        *gres, *deep_grey.nuclei("schematic"), np.random.default_rng(0)
     ).to_row()
     pairs = zip(("first", "second"), scans, strict=True)
     row = measure.measure_files(
         by_name("qsmchange"),
         {f"{visit}_{role}": s.found.inputs[role] for visit, s in pairs for role in PARTS},
         tmp_path / "out",
+        atlas="schematic",
         **{
             key: tuple(s.found.parameters[key] for s in scans) for key in scans[0].found.parameters
         },
@@ -721,6 +722,16 @@ def test_results_name_both_visits_of_a_change(visits, tmp_path):
     }
     assert next(out.rglob("sub-a_ses-3_from-1_desc-change_qsm.tsv")).read_bytes() == first
     page = (out / "sub-a.html").read_text()
+    assert "no acq_time and no age for all of ses-1, ses-2, ses-3" in page
+    dates = "".join(f"ses-{k}\t{40 + k}\n" for k in (1, 2, 3))
+    (top / "sub-a" / "sub-a_sessions.tsv").write_text(f"session_id\tage\n{dates}")
+    assert call(*words) == 0
+    assert call("run", top, out, "group", "--methods", "qsm") == 0
+    slopes = pd.read_csv(out / "group_qsmchangeslopes.tsv", sep="\t")
+    assert set(slopes["participant_id"]) == {"sub-a"}
+    assert (slopes["slope_ppb_per_year"].abs() < 3 * slopes["se_ppb_per_year"]).any()
+    page = (out / "sub-a.html").read_text()
+    assert "Change of susceptibility per year" in page
     assert "Change of susceptibility since ses-1" in page
     assert "Change of susceptibility since ses-2" in page
     assert call("run", top, out, "group", "--methods", "qsm", "--session-label", "2", "3") == 0
@@ -782,6 +793,8 @@ def test_magnitude_and_phase_of_one_echo_have_one_echo_time(tmp_path):
         (("A", "B"), "", ("A", "B"), "letters"),
         (("12m", "24m", "baseline"), "", ("baseline", "12m", "24m"), "words and numbers"),
         (("baseline", "m24", "y1"), "", ("baseline", "m24", "y1"), "letters"),
+        (("1y", "6m"), "ses-1y\t2021-01-01\nses-6m\t2020-07-01", ("6m", "1y"), "acq_time"),
+        (("1y", "6m"), "", ("1y", "6m"), "letters of their labels, which may not be that of time"),
     ],
 )
 def test_visits_are_ordered_by_time(tmp_path, labels, table, order, how):
@@ -802,6 +815,51 @@ def test_visits_are_ordered_by_time(tmp_path, labels, table, order, how):
         assert [s.session for s in turned.measurements] == [
             f"ses-{label}" for label in reversed(order)
         ]
+
+
+def test_ages_order_visits_where_no_date_is_there(tmp_path):
+    for label in ("1y", "6m"):
+        touch(tmp_path, f"sub-1/ses-{label}/anat/sub-1_ses-{label}_T2w.nii.gz")
+    table = tmp_path / "sub-1" / "sub-1_sessions.tsv"
+    table.write_text("session_id\tage\nses-1y\t41.0\nses-6m\t40.5\n")
+    dataset = inputs.find(tmp_path, methods=["pvs"])
+    assert [s.session for s in dataset.measurements] == ["ses-6m", "ses-1y"]
+    assert any("by age of sessions.tsv" in note for note in dataset.notes)
+    years, by = sessions.years_since_first(tmp_path, "sub-1", ["ses-1y", "ses-6m"])
+    assert (years, by) == ({"ses-1y": 0.5, "ses-6m": 0.0}, "age of sessions.tsv")
+    assert sessions.years_since_first(tmp_path, "sub-1", ["ses-1y", "ses-2y"]) == ({}, "")
+
+
+def _compared(later, row, first="ses-1", status="done"):
+    measurement = inputs.Measurement("sub-1", later, "qsmchange", first=first)
+    return measurement, jobs.Record(measurement.name, status, result={"row": row})
+
+
+def test_three_visits_with_dates_have_a_slope_and_others_a_reason(tmp_path):
+    method = by_name("qsmchange")
+    rows = [
+        {"caudate_left_change_ppb": 2.0 * t, "caudate_left_error_ppb": 1.0} for t in (0.5, 1.5)
+    ]
+    ended = [_compared("ses-2", rows[0]), _compared("ses-3", rows[1])]
+
+    def trend(some):
+        return _trends.trend(method, tmp_path, "sub-1", some)
+
+    assert "fewer than three visits" in trend(ended[:1])["reason"].item()
+    failed = [*ended[:1], _compared("ses-3", rows[1], status="failed")]
+    assert "fewer than three visits" in trend(failed)["reason"].item()
+    assert "ses-1, ses-2, ses-3 in sub-1_sessions.tsv" in trend(ended)["reason"].item()
+    (tmp_path / "sub-1").mkdir()
+    table = tmp_path / "sub-1" / "sub-1_sessions.tsv"
+    table.write_text("session_id\tage\nses-1\t40\nses-2\t40.5\nses-3\t41.5\n")
+    found = trend(ended).set_index(["region", "side"])
+    assert found.loc["caudate", "left"]["slope_ppb_per_year"] == pytest.approx(2.0)
+    assert found.loc["caudate", "left"]["n_visits"] == 3
+    assert found.loc["caudate", "right"]["reason"] == "fewer than 3 visits with a value"
+    assert np.isnan(found.loc["caudate", "right"]["slope_ppb_per_year"])
+    table.write_text("session_id\tage\nses-1\t42\nses-2\t40.5\nses-3\t41.5\n")
+    assert "was not the first by its date" in trend(ended)["reason"].item()
+    assert set(found.reset_index().columns) == set(method.trend_columns)
 
 
 @pytest.mark.parametrize(

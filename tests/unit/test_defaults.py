@@ -154,6 +154,7 @@ OPTIONS = {
         "background": "smv",
         "inversion": "tv",
         "regularisation": 1e-4,
+        "atlas": "auto",
     },
 }
 LIMITS = {
@@ -189,6 +190,11 @@ LIMITS = {
     "bids.group.OUTLYING": 3.5,  # Iglewicz and Hoaglin 1993
     "qsm.change.MIN_OVERLAP": 0.9,
     "qsm.change.MAX_TILT_DEG": 12.0,
+    "qsm._change_error.REGISTRATION_MM": 0.1,
+    "qsm._change_error.POSE_PPB": 0.8,
+    "qsm._change_error.POSE_PPB_PER_DEG": 0.13,
+    "qsm._change_error.MIN_KNOWN": 0.99,
+    "qsm._slopes.MIN_VISITS": 3,
     "qsm._visits.SAME_PHASE_RAD": 0.005,
     "qsm.quality.PAIR_GAIN": 0.02,
     "qsm.quality.PAIR_FIT": 0.2,
@@ -335,6 +341,7 @@ JUDGED_BY = {
         r"overlap": "qsm.change.MIN_OVERLAP",
         r"tilt_difference_deg": "qsm.change.MAX_TILT_DEG",
         r"registration_correlation": "atlas.registration.MIN_CORRELATION.t2",
+        r"pallidum_contrast_ppb": "qsm.nuclei.MIN_CONTRAST_PPB",
     },
 }
 MEASURED = {

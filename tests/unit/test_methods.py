@@ -367,3 +367,19 @@ def test_a_key_that_stands_twice_is_refused(tmp_path):
         path.write_text(text)
         with pytest.raises(InputError, match=r"stands twice; remove one|cannot be read"):
             app.read_settings(path)
+
+
+def test_schematic_nuclei_of_a_change_are_told(monkeypatch):
+    from pvsbook.qsm import alignment, change
+
+    empty = change.Change(
+        pd.DataFrame({"change_ppb": []}), alignment.Alignment(np.eye(4), 1.0, 0.0), 0.0, ()
+    )
+    monkeypatch.setattr(images, "load_gre", lambda *args, **options: None)
+    monkeypatch.setattr(change, "measure_visits", lambda *args, **options: empty)
+    method = methods.by_name("qsmchange")
+    options = {o.name: o.default for o in method.options}
+    told = method.measure("m", "p", "m", "p", **{**options, "atlas": "auto"})
+    assert told.status == "warn"
+    assert "the Melbourne atlas is not at hand" in told.reasons[0]
+    assert method.measure("m", "p", "m", "p", **{**options, "atlas": "schematic"}).reasons == ()

@@ -1,7 +1,9 @@
 """Iterative inversions, background methods, sources, regions and change, against known truth."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +16,8 @@ from pvsbook.atlas import deep_grey, registration
 from pvsbook.phantoms.brain import pose
 from pvsbook.phantoms.gradient_echo import make_gre
 from pvsbook.qsm import (
+    _change_error,
+    _slopes,
     alignment,
     background,
     change,
@@ -297,7 +301,10 @@ def test_two_visits_give_the_known_change_and_an_alignment():
     )
     moved = found.table.groupby("region")["change_ppb"].mean()
     assert moved["caudate"] - moved["putamen"] == pytest.approx(20, abs=6)
-    assert (found.table["error_ppb"] > 0).all()
+    shares = found.table.filter(regex=r"(noise|placement|registration|pose)_error_ppb")
+    assert shares.shape[1] == 4
+    assert (shares > 0).all(axis=None)
+    assert np.allclose(np.linalg.norm(shares, axis=1), found.table["error_ppb"])
     assert set(found.table.columns) == set(change.REGION_COLUMNS)
     assert "caudate_left_change_ppb" in found.to_row()
     assert found.tilt_difference_deg == pytest.approx(6.7, abs=0.5)
@@ -311,6 +318,67 @@ def test_two_visits_give_the_known_change_and_an_alignment():
         change.measure_change(
             *pairs, *arguments, np.random.default_rng(0), alignment=between, control="pons"
         )
+
+
+def test_a_region_is_the_same_on_two_grids():
+    """A map of fine stripes: whole voxels of two grids would hold other parts of them."""
+    labels = np.zeros((24, 24, 24), np.uint8)
+    labels[6:18, 6:18, 6:18] = 1
+    labels = images.make(labels, np.eye(4))
+    table = pd.DataFrame({"label": [1], "region": ["putamen"], "side": ["left"]})
+    points, point_mm3 = _change_error.region_points(labels, table, 1)
+    assert len(points[0]) == 1000
+    assert point_mm3 == 1
+    means = []
+    for at in (pose((0, 0, 0)), pose((8, 0, 0), (0.7, 0.3, -0.4))):
+        affine = at @ np.diag([2.0, 2, 2, 1]) @ nib.affines.from_matvec(np.eye(3), (-3, -3, -3))
+        x = nib.affines.apply_affine(np.linalg.inv(at) @ affine,
+                                     np.moveaxis(np.indices((20, 20, 20)), 0, -1))  # fmt: skip
+        chi = 0.05 * np.tanh(x[..., 0] - 12) + 0.02 * (x[..., 1] > 9)
+        result = SimpleNamespace(
+            local_field=SimpleNamespace(mask=np.ones(chi.shape, bool)),
+            susceptibility=SimpleNamespace(chi_ppm=chi.astype(np.float32)),
+            affine=affine,
+        )
+        visit = _change_error.Visit(result, at, point_mm3)
+        means.append(visit.measure(visit.chi_ppm, points).iloc[0])
+        moved = visit.moved_ppb(points)
+        assert moved.shape == (3, 1)
+        assert abs(moved[0, 0]) > 5, "a label that crosses an edge moves with it"
+        assert abs(moved[2, 0]) < 1, "there is no edge along z"
+    assert means[0]["n_voxels"] == means[1]["n_voxels"] == 125
+    assert means[0]["mean_ppb"] == pytest.approx(means[1]["mean_ppb"], abs=1.0)
+    known = np.zeros((20, 20, 20), bool)
+    known[:9] = True
+    visit.known = known.astype(np.float32)
+    ((part,), whole) = _change_error.in_both([visit], points), points[0]
+    assert 0 < len(part) < len(whole)
+
+
+def test_every_share_is_in_the_error_of_a_change():
+    shares = _change_error.errors_ppb(
+        [np.array([3.0]), np.array([4.0])], [np.zeros((3, 1)), np.full((3, 1), 2.0)], 10.0
+    )
+    assert shares["noise_error_ppb"] == [5.0]
+    assert shares["placement_error_ppb"] == pytest.approx([2 * np.sqrt(3)])
+    assert shares["registration_error_ppb"] == pytest.approx([0.2 * np.sqrt(3)])
+    assert shares["pose_error_ppb"] == pytest.approx([np.hypot(0.8, 1.3)])
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_the_interval_of_a_slope_holds_the_truth(n):
+    rng = np.random.default_rng(n)
+    years = np.arange(1, n + 1) * np.array(1.3)
+    errors = np.sqrt(1.0 + np.linspace(1, 2, n) ** 2)  # first visit 1 ppb, later ones 1 to 2
+    inside = []
+    for _ in range(400):
+        values = np.r_[0, 2.0 * years] + rng.normal(0, np.r_[1, np.linspace(1, 2, n)])
+        found = _slopes.fit_slope(years, values[1:] - values[0], errors)
+        inside.append(found["low_ppb_per_year"] < 2 < found["high_ppb_per_year"])
+    assert 0.92 < np.mean(inside) <= 1
+    line = _slopes.fit_slope([1, 2, 3], [9.0, 0.0, 9.0], [0.1, 0.1, 0.1])
+    assert line["scatter"] > 10
+    assert line["se_ppb_per_year"] > 1, "scatter beyond the errors widens it"
 
 
 def test_doubts_are_said():

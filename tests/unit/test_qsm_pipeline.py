@@ -387,6 +387,24 @@ def test_nuclei_that_cannot_be_placed_have_no_change():
     assert change.table["change_ppb"].isna().all()
 
 
+def test_a_pallidum_not_above_white_matter_has_no_change(monkeypatch):
+    """Both visits of the other sign: their maps agree, and iron is below white matter in both."""
+    gre, other = (
+        make_gre(np.random.default_rng(k), voxel_size_mm=4, anatomy=np.random.default_rng(3)).gre
+        for k in (5, 6)
+    )
+    negated = [replace(g, phase_rad=-g.phase_rad) for g in (gre, other)]
+    table = deep_grey.table()
+    change = qsm.change.measure_visits(
+        *negated, deep_grey.labels(), table, np.random.default_rng(0), n_repeats=1
+    )
+    assert change.status == "fail"
+    assert change.contrast_ppb < -20
+    assert "negate it" in change.reasons[0]
+    assert change.table["change_ppb"].isna().all()
+    assert change.to_row()["pallidum_contrast_ppb"] == change.contrast_ppb
+
+
 def test_an_unknown_control_is_told_before_anything_is_measured(head, monkeypatch):
     monkeypatch.setattr(qsm.change, "reconstruct", None)
     with pytest.raises(InputError, match="control: 'putamin' is not a region"):

@@ -14,13 +14,15 @@ import numpy as np
 import pandas as pd
 from numpy.random import Generator
 
-from pvsbook import images
+from pvsbook import images, qsm
 from pvsbook._errors import InputError
 from pvsbook.atlas import deep_grey
+from pvsbook.atlas.registration import is_placed, register_to_mni
 from pvsbook.phantoms.brain import pose
 from pvsbook.phantoms.gradient_echo import CHI_PPB, MYELIN_PPB, make_gre
 from pvsbook.qsm import change
 from pvsbook.stats import longitudinal
+from pvsbook_book.studies import visits
 from pvsbook_book.studies.model import ASSUMED, Study, head_size, parameter, visible
 
 __all__ = [
@@ -54,8 +56,8 @@ SCANS = {
     "white matter 60 in the first; coil, shim, noise and pose are new at the second visit",
     "head": "MNI152 shape, each axis scaled by a standard deviation of 3 %; veins and texture of "
     "its own; the same at both visits but for the susceptibility of the nuclei",
-    "measured by": "qsm.reconstruct with change.SETTINGS (smv, TV), align_visits, register_to_mni "
-    "from the header, measure_change; one voxel taken off each nucleus",
+    "measured by": "qsm.reconstruct with change.SETTINGS (smv, TV), visits.align_coarsely, "
+    "register_to_mni from the header, visits.measure_whole_voxels",
 }
 """What the scans of an image-level cohort are."""
 
@@ -284,7 +286,8 @@ def measure(scans: tuple[images.Gre, images.Gre]) -> dict[str, float]:
 
     Only public functions see the scans; nothing that is true of the person reaches them.  Brain
     masks, the alignment of the visits and the place of the nuclei are found from the images, the
-    last from where the header puts the head.
+    last from where the header puts the head.  See
+    `pvsbook_book.studies.visits` for what `pvsbook run` does otherwise.
 
     Returns
     -------
@@ -294,17 +297,25 @@ def measure(scans: tuple[images.Gre, images.Gre]) -> dict[str, float]:
     """
     table = deep_grey.table()
     table = table[table["region"].isin(STRUCTURES)].reset_index(drop=True)
-    visits = change.measure_visits(
-        *scans, _labels(), table, np.random.default_rng(0), start=np.eye(4), n_repeats=0
+    results = [qsm.reconstruct(gre, **change.SETTINGS) for gre in scans]
+    last = [images.make(gre.magnitude[..., -1], gre.affine) for gre in scans]
+    (one, one_mask), (two, two_mask) = (
+        visits.halve(image, r.mask) for image, r in zip(last, results, strict=True)
     )
+    between = visits.align_coarsely(one, two, one_mask, two_mask)
+    brain = images.make(np.asarray(results[0].mask, np.uint8), scans[0].affine)
+    to_mni = register_to_mni(last[0], contrast="t2", mask=brain, start=np.eye(4))
+    is_sound = is_placed(to_mni) and not any(r.unsupported_steps for r in results)
+    halfway = between.first_to_halfway @ np.linalg.inv(to_mni.native_to_mni)
     row = {}
-    for name in STRUCTURES:
-        sides = visits.table[visits.table["region"] == name]
-        row[f"{name}_1_ppb"] = float(sides["first_ppb"].mean())
-        row[f"{name}_2_ppb"] = float(sides["second_ppb"].mean())
+    measured = visits.measure_whole_voxels(results, between, _labels(), halfway, table)
+    for visit, values in enumerate(measured, start=1):
+        for name in STRUCTURES:
+            mean = float(values.loc[values["region"] == name, "mean_ppb"].mean())
+            row[f"{name}_{visit}_ppb"] = mean if is_sound else np.nan
     return row | {
-        "overlap": float(visits.alignment.overlap),
-        "tilt_difference_deg": float(visits.tilt_difference_deg),
+        "overlap": float(between.overlap),
+        "tilt_difference_deg": float(change.tilt_deg(between)),
     }
 
 
