@@ -18,7 +18,7 @@ from pvsbook import InputError, alps, images
 from pvsbook.alps import regions, uncertainty
 from pvsbook.atlas import registration
 from pvsbook.methods import by_name
-from pvsbook.qsm import change
+from pvsbook.qsm import _steps, change
 
 DEFAULTS = {
     "pvs.pipeline.measure": {"contrast": "t2", "registration": "affine"},
@@ -79,6 +79,7 @@ DEFAULTS = {
         "ball_mm": 0.0,
         "regularisation": 2e-4,
         "max_iterations": 60,
+        "passes": 1,
         "pad_mm": 16.0,
     },
     "qsm.inversion.tkd": {"b0_direction": (0, 0, 1), "threshold": 0.15, "pad_mm": 16.0},
@@ -230,6 +231,8 @@ LIMITS = {
     "qsm.quality.RESIDUAL_RAD": 0.1,
     "qsm.pipeline.MAX_RESIDUAL_RAD": 0.2,
     "qsm.pipeline.MAX_DROPPED_SHARE": 0.2,
+    "qsm._steps.RIM_MM": 2.0,
+    "qsm.inversion.PASS_CHANGE": 0.1,
     "qsm.quality.DROPPED_SHARE": 0.02,
     "qsm.regions.MIN_REGION_VOXELS": 8,
     "qsm.separation.ASSUMED_R2_HZ": 12.5,
@@ -279,6 +282,15 @@ def test_the_limits_are_these(name):
     if isinstance(found, Mapping):  # warn, fail, and for some the words
         found = {key: tuple(limits[:2]) for key, limits in found.items()}
     assert found == LIMITS[name]
+
+
+def test_the_recipe_of_tv_after_lbv_is_this():
+    assert dict(_steps.TV_OPTIONS) == {
+        "regularisation": 8e-4,
+        "passes": 3,
+        "max_iterations": 14,
+        "tolerance": 0.003,
+    }
 
 
 def test_the_recipe_of_change_is_this():
