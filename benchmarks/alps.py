@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from pvsbook import alps, images
 from pvsbook.alps import tensor
-from pvsbook.alps.quality import check_bvecs
+from pvsbook.alps.gradients import check_bvecs
 from pvsbook.alps.regions import NAMES, SPHERES_2_5_MM
 from pvsbook.alps.series import brain_mask
 from pvsbook.atlas.registration import Registration, refine_nonlinear, register_to_mni

@@ -6,5 +6,5 @@ __getattr__, __dir__, __all__ = _attach(
     __name__,
     __path__,
     pipeline=["AlpsResult", "measure"],
-    regions=["SPHERES_2_5_MM", "RoiSet"],
+    regions=["SPHERES_2_5_MM", "SPHERES_5_MM", "RoiSet"],
 )

@@ -1,6 +1,6 @@
 """The ALPS index of two tensors in three frames, its bootstrap, and how far choices move it.
 
-The choices are the fit, the radius of the regions, their place, and free water.
+The choices are the fit, the radius of the regions, and free water.
 """
 
 from __future__ import annotations
@@ -31,18 +31,32 @@ __all__ = [
     "wild_bootstrap",
 ]
 
-VARIANTS = ("nlls", "restore", "free_water", "radius_5_mm", "shift_sd")
+VARIANTS = ("nlls", "restore", "free_water", "radius_2_5_mm")
 FREE_WATER_MAX_B_S_MM2 = 2000.0
 N_PARAMETERS = 7  # of a tensor and its signal at b = 0
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with the 95 % interval of the scan's noise."""
+    """An index with its 95 % interval, and what each source of error contributes.
+
+    Attributes
+    ----------
+    value, low, high : float
+    noise_sd : float
+        SD over the draws of the scan's noise.
+    placement_sd : float
+        SD over places of each region on its own, and over radii; NaN for regions drawn by hand.
+    registration_sd : float
+        SD over shifts of all four regions together; NaN where none were placed by registration.
+    """
 
     value: float
     low: float
     high: float
+    noise_sd: float = float("nan")
+    placement_sd: float = float("nan")
+    registration_sd: float = float("nan")
 
 
 def alps_in_axes(
@@ -177,8 +191,9 @@ def interval(value: float, draws: ArrayLike) -> Estimate:
 
     Examples
     --------
-    >>> interval(1.4, np.linspace(1.3, 1.5, 101))
-    Estimate(value=1.4, low=1.305, high=1.495)
+    >>> found = interval(1.4, np.linspace(1.3, 1.5, 101))
+    >>> found.low, found.high
+    (1.305, 1.495)
     """
     low, high = np.percentile(np.asarray(draws, float), (2.5, 97.5))
     return Estimate(float(value), float(round(low, 12)), float(round(high, 12)))
@@ -338,30 +353,16 @@ def other_fits(
     return {name: index_of(d) for name, d in means.items() if d}
 
 
-def other_places(
-    placement: Placement, rois: RoiSet | nib.Nifti1Image, step_mm: float
-) -> dict[str, float]:
-    """Return the index with spheres of 5 mm, and its SD when all regions shift by a step.
-
-    ``"radius_5_mm"`` or ``"shift_sd"`` is missing where the spheres leave the brain, and both are
-    where regions were drawn by hand.
-    """
+def small_spheres(placement: Placement, rois: RoiSet | nib.Nifti1Image) -> dict[str, float]:
+    """Return the index with spheres of 2.5 mm; nothing where regions were drawn by hand."""
     if not isinstance(rois, RoiSet):
         return {}
-
-    def indices(rois: RoiSet, shifts_mm: NDArray[np.float64]) -> list[float]:
-        """Index at each shift that leaves something of every region."""
-        places = [placement.place(rois, dict.fromkeys(NAMES, shift)) for shift in shifts_mm]
-        return [
-            index_of({n: v.mean(placement.d_mm2_s[v.at]) for n, v in voxels.items()})
-            for voxels in places
-            if min(v.weight.sum() for v in voxels.values()) > 0
-        ]
-
-    steps = step_mm * np.vstack([np.zeros(3), np.eye(3), -np.eye(3)])
-    shifted, large = indices(rois, steps), indices(replace(rois, radius_mm=5.0), steps[:1])
-    found = {"radius_5_mm": large[0]} if large else {}
-    return found | ({"shift_sd": float(np.std(shifted, ddof=1))} if len(shifted) > 2 else {})
+    still = dict.fromkeys(NAMES, np.zeros(3))
+    voxels = placement.place(replace(rois, radius_mm=2.5), still)
+    if min(v.weight.sum() for v in voxels.values()) == 0:
+        return {}
+    means = {n: v.mean(placement.d_mm2_s[v.at]) for n, v in voxels.items()}
+    return {"radius_2_5_mm": index_of(means)}
 
 
 def _table(bvals_s_mm2: ArrayLike, bvecs: ArrayLike) -> object:

@@ -4,49 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 from dipy.reconst.dti import color_fa, fractional_anisotropy, mean_diffusivity
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from pvsbook import images
 from pvsbook._errors import InputError
-from pvsbook.alps import estimators, series, tensor
+from pvsbook.alps import estimators, published, series, tensor, uncertainty
+from pvsbook.alps._columns import COLUMNS, ESTIMATORS, SHARES, SIDES, figures_of
 from pvsbook.alps.estimators import Estimate
-from pvsbook.alps.quality import (
-    BvecCheck,
-    check_bvecs,
-    check_coverage,
-    is_registered,
-    judge,
-    suspect_volumes,
-)
+from pvsbook.alps.gradients import BvecCheck, check_bvecs, file_axes
+from pvsbook.alps.quality import check_coverage, check_sides, is_registered, judge
 from pvsbook.alps.regions import (
     FLUID_MD_MM2_S,
     NAMES,
-    SPHERES_2_5_MM,
+    SPHERES_5_MM,
     Placement,
     RoiMeasure,
     RoiSet,
+    Voxels,
     measure_roi,
 )
 from pvsbook.atlas.registration import Model, Registration, check_model, register
 from pvsbook.derivatives import Writer
-from pvsbook.method import describe_columns
 
 __all__ = ["COLUMNS", "AlpsResult", "measure"]
 
-SIDES = ("left", "right", "mean")
-ESTIMATORS = {
-    "classic": "along the axes of the voxels",
-    "reoriented": "along the axes of the head",
-    "tract": "in the frame of the two tracts",
-}
 MAX_VOXEL_MM = 3.0
 LEAST_BOOTSTRAP = 10  # repeats; fewer give no interval
 FREE_MD_MM2_S = 2e-3
@@ -69,17 +58,27 @@ class AlpsResult:
         Angle between the two tracts on each side.
     variants : mapping of str to float
         The tract index (mean of the sides) under other choices: ``"nlls"`` and ``"restore"``
-        fits, ``"free_water"`` removed (NaN with one shell), ``"radius_5_mm"`` (NaN for regions
-        drawn by hand), and ``"shift_sd"``, its SD when all regions shift by a voxel.
+        fits, ``"free_water"`` removed (NaN with one shell), and ``"radius_2_5_mm"`` (NaN for
+        regions drawn by hand).
     status : {"pass", "warn", "fail"}
     reasons : tuple of str
         Why it is not a pass; those that fail come first.
+    notes : tuple of str
+        What to know of the index in the other two frames.
     b_s_mm2 : float
         b-value of the shell that was used.
     n_directions, n_b0 : int
-        Volumes of that shell, and without weighting.
+        Volumes of that shell, and without weighting, that were used.
+    shells : str
+        What the series holds.
+    left_out : mapping of int to str
+        Volumes of the file that are no measurement: by number from 0, and why.
     fa, colour_fa, md, labels : Nifti1Image
         Maps on the grid of the scan; md in mm2/s; labels 1 to 4 in the order of `NAMES`.
+    spheres : RoiSet or None
+        The regions as they were asked for; None where they were drawn by hand.
+    placement : Placement
+        The tensors and where they lie, from which `index_at` measures other places.
     """
 
     indices: Mapping[str, Mapping[str, Estimate]]
@@ -90,27 +89,85 @@ class AlpsResult:
     variants: Mapping[str, float]
     status: str
     reasons: tuple[str, ...]
+    notes: tuple[str, ...]
     b_s_mm2: float
     n_directions: int
     n_b0: int
+    shells: str
+    left_out: Mapping[int, str]
     fa: nib.Nifti1Image
     colour_fa: nib.Nifti1Image
     md: nib.Nifti1Image
     labels: nib.Nifti1Image
+    placement: Placement
+    spheres: RoiSet | None
+
+    def index_at(
+        self, rois: RoiSet | nib.Nifti1Image = SPHERES_5_MM, *, shift_mm: ArrayLike = (0, 0, 0)
+    ) -> dict[str, dict[str, float]]:
+        """Measure the index of other regions, or of these elsewhere, without fitting again.
+
+        Parameters
+        ----------
+        rois : RoiSet or Nifti1Image
+            As in `measure`.  `dataclasses.replace` changes the radius of a set.
+        shift_mm : array_like, shape (3,)
+            Moves all four spheres along the axes of MNI space.
+
+        Returns
+        -------
+        dict of str to dict of str to float
+            Frame, then side.
+
+        Raises
+        ------
+        InputError
+            If the scan could not be registered, a region holds nothing of the brain, or its image
+            has another grid.
+        """
+        if not is_registered(self.registration):
+            raise InputError(
+                "registration: the scan was not found in MNI space, so it has no index elsewhere"
+            )
+        to_head = self.registration.rotation
+        places = self.placement.place(rois, dict.fromkeys(NAMES, shift_mm))
+        for name, region in places.items():
+            if not region.weight.sum():
+                raise InputError(f"rois: nothing of {name.replace('_', ' ')} lies in the brain")
+        means = {
+            n: to_head.T @ v.mean(self.placement.d_mm2_s[v.at]) @ to_head
+            for n, v in places.items()
+        }
+        axes = images.rotation(self.placement.affine).T
+        return {
+            frame: {side: float(value) for side, value in uncertainty.by_side(f, means).items()}
+            for frame, f in uncertainty.frames(axes, to_head).items()
+        }
+
+    def published(self) -> pd.DataFrame:
+        """Give the index by every published estimator (see `pvsbook.alps.published`)."""
+        axes = images.rotation(self.placement.affine).T
+        return published.published_indices(
+            self.rois, axes=axes, to_head=self.registration.rotation
+        )
 
     def to_row(self) -> dict[str, Any]:
         """Give the result as one flat row; `COLUMNS` describes each column."""
         values = vars(self) | {"reasons": "; ".join(self.reasons)}
+        values["notes"] = "; ".join(self.notes) or "none"
+        values["left_out"] = ", ".join(map(str, self.left_out)) or "none"
         for frame, sides in self.indices.items():
             for side, index in sides.items():
                 name = f"alps_{frame}_{side}"
                 values |= {name: index.value, f"{name}_low": index.low, f"{name}_high": index.high}
+                values |= {f"{name}_{share}": getattr(index, share) for share, _ in SHARES}
         for roi in self.rois:
-            values |= {f"{roi.name}_{key}": value for key, value in _figures_of(roi).items()}
+            values |= {f"{roi.name}_{key}": value for key, value in figures_of(roi).items()}
         values |= {f"alps_tract_{name}": value for name, value in self.variants.items()}
         values |= {f"{side}_tract_angle_deg": v for side, v in self.tract_angle_deg.items()}
         values |= {f"registration_{name}": v for name, v in vars(self.registration).items()}
         values |= {f"bvecs_{name}": value for name, value in vars(self.bvecs).items()}
+        values |= {"bvecs_row_deg": self.bvecs.row_deg, "bvecs_row_b": self.bvecs.row_b}
         angles = self.registration.angles_deg
         values |= zip(("pitch_deg", "roll_deg", "yaw_deg"), angles, strict=True)
         return {name: values[name] for name in COLUMNS}
@@ -118,7 +175,7 @@ class AlpsResult:
     def save(
         self, folder: images.PathLike, *, prefix: str = "sub-scan", sources: Sequence[str] = ()
     ) -> None:
-        """Write the row, the FA, colour and mean-diffusivity maps and the regions.
+        """Write the row, the table of all estimators, the maps and the regions.
 
         Parameters
         ----------
@@ -131,6 +188,7 @@ class AlpsResult:
         """
         writer = Writer(folder, prefix=prefix, datatype="dwi", sources=sources)
         writer.table(self.to_row(), COLUMNS, "alps")
+        writer.table(self.published(), published.COLUMNS, "alps", desc="estimators")
         writer.image(self.fa, "dwimap", model="DTI", param="FA")
         writer.image(self.md, "dwimap", model="DTI", param="MD", meta={"Units": "mm2/s"})
         writer.image(self.colour_fa, "dwimap", model="DTI", param="FA", desc="colour")
@@ -158,10 +216,11 @@ def measure(
     dwi: images.Dwi,
     *,
     mask: nib.Nifti1Image | None = None,
-    rois: RoiSet | nib.Nifti1Image = SPHERES_2_5_MM,
+    rois: RoiSet | nib.Nifti1Image = SPHERES_5_MM,
     search_mm: float = 0.0,
     registration: Registration | Model = "affine",
     n_bootstrap: int = 1000,
+    before_denoising: images.Dwi | None = None,
     rng: np.random.Generator | None = None,
 ) -> AlpsResult:
     """Measure the ALPS index of a diffusion scan.
@@ -179,9 +238,10 @@ def measure(
     mask : Nifti1Image, optional
         Brain mask on the grid of the series; found with median Otsu otherwise.
     rois : RoiSet or Nifti1Image
-        The regions; `SPHERES_5_MM` makes values comparable with tools before 2025.  Regions
-        drawn by hand come as labels 1 to 4 (the order of `pvsbook.alps.regions.NAMES`) on the
-        grid of the series, or as a `RoiSet` in scanner mm.
+        The regions; `SPHERES_2_5_MM` makes values comparable with tools since 2025, and is less
+        reliable on real scans (benchmarks/alps_places.py).  Regions drawn by hand come as labels
+        1 to 4 (the order of `pvsbook.alps.regions.NAMES`) on the grid of the series, or as a
+        `RoiSet` in scanner mm.
     search_mm : float
         Move each sphere by up to this much, at most 3 mm, to where the fibres run as expected
         and no fluid is near.  Use it where anatomy is unusual; the index itself plays no part
@@ -191,6 +251,10 @@ def measure(
         some ten seconds more.  Or where the scan lies in MNI space, if that is known already.
     n_bootstrap : int
         Draws of the wild bootstrap; fewer are faster and leave the interval noisy.
+    before_denoising : pvsbook.images.Dwi, optional
+        The same series as it was acquired, if `dwi` was denoised: a denoised one no longer shows
+        the noise that its index has, so that its interval would be far too short.  The
+        interval is then somewhat too long (benchmarks/alps_places.py denoised).
     rng : numpy.random.Generator, optional
         Of the bootstrap; ``default_rng(0)`` otherwise, so that a scan gives one answer.
 
@@ -206,8 +270,9 @@ def measure(
 
     Notes
     -----
-    The intervals hold the noise of the scan and nothing else: not where the regions lie, the
-    registration, motion, or what a tensor leaves out.  Read `AlpsResult.variants` beside them.
+    The intervals hold the noise of the scan, the place of each region and the registration (see
+    `pvsbook.alps.uncertainty`); for labels drawn by hand, noise alone.  They do not hold motion,
+    distortion, or what a tensor leaves out.  Read `AlpsResult.variants` beside them.
 
     The index is not specific to perivascular or interstitial fluid and measures one site; write
     "lower ALPS index", not "impaired glymphatic function" (Taoka 2024).
@@ -249,36 +314,51 @@ def measure(
     else:
         loaded = images.make(images.load_mask(mask, stored), stored.affine)
         inside = np.asarray(nib.as_closest_canonical(loaded).dataobj) > 0
-    fit = tensor.fit_tensor(data, bvals, bvecs, mask=inside)
     series.check_order(data, inside, bvals, shell)
+    unusable = series.unusable(data, inside, is_b0, bvecs)
+    left_out = {int(shell[k]): v for k, v in unusable.items()} | series.lone(whole.bvals_s_mm2)
+    keep = np.delete(np.arange(len(shell)), list(unusable))
+    shell, bvals, bvecs, is_b0 = shell[keep], bvals[keep], bvecs[keep], is_b0[keep]
+    data, was_low = series.raised(data[..., keep], bvals)
+    fit = tensor.fit_tensor(data, bvals, bvecs, mask=inside)
     eigenvalues, eigenvectors = tensor.eigen(fit.d_mm2_s)
     fa = fit.fill(np.minimum(fractional_anisotropy(eigenvalues), 1))
     md = fit.fill(mean_diffusivity(eigenvalues))
     axes = images.rotation(affine).T
     directions = fit.fill(eigenvectors[..., 0] @ axes.T)
     white = inside & (fa > WHITE_FA) & (md < FLUID_MD_MM2_S)
-    check = check_bvecs(directions, fa, white, size)
+    check = check_bvecs(directions, fa, white, size, to_file=file_axes(stored.affine, affine))
+    rows = np.delete(np.arange(len(whole.bvals_s_mm2)), list(left_out))
+    signals = images.array(whole.image)[..., rows][white]
+    check = check.with_rows(
+        signals, whole.bvals_s_mm2[rows], whole.bvecs_ras[rows], rows, fitted=np.isin(rows, shell)
+    )
     brain = images.make(inside, affine)
     registration = register(images.make(fa, affine), registration, contrast="fa", mask=brain)
     to_head = registration.rotation
     d = np.zeros((*inside.shape, 3, 3))
     d[inside] = fit.d_mm2_s
-    placement = Placement(registration, stored, affine, inside, to_head @ d @ to_head.T)
+    placement = Placement(registration, stored, affine, inside, fa, md, to_head @ d @ to_head.T)
     shifts = placement.search(rois, search_mm) if search_mm else dict.fromkeys(NAMES, np.zeros(3))
     voxels = placement.place(rois, shifts)
     check_coverage(voxels, registration)
-    design = tensor.design_matrix(bvals, bvecs)
+    if not isinstance(rois, RoiSet):
+        check_sides(voxels, registration, affine)
+    refit = _fitter(data, tensor.design_matrix(bvals, bvecs), fit.min_signal)
+    if before_denoising is not None:
+        refit = _with_noise(refit, before_denoising, stored, shell, fit.min_signal)
     to_fluid = ndimage.distance_transform_edt(~(inside & (md > FREE_MD_MM2_S)), sampling=size)
     measures = []
     for name, region in voxels.items():
-        wls = tensor.wls(data[region.at], design, min_signal=fit.min_signal)
         moved_mm = float(np.linalg.norm(shifts[name]))
-        measures.append(measure_roi(name, region, wls, to_head, to_fluid, moved_mm))
+        measures.append(measure_roi(name, region, refit(region), to_head, to_fluid, moved_mm))
     variants = dict.fromkeys(estimators.VARIANTS, float("nan"))
     if is_registered(registration):
-        indices = _indices(measures, axes, to_head, n_bootstrap, rng)
+        indices = uncertainty.estimate_indices(
+            measures, placement, rois, shifts, refit, axes=axes, n_bootstrap=n_bootstrap, rng=rng
+        )
         variants |= estimators.other_fits(whole, shell, measures)
-        variants |= estimators.other_places(placement, rois, float(size.mean()))
+        variants |= estimators.small_spheres(placement, rois)
     else:
         unknown = Estimate(np.nan, np.nan, np.nan)
         indices = {frame: dict.fromkeys(SIDES, unknown) for frame in ESTIMATORS}
@@ -297,15 +377,21 @@ def measure(
         variants=variants,
         status="pass",
         reasons=(),
+        notes=(),
         b_s_mm2=float(np.median(bvals[~is_b0])),
         n_directions=int((~is_b0).sum()),
         n_b0=int(is_b0.sum()),
+        shells=series.shells_in_words(whole.bvals_s_mm2),
+        left_out={**left_out, **whole.left_out},
+        placement=placement,
+        spheres=rois if isinstance(rois, RoiSet) else None,
         **{name: _as_stored(values, affine, stored) for name, values in maps.items()},
     )
-    doubts = (*images.header_notes(stored), *suspect_volumes(data, inside, is_b0, shell))
+    low = float(np.mean([m.voxels.mean(was_low[m.voxels.at]) for m in measures]))
+    doubts = (*images.header_notes(stored), *series.doubts(left_out, low))
     tilt_deg = float(np.rad2deg(Rotation.from_matrix(axes @ to_head.T).magnitude()))
-    status, reasons = judge(result, head_tilt_deg=tilt_deg, doubts=doubts)
-    return replace(result, status=status, reasons=reasons)
+    status, reasons, notes = judge(result, head_tilt_deg=tilt_deg, doubts=doubts)
+    return replace(result, status=status, reasons=reasons, notes=notes)
 
 
 def _as_stored(values: NDArray, affine: NDArray, stored: nib.Nifti1Image) -> nib.Nifti1Image:
@@ -317,32 +403,29 @@ def _as_stored(values: NDArray, affine: NDArray, stored: nib.Nifti1Image) -> nib
     return image.as_reoriented(back)
 
 
-def _indices(
-    rois: Sequence[RoiMeasure],
-    axes: NDArray[np.float64],
-    to_head: NDArray[np.float64],
-    n_bootstrap: int,
-    rng: np.random.Generator,
-) -> dict[str, dict[str, Estimate]]:
-    """Estimate the index of each side and their mean; the first draw is the value itself."""
-    draws = {}
-    for roi in rois:
-        drawn = estimators.wild_bootstrap(roi.fit, roi.voxels.weight, n_bootstrap, rng)
-        draws[roi.name] = np.concatenate([roi.voxels.mean(roi.fit.d_mm2_s)[None], drawn])
-    frames: dict[str, Callable[..., NDArray[np.float64]]] = {
-        "classic": partial(estimators.alps_in_axes, axes=axes),
-        "reoriented": partial(estimators.alps_in_axes, axes=to_head),
-        "tract": estimators.alps_in_tracts,
-    }
-    indices = {}
-    for frame, index in frames.items():
-        sides = {
-            side: index(draws[f"{side}_projection"], draws[f"{side}_association"])
-            for side in ("left", "right")
-        }
-        sides["mean"] = (sides["left"] + sides["right"]) / 2
-        indices[frame] = {s: estimators.interval(d[0], d[1:]) for s, d in sides.items()}
-    return indices
+def _fitter(
+    data: NDArray, design: NDArray[np.float64], min_signal: float
+) -> Callable[[Voxels], tensor.Wls]:
+    return lambda voxels: tensor.wls(data[voxels.at], design, min_signal=min_signal)
+
+
+def _with_noise(
+    refit: Callable[[Voxels], tensor.Wls],
+    before: images.Dwi,
+    stored: nib.Nifti1Image,
+    shell: NDArray[np.intp],
+    min_signal: float,
+) -> Callable[[Voxels], tensor.Wls]:
+    """Take the tensors of a denoised series, and the noise of the series before."""
+    images.same_grid(before.image, stored, name="before_denoising", other_name="dwi")
+    raw = series.canonical(before)
+    if raw.image.shape[3] <= shell.max():
+        raise InputError(
+            f"before_denoising: {raw.image.shape[3]} volumes; give the series that was denoised"
+        )
+    design = tensor.design_matrix(raw.bvals_s_mm2[shell], raw.bvecs_ras[shell])
+    noisy = _fitter(images.array(raw.image)[..., shell], design, min_signal)
+    return lambda voxels: replace(noisy(voxels), beta=refit(voxels).beta)
 
 
 def _tract_angles(measures: Sequence[RoiMeasure]) -> dict[str, float]:
@@ -360,84 +443,3 @@ def _labels(rois: Sequence[RoiMeasure], shape: tuple[int, ...]) -> NDArray[np.ui
     for number, roi in enumerate(rois, 1):
         labels[tuple(roi.voxels.index[roi.voxels.weight >= 0.5].T)] = number
     return labels
-
-
-def _figures_of(roi: RoiMeasure) -> dict[str, Any]:
-    """Give the figures of a region by the names of their columns, and more."""
-    return {
-        **vars(roi),
-        "inside": roi.voxels.inside,
-        **{f"l{k}_mm2_s": value for k, value in enumerate(roi.eigenvalues_mm2_s, 1)},
-        **{f"d{a}{a}_mm2_s": value for a, value in zip("xyz", np.diag(roi.d_mm2_s), strict=True)},
-    }
-
-
-_OF_ROI = (
-    ("n_voxels", "voxels in the region, by the fraction of each inside"),
-    ("inside", "fraction of the region inside mask and field of view"),
-    ("fa", "fractional anisotropy of the mean tensor"),
-    ("md_mm2_s", "mean diffusivity", "mm2/s"),
-    ("l1_mm2_s", "largest eigenvalue of the mean tensor", "mm2/s"),
-    ("l2_mm2_s", "middle eigenvalue of the mean tensor", "mm2/s"),
-    ("l3_mm2_s", "smallest eigenvalue of the mean tensor", "mm2/s"),
-    ("mode", "mode of anisotropy of the mean tensor, -1 disc to 1 stick"),
-    ("dxx_mm2_s", "diffusivity along x (left-right) of the head", "mm2/s"),
-    ("dyy_mm2_s", "diffusivity along y (back-front) of the head", "mm2/s"),
-    ("dzz_mm2_s", "diffusivity along z (feet-head) of the head", "mm2/s"),
-    ("angle_deg", "angle of the principal direction to the expected axis", "deg"),
-    (
-        "dispersion_deg",
-        "root mean square angle of the voxels' directions; no limit: see fa and mode",
-        "deg",
-    ),
-    ("fluid_fraction", "fraction with mean diffusivity above 1.1e-3 mm2/s"),
-    ("fluid_distance_mm", "distance to the nearest fluid; no limit: see fluid_fraction", "mm"),
-    (
-        "displacement_mm",
-        "how far the search moved the region; no limit: at most what was asked for",
-        "mm",
-    ),
-)
-_OF_INDEX = (
-    ("", "ALPS index {words}, {side}"),
-    ("_low", "alps_{frame}_{side}: lower end of the 95 % interval"),
-    ("_high", "alps_{frame}_{side}: upper end of the 95 % interval"),
-)
-COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
-    *(
-        (f"alps_{frame}_{side}{end}", text.format(frame=frame, side=side, words=words))
-        for frame, words in ESTIMATORS.items()
-        for side in SIDES
-        for end, text in _OF_INDEX
-    ),
-    ("status", "pass, warn or fail"),
-    ("reasons", "why the status is not pass, the worst first"),
-    *((f"{name}_{key}", *words) for name in NAMES for key, *words in _OF_ROI),
-    ("alps_tract_nlls", "tract index, mean, by nonlinear least squares"),
-    ("alps_tract_restore", "tract index, mean, by RESTORE"),
-    ("alps_tract_free_water", "tract index, mean, with free water removed (two shells)"),
-    ("alps_tract_radius_5_mm", "tract index, mean, with spheres of 5 mm"),
-    (
-        "alps_tract_shift_sd",
-        "SD of the tract index over shifts by one voxel; no limit: read it beside the interval",
-    ),
-    ("left_tract_angle_deg", "angle between the tracts, left", "deg"),
-    ("right_tract_angle_deg", "angle between the tracts, right", "deg"),
-    ("pitch_deg", "rotation of the head about x", "deg"),
-    ("roll_deg", "rotation of the head about y", "deg"),
-    ("yaw_deg", "rotation of the head about z", "deg"),
-    ("registration_correlation", "FA with the template inside both brains, Pearson's"),
-    ("registration_overlap", "fraction of the scan's brain on the template's"),
-    (
-        "registration_coverage",
-        "fraction of the template's brain in the scan; no limit: a slab will do, see inside",
-    ),
-    ("registration_model", "transform that was found: rigid, scaling or affine"),
-    ("bvecs_best", "change of the voxel axes under which fibres line up best"),
-    ("bvecs_certainty", "probability that it beats its rival; no limit: see bvecs_z"),
-    ("bvecs_z", "the same as a z-score"),
-    ("b_s_mm2", "b-value that was used", "s/mm2"),
-    ("n_directions", "volumes at that b-value"),
-    ("n_b0", "volumes without diffusion weighting; no limit: one will do"),
-)
-"""What each column of `AlpsResult.to_row` is, as BIDS writes it."""

@@ -87,7 +87,7 @@ def denoise(
             "leave denoising off below ten"
         )
     if method == "mppca":
-        inside = None if mask is None else np.asarray(mask.dataobj) > 0
+        inside = None if mask is None else images.load_mask(mask, dwi.image)
         with np.errstate(invalid="ignore"):  # DIPY divides 0 by 0 where no patch reached
             clean = mppca(data, mask=inside, patch_radius=2, suppress_warning=True)
         clean = np.where(np.isfinite(clean) & (clean > 0), clean, data)
@@ -156,9 +156,8 @@ def correct_motion(dwi: images.Dwi, *, mask: nib.Nifti1Image | None = None) -> M
     size = images.voxel_size_mm(dwi.image)
     keep = np.ones(data.shape[:3], bool)
     if mask is not None:
-        images.same_grid(mask, dwi.image, name="mask", other_name="dwi")
         grow = int(np.ceil(6 / size.min()))
-        keep = ndimage.binary_dilation(np.asarray(mask.dataobj) > 0, iterations=grow)
+        keep = ndimage.binary_dilation(images.load_mask(mask, dwi.image), iterations=grow)
 
     def volume(values: NDArray) -> nib.Nifti1Image:
         return images.make(np.where(keep, values, 0), affine)
@@ -181,8 +180,8 @@ def correct_motion(dwi: images.Dwi, *, mask: nib.Nifti1Image | None = None) -> M
     bvecs = np.einsum("kij,kj->ki", turns, dwi.bvecs_ras)
     shift = np.array([centre - nib.affines.apply_affine(m, centre) for m in to_first])
     angle = np.rad2deg(Rotation.from_matrix(turns).magnitude())
-    corrected = images.Dwi(images.make(np.maximum(resampled, 0), affine), dwi.bvals_s_mm2, bvecs)
-    return Motion(corrected, shift, angle)
+    series = images.make(np.maximum(resampled, 0), affine)
+    return Motion(replace(dwi, image=series, bvecs_ras=bvecs), shift, angle)
 
 
 def _resampled(

@@ -7,6 +7,8 @@ can use is refused with one `InputError` that names the file and says what to do
 from pvsbook.images import _diffusion, _gradient_echo, _volumes
 from pvsbook.images._diffusion import *  # noqa: F403
 from pvsbook.images._diffusion import B0_BELOW_S_MM2 as B0_BELOW_S_MM2
+from pvsbook.images._diffusion import MIN_DIRECTIONS as MIN_DIRECTIONS
+from pvsbook.images._diffusion import count_directions as count_directions
 from pvsbook.images._files import PathLike as PathLike
 from pvsbook.images._files import check_scanner as check_scanner
 from pvsbook.images._files import number as number

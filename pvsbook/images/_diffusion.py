@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import nibabel as nib
@@ -12,11 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from pvsbook._errors import InputError
 from pvsbook.images._files import PathLike
-from pvsbook.images._volumes import ImageLike, label_of, load, rotation, times_text
+from pvsbook.images._volumes import ImageLike, label_of, load, make, rotation, times_text
 
 __all__ = ["Dwi", "load_dwi"]
 
 B0_BELOW_S_MM2 = 50.0
+HIGHEST_B0_S_MM2 = 250.0  # the tensor's S0 absorbs this much weighting, not more
 MIN_DIRECTIONS = 6
 
 
@@ -32,11 +34,14 @@ class Dwi:
         b-value of each volume, s/mm2, shape (n,).
     bvecs_ras
         Unit gradient direction of each volume in scanner RAS axes, shape (n, 3); zero at b=0.
+    left_out
+        Volumes at the end of the file that are not in the image, by number, and what they are.
     """
 
     image: nib.Nifti1Image
     bvals_s_mm2: NDArray[np.float64]
     bvecs_ras: NDArray[np.float64]
+    left_out: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def is_b0(self) -> NDArray[np.bool_]:
@@ -44,7 +49,13 @@ class Dwi:
         return self.bvals_s_mm2 < B0_BELOW_S_MM2
 
 
-def load_dwi(image: ImageLike, bval: PathLike | ArrayLike, bvec: PathLike | ArrayLike) -> Dwi:
+def load_dwi(
+    image: ImageLike,
+    bval: PathLike | ArrayLike,
+    bvec: PathLike | ArrayLike,
+    *,
+    b0_below_s_mm2: float = B0_BELOW_S_MM2,
+) -> Dwi:
     """Load a diffusion series and turn its FSL b-vectors into scanner axes.
 
     The vectors of an FSL ``bvec`` file are given along the image's own axes, with x negated where
@@ -58,7 +69,10 @@ def load_dwi(image: ImageLike, bval: PathLike | ArrayLike, bvec: PathLike | Arra
     bval
         FSL text file with n b-values in s/mm2, or an array of shape (n,).
     bvec
-        FSL text file with 3 rows of n numbers, or an array of shape (3, n).
+        FSL text file with 3 rows of n numbers, or an array of shape (3, n).  Volumes at the end
+        that are weighted and have no direction, such as trace and ADC maps, are left out.
+    b0_below_s_mm2
+        b-values below it count as b=0: 50 to 250 s/mm2.
 
     Returns
     -------
@@ -80,6 +94,11 @@ def load_dwi(image: ImageLike, bval: PathLike | ArrayLike, bvec: PathLike | Arra
     >>> dwi.bvecs_ras[1]  # x is negated, since det(affine) > 0
     array([-1.,  0.,  0.])
     """
+    if not B0_BELOW_S_MM2 <= b0_below_s_mm2 <= HIGHEST_B0_S_MM2:
+        raise InputError(
+            f"b0_threshold is {b0_below_s_mm2:g} s/mm2; use {B0_BELOW_S_MM2:g} to "
+            f"{HIGHEST_B0_S_MM2:g}"
+        )
     volumes = load(image, ndim=4, name="dwi")
     label = label_of(image, "dwi")
     n = volumes.shape[3]
@@ -108,22 +127,29 @@ def load_dwi(image: ImageLike, bval: PathLike | ArrayLike, bvec: PathLike | Arra
             f"{bval_name}: b-values up to {bvals.max():g} look like ms/um2; give s/mm2 "
             f"({1000 * bvals.max():g})"
         )
+    if b0_below_s_mm2 > B0_BELOW_S_MM2:
+        bvals = np.where(bvals < b0_below_s_mm2, 0.0, bvals)
     is_b0 = bvals < B0_BELOW_S_MM2
     if not is_b0.any():
+        hint = ", or raise b0_threshold" if bvals.min() < HIGHEST_B0_S_MM2 else ""
         raise InputError(
             f"{bval_name}: the smallest b-value is {bvals.min():g} s/mm2, but a volume with "
-            f"b < {B0_BELOW_S_MM2:g} is needed; include the b=0 volume of the series"
+            f"b < {b0_below_s_mm2:g} is needed; include the b=0 volume of the series{hint}"
         )
     vectors = np.where(is_b0, 0.0, vectors)  # some converters write NaN where there is none
     length = np.linalg.norm(vectors, axis=0)
+    has_direction = is_b0 | (length != 0)  # NaN is no direction either way, and is refused below
+    end = n - int(np.argmax(has_direction[::-1]))
+    left_out = {
+        k: f"b={bvals[k]:g} without direction, as a trace or ADC map" for k in range(end, n)
+    }
+    if left_out:
+        volumes = make(volumes.dataobj[..., :end], volumes.affine)
+        bvals, is_b0, length = bvals[:end], is_b0[:end], length[:end]
+        vectors = vectors[:, :end]
     odd = ~is_b0 & ~(np.abs(length - 1) <= 0.05)  # NaN too
     if odd.any():
         k = int(np.flatnonzero(odd)[0])
-        if odd[-odd.sum() :].all() and not length[odd].any():
-            raise InputError(
-                f"{bvec_name}: volume {k} has b = {bvals[k]:g} s/mm2 and no direction, as a mean "
-                "or ADC map has that a scanner appends; leave it out of image, bval and bvec"
-            )
         raise InputError(
             f"{bvec_name}: {odd.sum()} directions are not unit vectors (volume {k}, b = "
             f"{bvals[k]:g} s/mm2, has length {length[k]:.3g}); undo a length that encodes b; "
@@ -134,13 +160,13 @@ def load_dwi(image: ImageLike, bval: PathLike | ArrayLike, bvec: PathLike | Arra
     if np.linalg.det(axes) > 0:
         stored[:, 0] *= -1
     bvecs_ras = stored @ axes.T + 0.0
-    distinct = _count_directions(bvecs_ras[~is_b0])
+    distinct = count_directions(bvecs_ras[~is_b0])
     if distinct < MIN_DIRECTIONS:
         raise InputError(
             f"{bvec_name}: {distinct} directions that are not collinear, but a tensor needs "
             f"{MIN_DIRECTIONS}; a trace-weighted series cannot be used"
         )
-    return Dwi(volumes, bvals, bvecs_ras)
+    return Dwi(volumes, bvals, bvecs_ras, left_out)
 
 
 def _numbers(
@@ -166,7 +192,7 @@ def _numbers(
     return values, label
 
 
-def _count_directions(vectors: NDArray[np.float64]) -> int:
+def count_directions(vectors: NDArray[np.float64]) -> int:
     """Count directions that differ by more than about 5 degrees; opposite ones are one."""
     kept: list[NDArray[np.float64]] = []
     for vector in vectors:

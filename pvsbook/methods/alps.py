@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvsbook.method import Input, Method, Option, Shown
-from pvsbook.visit import Found, Visit
+from pvsbook.visit import BidsFile, Found, Visit, entities_of
 
 if TYPE_CHECKING:
     from pvsbook.alps.pipeline import AlpsResult
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["METHOD"]
 
 SPHERES = ("2.5mm", "5mm")
+ROTATED = ".eddy_rotated_bvecs"  # beside an image that FSL's eddy wrote
 
 
 def validate(options: Mapping[str, Any]) -> None:
@@ -33,6 +34,7 @@ def measure(
     *,
     brain_mask: PathLike | None,
     rois: str | PathLike,
+    b0_threshold: float,
     denoise: str | None,
     gibbs: bool,
     motion: bool,
@@ -45,14 +47,15 @@ def measure(
     spheres = dict(zip(SPHERES, (regions.SPHERES_2_5_MM, regions.SPHERES_5_MM), strict=True))
     chosen = spheres[str(rois)] if str(rois) in spheres else images.load(rois)
     mask = None if brain_mask is None else images.load(brain_mask)
-    series = images.load_dwi(dwi[0], bval[0], bvec[0])
+    series = images.load_dwi(dwi[0], bval[0], bvec[0], b0_below_s_mm2=b0_threshold)
+    before = None if denoise is None else series  # its noise is what the index still has
     if denoise is not None:
         series = preprocess.denoise(series, method=denoise, mask=mask)
     if gibbs:
         series = preprocess.remove_ringing(series)
     if motion:
         series = preprocess.correct_motion(series, mask=mask).dwi
-    return pipeline.measure(series, mask=mask, rois=chosen, **options)
+    return pipeline.measure(series, mask=mask, rois=chosen, before_denoising=before, **options)
 
 
 def show(result: AlpsResult) -> Shown:
@@ -66,30 +69,65 @@ def show(result: AlpsResult) -> Shown:
         values = ", ".join(
             f"{side} {e.value:.2f} ({e.low:.2f} to {e.high:.2f})" for side, e in indices.items()
         )
-        summary = f"ALPS index in the frame of the tracts, with 95 % intervals: {values}."
+        summary = (
+            "ALPS index in the frame of the tracts, with 95 % intervals (noise, place of the "
+            f"regions, registration): {values}."
+        )
+        if "," in result.shells.partition(",")[2]:
+            summary += f" Of the shells ({result.shells}) b={result.b_s_mm2:g} was used."
+        if result.notes:
+            summary += f" Note: {'; '.join(result.notes)}."
+        if result.left_out:
+            numbers = ", ".join(map(str, result.left_out))
+            summary += f" Volumes left out (numbered from 0): {numbers}."
     else:
         summary = "No index: the regions could not be placed."
-    return Shown(
-        summary,
-        [
+    shown = [
+        (
+            figures.summary(result),
+            "Colour map of the fibre directions with the four regions, and the indices: "
+            f"{summary}",
+            "Regions on the colour map, and the index in three frames with 95 % intervals.",
+        ),
+        (
+            figures.regions_close_up(result),
+            "Regions of each side, enlarged, in axial, coronal and sagittal planes.",
+            "Regions enlarged (white: projection, yellow: association) with the fibre direction "
+            "of each voxel. Projection fibres should run up and down (blue), association fibres "
+            "front to back (green); sagittal planes go through the projection region.",
+        ),
+    ]
+    by_place = figures.index_by_place(result)
+    if by_place is not None:
+        shown.append(
             (
-                figures.summary(result),
-                "Colour map of the fibre directions with the four regions, and the indices: "
-                f"{summary}",
-                "Regions on the colour map, and the index in three frames with 95 % intervals.",
+                by_place,
+                "Lines of the index of each side against the shift and the radius of the regions.",
+                "Index when all four regions are moved or have another radius (dotted: as "
+                "measured); the band is the 95 % interval of the mean. Steep lines: the index "
+                "depends on the place.",
             )
-        ],
-    )
+        )
+    return Shown(summary, shown)
 
 
 def find(visit: Visit) -> Found:
-    """Take the diffusion series with the most weighted volumes, with its gradients."""
+    """Take the diffusion series with the most weighted volumes, with its gradients.
+
+    One that FSL's eddy or QSIPrep corrected comes first, with the b-vectors that they turned with
+    the head and, from QSIPrep, its brain mask.
+    """
+    from pvsbook import images
+
     series = [f for f in visit.select("dwi", "dwi") if f.get("part") in ("", "mag")]
     if not series:
         return Found(lacks=("no *_dwi.nii.gz in dwi/",))
     complete, lacks = [], []
     for file in series:
         gradients = {e: next(visit.sidecars.files(file, f".{e}"), None) for e in ("bval", "bvec")}
+        rotated = Path(images.stem(file.path) + ROTATED)
+        if rotated.is_file():
+            gradients["bvec"] = rotated
         missing = [e for e, path in gradients.items() if path is None]
         if missing:
             lacks.append(f"{file.name}: no .{' and no .'.join(missing)}")
@@ -97,14 +135,47 @@ def find(visit: Visit) -> Found:
             complete.append((file, gradients))
     if not complete:
         return Found(lacks=tuple(lacks))
-    complete.sort(key=lambda pair: -_count_weighted(pair[1]["bval"]))
+    complete.sort(key=lambda pair: (not _is_corrected(*pair), -_count_weighted(pair[1]["bval"])))
     file, gradients = complete[0]
     notes = list(lacks)
     if len(complete) > 1:
         why = "the one with the most weighted volumes"
+        if _is_corrected(file, gradients) and not all(_is_corrected(*pair) for pair in complete):
+            why = "the one that was corrected for motion"
         notes.insert(0, f"{file.name} taken of {len(complete)}, {why}")
+    parameters = {}
+    bvec = gradients["bvec"]
+    if file.get("desc") == "preproc" and bvec and not _is_corrected(file, gradients):
+        notes.append(f"{bvec.name} may be not turned with the head: {file.name} has no .bvec")
+    if _is_corrected(file, gradients):
+        notes.append(f"corrected for motion before: b-vectors of {bvec.name if bvec else ''}")
+        if mask := _mask_of(file, visit):
+            parameters["brain_mask"] = str(mask.path)
+            notes.append(f"brain mask of {mask.name}")
     inputs = {"dwi": [str(file.path)], **{e: [str(path)] for e, path in gradients.items()}}
-    return Found(inputs, notes=tuple(notes))
+    return Found(inputs, parameters, notes=tuple(notes))
+
+
+def _is_corrected(file: BidsFile, gradients: Mapping[str, Path | None]) -> bool:
+    """Tell a series that FSL's eddy or QSIPrep corrected, with the b-vectors they turned."""
+    bvec = gradients["bvec"]
+    if bvec is None:
+        return False
+    if bvec.name.endswith(ROTATED):
+        return True
+    return file.get("desc") == entities_of(bvec.name).get("desc") == "preproc"
+
+
+def _mask_of(file: BidsFile, visit: Visit) -> BidsFile | None:
+    """Find the brain mask that was made of a corrected series."""
+    same = {k: v for k, v in file.entities.items() if k not in ("desc", "suffix")}
+    masks = [
+        mask
+        for mask in visit.select("dwi", "mask")
+        if mask.get("desc") == "brain"
+        and {k: v for k, v in mask.entities.items() if k not in ("desc", "suffix")} == same
+    ]
+    return masks[0] if masks else None
 
 
 def _count_weighted(bval: Path | None) -> int:
@@ -129,11 +200,11 @@ METHOD = Method(
         Input("bvec", "b-vectors, FSL format."),
     ),
     options=(
-        Option("brain_mask", None, "Brain, on the same grid.", kind=Path),
+        Option("brain_mask", None, "Brain, on the same grid.", kind=Path, is_found=True),
         Option(
             "rois",
-            "2.5mm",
-            "2.5mm or 5mm spheres, or a label image drawn by hand (labels 1 to 4).",
+            "5mm",
+            "5mm or 2.5mm spheres, or a label image drawn by hand (labels 1 to 4).",
             choices=SPHERES,
             or_file=True,
         ),
@@ -148,6 +219,11 @@ METHOD = Method(
             "affine",
             "syn: refine the registration of the FA map (SyN); 10 s more.",
             choices=("affine", "syn"),
+        ),
+        Option(
+            "b0_threshold",
+            50.0,
+            "b-values below this many s/mm2 count as b=0 (50 to 250).",
         ),
         Option(
             "denoise",
@@ -182,6 +258,7 @@ METHOD = Method(
     core="pvsbook.alps.pipeline.measure",
     kept_back={
         "mask": "is the option brain_mask, a file",
+        "before_denoising": "is the series as given, where the option denoise is used",
         "rng": "a fixed seed, so that the same scan gives the same number",
     },
 )

@@ -41,15 +41,20 @@ class LocalField:
     ball_mm
         Radius of the ball whose mean was subtracted and not put back, as `smv` does; else zero.
         An inversion must take it into account (`pvsbook.qsm.inversion.tv` can).
+    is_settled
+        Whether the method met its tolerance before it ran out of iterations.
     """
 
     field_ppm: Volume
     mask: NDArray[np.bool_]
     ball_mm: float = 0.0
+    is_settled: bool = True
 
 
-def _local_field(local: Volume, known: NDArray[np.bool_], ball_mm: float = 0.0) -> LocalField:
-    return LocalField(np.where(known, local, np.float32(0)), known, ball_mm)
+def _local_field(
+    local: Volume, known: NDArray[np.bool_], ball_mm: float = 0.0, *, is_settled: bool = True
+) -> LocalField:
+    return LocalField(np.where(known, local, np.float32(0)), known, ball_mm, is_settled)
 
 
 def smv(
@@ -255,8 +260,8 @@ def resharp(
         return twice(volume) + np.float32(regularisation) * volume
 
     right = twice(field)
-    local, _, _ = conjugate_gradients(normal, right, tolerance, max_iterations)
-    return _local_field(local, served)
+    local, _, left = conjugate_gradients(normal, right, tolerance, max_iterations)
+    return _local_field(local, served, is_settled=left <= tolerance)
 
 
 def pdf(
@@ -324,8 +329,9 @@ def pdf(
         return outside * convolve(trust * convolve(sources, kernel, big), kernel, big)
 
     right = outside * convolve(trust * data, kernel, big)
-    sources, _, _ = conjugate_gradients(normal, right, tolerance, max_iterations)
-    return _local_field((data - convolve(sources, kernel, big))[box], inside)
+    sources, _, left = conjugate_gradients(normal, right, tolerance, max_iterations)
+    rest = (data - convolve(sources, kernel, big))[box]
+    return _local_field(rest, inside, is_settled=left <= tolerance)
 
 
 def lbv(
@@ -375,9 +381,11 @@ def lbv(
     padded, whole = np.pad(field, 1), np.pad(inside, 1)
     interior = ndimage.binary_erosion(whole)  # voxels with all six neighbours in the mask
     scale = float(np.std(field[inside]))
-    background = _harmonic(padded, whole, interior, size, tolerance * scale, max_sweeps)
+    limit = tolerance * scale
+    background, change = _harmonic(padded, whole, interior, size, limit, max_sweeps)
     centre = (slice(1, -1),) * 3
-    return _local_field((padded - background)[centre], interior[centre].copy())
+    rest = (padded - background)[centre]
+    return _local_field(rest, interior[centre].copy(), is_settled=change <= limit)
 
 
 def _harmonic(
@@ -387,8 +395,11 @@ def _harmonic(
     size_mm: NDArray,
     tolerance: float,
     max_sweeps: int,
-) -> Volume:
-    """Replace the interior by the harmonic field of the rim, from coarse grids to fine."""
+) -> tuple[Volume, float]:
+    """Replace the interior by the harmonic field of the rim, from coarse grids to fine.
+
+    Returns it, and the largest change of a voxel in the last sweep.
+    """
     start = values.copy()
     if min(values.shape) >= 24:
         count = _blocks(inside)
@@ -396,12 +407,12 @@ def _harmonic(
         mean = np.divide(mean, count, out=np.zeros_like(mean), where=count > 0)
         coarse_interior = _blocks(interior) == 8
         coarse_interior &= ndimage.binary_erosion(count > 0)
-        coarse = _harmonic(mean, count > 0, coarse_interior, 2 * size_mm, tolerance, max_sweeps)
+        about = 2 * size_mm, tolerance, max_sweeps
+        coarse, _ = _harmonic(mean, count > 0, coarse_interior, *about)
         fine = coarse.repeat(2, 0).repeat(2, 1).repeat(2, 2)
         fine = fine[tuple(slice(n) for n in values.shape)]
         start[interior] = fine[interior]
-    _relax(start, interior, 1 / size_mm**2, 1.9, tolerance, max_sweeps)
-    return start
+    return start, _relax(start, interior, 1 / size_mm**2, 1.9, tolerance, max_sweeps)
 
 
 def _blocks(volume: NDArray) -> Volume:
@@ -418,6 +429,7 @@ def _relax(u, interior, weight, omega, tolerance, max_sweeps):  # type: ignore[n
     wx, wy, wz = np.float32(weight[0]), np.float32(weight[1]), np.float32(weight[2])
     share = np.float32(1) / (2 * (wx + wy + wz))
     omega = np.float32(omega)
+    largest = np.float32(np.inf)
     for _ in range(max_sweeps):
         largest = np.float32(0)
         for i in range(1, nx - 1):
@@ -434,3 +446,4 @@ def _relax(u, interior, weight, omega, tolerance, max_sweeps):  # type: ignore[n
                         largest = max(largest, abs(change))
         if largest < tolerance:
             break
+    return largest

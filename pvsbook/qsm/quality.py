@@ -92,6 +92,10 @@ FLAGS: dict[str, tuple[str | None, str]] = {
         "{:.0f} mm3 left out in one piece inside the brain, where the field is too steep for the "
         "echo times; a source there, as a calcification, comes out too weak",
     ),
+    "unsettled": (
+        None,
+        "{} stopped before its tolerance was met; raise its max_iterations (of LBV: max_sweeps)",
+    ),
     "residual": (None, "95 % of the line fits miss by up to {:.2f} rad"),
     "bipolar": (None, "odd and even echoes differ by a smooth phase, which was taken out"),
     "one echo": (
@@ -245,6 +249,7 @@ def check_map(
     *,
     dropped: NDArray[np.bool_],
     is_bipolar: bool,
+    is_settled: bool = True,
 ) -> tuple[Flag, ...]:
     """Flag what mask, unwrapping, the line fit over the echoes and susceptibility say of a scan.
 
@@ -264,6 +269,8 @@ def check_map(
         Voxels left out of the mask.
     is_bipolar
         Whether a difference of odd and even echoes was taken out.
+    is_settled
+        Whether the inversion met its tolerance.
     """
     n_echoes = gre.echo_times_s.size
     faces = [np.take(known, end, axis).mean() for axis in range(3) for end in (0, -1)]
@@ -300,6 +307,8 @@ def check_map(
         (largest < 0.99 * known.sum(), "pieces", field.n_regions),
         (n_dropped > DROPPED_SHARE * known.sum(), "jumps", n_dropped),
         (is_strong, "strong source", strong_mm3),
+        (not local.is_settled, "unsettled", "background removal"),
+        (not is_settled, "unsettled", "the inversion"),
         (residual_rad > RESIDUAL_RAD, "residual", residual_rad),
         (is_bipolar, "bipolar", None),
         (n_echoes == 1, "one echo", None),

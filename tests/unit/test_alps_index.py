@@ -1,5 +1,7 @@
 """The ALPS index of two tensors, its bootstrap, and the check of the b-vectors."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from pvsbook.alps import estimators, tensor
-from pvsbook.alps.quality import check_bvecs
+from pvsbook.alps.gradients import check_bvecs
+from pvsbook.alps.quality import bvec_figures
 
 PROJECTION, ASSOCIATION = np.diag([0.6, 0.4, 1.5]), np.diag([0.6, 1.5, 0.4])
 ANGLES = st.floats(-180, 180)
@@ -62,13 +65,8 @@ def test_wild_bootstrap_has_the_spread_of_repeated_noise(n_b0):
     assert np.mean(spreads) == pytest.approx(np.std(means), rel=0.12)
 
 
-@settings(max_examples=24, deadline=None)
-@given(
-    st.permutations(range(3)),
-    st.sampled_from([(1, 1, 1), (-1, 1, 1), (1, -1, 1), (1, 1, -1)]),
-)
-def test_every_change_of_the_axes_is_found(order, signs):
-    """A helix of fibres in a tube knows all three axes; the change is undone exactly."""
+def helix():
+    """A helix of fibres in a tube, which knows all three axes: where it is, and its directions."""
     t = np.linspace(0, 4 * np.pi, 900)
     path = np.stack([12 + 8 * np.cos(t), 12 + 8 * np.sin(t), 3 + 1.7 * t], -1)
     slope = np.stack([-8 * np.sin(t), 8 * np.cos(t), np.full(t.size, 1.7)], -1)
@@ -78,6 +76,34 @@ def test_every_change_of_the_axes_is_found(order, signs):
     directions = np.zeros((*where.shape, 3))
     where[tuple(voxel.T)] = True
     directions[tuple(voxel.T)] = slope
+    return where, directions
+
+
+def test_b_vectors_that_were_not_rotated_with_the_slices_are_told():
+    where, directions = helix()
+    for degrees in (25, 60):
+        turn = Rotation.from_rotvec(np.deg2rad(degrees) * np.array([0.6, 0.8, 0])).as_matrix()
+        check = check_bvecs(directions @ turn.T, where.astype(float), where, (2, 2, 2))
+        assert check.turn_deg == pytest.approx(degrees, abs=4)
+        told = {key for key, _, _ in bvec_figures(check)}
+        assert told & {"bvec_turn_deg", "bvec_z"}
+    right = check_bvecs(directions, where.astype(float), where, (2, 2, 2))
+    assert right.as_given
+    assert not list(bvec_figures(right)), "nothing is said of right b-vectors"
+    faint = replace(right, turn_deg=25.0, turn_z=3.0, turn_gain=0.01)
+    assert not list(bvec_figures(faint)), "too small a gain for its angle"
+    sure = replace(right, turn_deg=25.0, turn_z=3.0, turn_gain=0.03)
+    assert [key for key, _, _ in bvec_figures(sure)] == ["bvec_turn_deg"]
+
+
+@settings(max_examples=24, deadline=None)
+@given(
+    st.permutations(range(3)),
+    st.sampled_from([(1, 1, 1), (-1, 1, 1), (1, -1, 1), (1, 1, -1)]),
+)
+def test_every_change_of_the_axes_is_found(order, signs):
+    """The change is undone exactly."""
+    where, directions = helix()
     wrong = directions[..., list(order)] * signs
     check = check_bvecs(wrong, where.astype(float), where, (2, 2, 2))
     changed = order != [0, 1, 2] or signs != (1, 1, 1)

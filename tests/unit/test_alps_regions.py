@@ -69,7 +69,8 @@ def test_regions_by_hand_give_what_spheres_give(scan):
     assert drawn.to_row()["alps_tract_mean"] == pytest.approx(
         spheres.to_row()["alps_tract_mean"], abs=0.1
     )
-    assert np.isnan(drawn.variants["radius_5_mm"])
+    assert np.isnan(drawn.variants["radius_2_5_mm"])
+    assert np.isnan(drawn.indices["tract"]["mean"].placement_sd), "a drawing stays where it is"
 
 
 def test_coordinates_in_the_scanner():
@@ -82,7 +83,9 @@ def test_coordinates_in_the_scanner():
     }
     by_hand = regions.RoiSet(centres, 2.5, space="scanner")
     known = Registration(np.linalg.inv(to_world), "fa", "affine", "given", 1.0, 0.9, 1.0, 1.0)
-    one = alps.measure(found.dwi, mask=found.mask, registration=known, n_bootstrap=10)
+    one = alps.measure(
+        found.dwi, mask=found.mask, registration=known, rois=alps.SPHERES_2_5_MM, n_bootstrap=10
+    )
     other = alps.measure(
         found.dwi, mask=found.mask, registration=known, rois=by_hand, n_bootstrap=10
     )

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from pvsbook import InputError, alps, images
+from pvsbook.alps import regions, uncertainty
 from pvsbook.atlas import registration
 from pvsbook.images._files import FREQUENCY_TOLERANCE
 from pvsbook.methods import by_name
-from pvsbook.qsm import _echoes, _placement, change
+from pvsbook.qsm import _echoes, _placement, _steps, change
 
 DEFAULTS = {
     "pvs.pipeline.measure": {"contrast": "t2", "registration": "affine"},
@@ -44,7 +45,7 @@ DEFAULTS = {
         "beta": 0.5,
     },
     "alps.pipeline.measure": {
-        "rois": alps.SPHERES_2_5_MM,
+        "rois": alps.SPHERES_5_MM,
         "search_mm": 0.0,
         "registration": "affine",
         "n_bootstrap": 1000,
@@ -79,6 +80,7 @@ DEFAULTS = {
         "ball_mm": 0.0,
         "regularisation": 2e-4,
         "max_iterations": 60,
+        "passes": 1,
         "pad_mm": 16.0,
     },
     "qsm.inversion.tkd": {"b0_direction": (0, 0, 1), "threshold": 0.15, "pad_mm": 16.0},
@@ -125,9 +127,10 @@ DEFAULTS = {
 OPTIONS = {
     "pvs": {"contrast": "t2", "registration": "affine", "rules": {}},
     "alps": {
-        "rois": "2.5mm",
+        "rois": "5mm",
         "search_mm": 0.0,
         "registration": "affine",
+        "b0_threshold": 50.0,
         "denoise": None,
         "gibbs": False,
         "motion": False,
@@ -175,8 +178,11 @@ LIMITS = {
         "mirrored_per_pvs": (0.25, 1.0),
     },
     "alps.quality.LIMITS": {
-        "bvec_z": (1.0, 3.0),
-        "registration_correlation": (0.5, 0.35),
+        "bvec_z": (2.0, 3.0),
+        "bvec_turn_deg": (10.0, float("inf")),
+        "bvec_row_deg": (22.0, 35.0),
+        "bvec_row_b": (1.25, 1.6),
+        "registration_correlation": (0.42, 0.35),
         "registration_overlap": (0.9, 0.8),
         "left_minus_right": (0.3, 0.6),
         "head_tilt_deg": (10.0, float("inf")),
@@ -187,8 +193,20 @@ LIMITS = {
         "angle_deg": (30.0, 45.0),
         "fluid_fraction": (0.2, 0.5),
         "mode": (0.3, float("-inf")),
-        "tract_angle_deg": (60.0, 40.0),
+        "tract_angle_deg": (50.0, 40.0),
     },
+    "alps.quality.NOTED": ("head_tilt_deg",),
+    "alps.quality.TURN_Z": 2.5,
+    "alps.quality.TURN_GAIN": 0.1,
+    "alps.quality.MIDLINE_MM": 5.0,
+    "alps.quality.ORDER_MM": 3.0,
+    "alps.quality.ROBUST_DIFFERENCE": 0.08,
+    "alps.series.MAX_B_S_MM2": 3000.0,
+    "alps.series.FEW": 3,
+    "alps.series.SAME_B0": 0.85,
+    "alps.series.LOST_SIGNAL": 0.6,
+    "alps.series.MOST_LOST": 1 / 3,
+    "alps.series.MOST_LOW": 0.05,
     "bids.group.OUTLYING": 3.5,  # Iglewicz and Hoaglin 1993
     "qsm.change.MIN_OVERLAP": 0.9,
     "qsm.change.MAX_TILT_DEG": 12.0,
@@ -216,6 +234,8 @@ LIMITS = {
     "qsm.quality.RESIDUAL_RAD": 0.1,
     "qsm.pipeline.MAX_RESIDUAL_RAD": 0.2,
     "qsm.pipeline.MAX_DROPPED_SHARE": 0.2,
+    "qsm._steps.RIM_MM": 2.0,
+    "qsm.inversion.PASS_CHANGE": 0.1,
     "qsm.quality.DROPPED_SHARE": 0.02,
     "qsm.regions.MIN_REGION_VOXELS": 8,
     "qsm.separation.ASSUMED_R2_HZ": 12.5,
@@ -267,6 +287,15 @@ def test_the_limits_are_these(name):
     assert found == LIMITS[name]
 
 
+def test_the_recipe_of_tv_after_lbv_is_this():
+    assert dict(_steps.TV_OPTIONS) == {
+        "regularisation": 8e-4,
+        "passes": 3,
+        "max_iterations": 14,
+        "tolerance": 0.003,
+    }
+
+
 def test_the_recipe_of_change_is_this():
     assert dict(change.SETTINGS) == {
         "background": "smv",
@@ -276,7 +305,10 @@ def test_the_recipe_of_change_is_this():
 
 
 def test_the_default_spheres_are_these():
-    assert alps.SPHERES_2_5_MM.radius_mm == 2.5
+    assert (alps.SPHERES_2_5_MM.radius_mm, alps.SPHERES_5_MM.radius_mm) == (2.5, 5.0)
+    assert (regions.WHITE_FA, regions.LEAST_WHITE, regions.FLUID_MD_MM2_S) == (0.2, 0.1, 1.1e-3)
+    assert (uncertainty.PLACEMENT_MM, uncertainty.REGISTRATION_MM) == (1.0, 1.0)
+    assert uncertainty.RADIUS_SHARE == 0.1
     assert alps.SPHERES_2_5_MM.centres_mm == {
         "left_projection": (-26.0, -16.0, 27.0),
         "left_association": (-38.0, -16.0, 27.0),
@@ -342,6 +374,10 @@ JUDGED_BY = {
         r"registration_correlation": "alps.quality.LIMITS.registration_correlation",
         r"registration_overlap": "alps.quality.LIMITS.registration_overlap",
         r"bvecs_z": "alps.quality.LIMITS.bvec_z",
+        r"bvecs_turn_deg": "alps.quality.LIMITS.bvec_turn_deg",
+        r"bvecs_turn_z": "alps.quality.TURN_Z",
+        r"bvecs_row_deg": "alps.quality.LIMITS.bvec_row_deg",
+        r"bvecs_row_b": "alps.quality.LIMITS.bvec_row_b",
         r"b_s_mm2": "alps.quality.LIMITS.b_s_mm2",
         r"n_directions": "alps.quality.STEADY_DIRECTIONS",
         r"alps_tract_restore": "alps.quality.ROBUST_DIFFERENCE",
@@ -366,7 +402,7 @@ JUDGED_BY = {
 }
 MEASURED = {
     "pvs": r"n_.*|volume_.*|tissue_.*|fraction_.*|median_.*",
-    "alps": r"alps_\w+_(left|right|mean)(_low|_high)?|alps_tract_(nlls|free_water|radius_5_mm)"
+    "alps": r"alps_\w+_(left|right|mean)(_low|_high)?|alps_tract_(nlls|free_water|radius_2_5_mm)"
     r"|\w+_(md|l1|l2|l3|dxx|dyy|dzz)_mm2_s",
     "qsm": r"reference_value_ppb|chi_(mean|p1|p99)_ppb"
     r"|(caudate|putamen|pallidum|thalamus|pulvinar|red_nucleus|substantia_nigra|dentate)"
@@ -378,7 +414,7 @@ MEASURED = {
 WORDS = (
     r"status|reasons|contrast|has_wmh_mask|registration|registration_model|bvecs_best|reference"
 )
-WORDS += r"|first_session|placed_by|sources_status"
+WORDS += r"|first_session|shells|left_out|notes|placed_by|sources_status"
 
 
 @pytest.mark.parametrize("method", JUDGED_BY)

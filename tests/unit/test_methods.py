@@ -43,10 +43,10 @@ def test_every_keyword_of_the_library_is_an_option_or_has_a_reason(method):
 
 @pytest.mark.parametrize("method", methods.ALL, ids=lambda m: m.name)
 def test_a_default_is_that_of_the_library(method):
-    from pvsbook.alps.regions import SPHERES_2_5_MM
+    from pvsbook.alps.regions import SPHERES_5_MM
     from pvsbook.qsm import change
 
-    same = {"2.5mm": SPHERES_2_5_MM}
+    same = {"5mm": SPHERES_5_MM}
     for option in method.options:
         parameter = core(method).get(option.name)
         if parameter is None or parameter.default is parameter.empty:

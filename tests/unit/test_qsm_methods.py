@@ -122,6 +122,40 @@ def test_tv_reaches_the_minimum_of_its_objective():
         assert objective(whole + 2e-3 * step) > best - 1e-6
 
 
+def test_passes_of_tv_bring_back_the_contrast_that_the_penalty_took_before_the_noise():
+    for seed in range(3):
+        noisy = FIELD + np.random.default_rng(seed).normal(0, 0.002, FIELD.shape)
+        for weight in (None, MASK):
+            known = {"weight": weight, "tolerance": 0.003, "max_iterations": 40}
+            once, thrice, weak = (
+                inversion.tv(noisy, MASK, SIZE, B0, regularisation=r, passes=n, **known).chi_ppm
+                for r, n in ((8e-4, 1), (8e-4, 3), (8e-5, 1))
+            )
+            assert abs(slope(thrice) - 1) < 0.6 * abs(slope(once) - 1)
+            even = (RADIUS < 13) & (CHI == 0)
+            assert thrice[even].std() < 0.9 * weak[even].std()
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda n: background.resharp(FIELD, MASK, SIZE, radius_mm=3, max_iterations=n),
+        lambda n: background.pdf(FIELD, MASK, SIZE, B0, max_iterations=n),
+        lambda n: background.lbv(FIELD, MASK, SIZE, max_sweeps=n),
+        lambda n: inversion.tikhonov(FIELD, MASK, SIZE, B0, max_iterations=n),
+        lambda n: inversion.ndi(FIELD, MASK, SIZE, B0, radians_per_ppm=12, max_iterations=n),
+        lambda n: inversion.ndi(FIELD, MASK, SIZE, B0, radians_per_ppm=300, max_iterations=n),
+        lambda n: inversion.tv(FIELD, MASK, SIZE, B0, max_iterations=n),
+        lambda n: inversion.tv(FIELD, MASK, SIZE, B0, weight=MASK, max_iterations=n),
+        lambda n: inversion.tv(FIELD, MASK, SIZE, B0, passes=3, max_iterations=n),
+        lambda n: inversion.tv(FIELD, MASK, SIZE, B0, magnitude=CHI, max_iterations=n),
+    ],
+)
+def test_an_iterative_method_says_whether_it_met_its_tolerance(run):
+    assert not run(1).is_settled
+    assert run(400).is_settled
+
+
 def test_ndi_does_not_mind_a_missed_wrap():
     radians = 60.0
     wrapped = FIELD.copy()

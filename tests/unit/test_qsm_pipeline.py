@@ -456,3 +456,18 @@ def test_harmonic_susceptibility_is_removed_after_the_methods_that_keep_the_slow
         difference = 1e3 * (found.susceptibility.chi_ppm - kept.susceptibility.chi_ppm)[inside]
         assert (difference.std() > 0.5) == (background != "vsharp")
         assert found.settings["harmonic_degree"] == (0 if background == "vsharp" else 6)
+
+
+def test_a_method_that_runs_out_of_iterations_is_a_warning(head):
+    few = {"max_iterations": 2}
+    hurried = (
+        {"background": "lbv", "background_options": {"max_sweeps": 2}, "inversion": "tkd"},
+        {"background": "pdf", "background_options": few, "inversion": "tkd"},
+        {"inversion": "tikhonov", "inversion_options": few},
+        {"inversion": "tv", "inversion_options": {"max_iterations": 1}},
+    )
+    for given in hurried:
+        found = qsm.reconstruct(head.gre, **given)
+        assert found.status != "pass", given
+        assert "unsettled" in [flag.code for flag in found.flags], given
+    assert not qsm.reconstruct(head.gre).flags

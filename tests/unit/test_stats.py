@@ -295,6 +295,48 @@ def test_repeatability_of_known_noise():
     assert within["low"] < 1 < within["high"]
     assert found.loc[2, "estimate"] == pytest.approx(1.96 * np.sqrt(2) * within["estimate"])
     assert found.loc[3, "estimate"] == pytest.approx(0.2, abs=0.02)
+    icc = found.loc[4]  # 4 between, 1 within, and half of a shift by 1 as variance of visits
+    assert (icc["term"], icc["measure"]) == ("agreement", "ICC(A,1)")
+    assert icc["estimate"] == pytest.approx(4 / (4 + 1 + 0.5), abs=0.02)
+    assert icc["low"] < icc["estimate"] < icc["high"]
+
+
+def scanned_twice(n=60, within=0.04, seed=9):
+    rng = np.random.default_rng(seed)
+    who = [f"sub-{k:03d}" for k in range(n)]
+    table = pd.DataFrame({"participant_id": who * 2, "session_id": ["ses-1"] * n + ["ses-2"] * n})
+    table["alps"] = np.tile(rng.normal(1.4, 0.12, n), 2) + rng.normal(0, within, 2 * n)
+    return table.assign(status="pass").sample(frac=1, random_state=seed).reset_index(drop=True)
+
+
+def test_reliability_of_people_with_known_variance():
+    """Over many cohorts: the limits hold what is true, and the detectable change follows."""
+    held = {"within": 0, "icc": 0}
+    for seed in range(60):
+        found = agreement.reliability(scanned_twice(seed=seed), value="alps").set_index("term")
+        within, icc = found.loc["within a participant"], found.loc["agreement"]
+        held["within"] += within["low"] <= 0.04 <= within["high"]
+        held["icc"] += icc["low"] <= 0.12**2 / (0.12**2 + 0.04**2) <= icc["high"]
+        least = found.loc["smallest detectable change", "estimate"]
+        assert least == pytest.approx(1.96 * np.sqrt(2) * within["estimate"])
+    assert min(held.values()) >= 52
+
+
+def test_reliability_leaves_out_what_failed_or_was_scanned_once():
+    table = scanned_twice(n=12)
+    whole = agreement.reliability(table, value="alps")
+    failed = table.index[table["participant_id"] == "sub-003"][0]
+    table.loc[failed, ["alps", "status"]] = [9.0, "fail"]
+    once = table.drop(table.index[table["participant_id"] == "sub-007"][0])
+    found = agreement.reliability(once, value="alps")
+    assert found["n"].unique().tolist() == [10]
+    assert found["dropped"].unique().tolist() == [3]  # the failed row, and two that are left alone
+    assert found.loc[1, "estimate"] == pytest.approx(whole.loc[1, "estimate"], rel=0.6)
+    third = table.assign(session_id="ses-3")
+    with pytest.raises(InputError, match="session_id: holds ses-1, ses-2, ses-3; give a table of"):
+        agreement.reliability(pd.concat([table, third]), value="alps")
+    with pytest.raises(InputError, match="session_id: holds nothing"):
+        agreement.reliability(table.assign(session_id=None), value="alps")
 
 
 # --- the classifier ------------------------------------------------------------------------------
