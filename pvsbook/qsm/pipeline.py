@@ -296,10 +296,7 @@ def reconstruct(
             )
         else:
             inside = quality.check_mask(mask, gre)
-        # An echo that does not fit the others makes the phase fit the magnitude elsewhere, too.
-        odd = quality.check_echoes(gre, inside)
-        is_pair = any(flag.code == "other scan" for flag in flags)
-        flags = odd if odd and is_pair else flags + odd
+        flags = quality.check_echoes(gre, inside, flags)
         # Where the header is not certain, neither is the direction of the static field.
         flags += tuple(Flag("header", note, ("inversion",)) for note in gre.notes)
         field, known, is_bipolar = _measure_field(gre, inside, phase_sign)

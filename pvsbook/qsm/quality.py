@@ -228,16 +228,22 @@ def _phase_noise(gre: images.Gre) -> NDArray[np.float32]:
     return np.abs(np.angle(bend * np.conj(smooth))).astype(np.float32)
 
 
-def check_echoes(gre: images.Gre, inside: NDArray[np.bool_]) -> tuple[Flag, ...]:
+def check_echoes(
+    gre: images.Gre, inside: NDArray[np.bool_], before: tuple[Flag, ...] = ()
+) -> tuple[Flag, ...]:
     """Flag echoes whose magnitude does not decay, as that of tissue must, or that do not agree."""
     medians = np.array([np.median(echo[inside]) for echo in np.moveaxis(gre.magnitude, -1, 0)])
     values = ", ".join(f"{m:.3g}" for m in medians)
     if (medians < SILENT_SHARE * medians[0]).any():
-        return (_flag("silent echo", values),)
-    if (medians[1:] > ECHO_RISE * medians[:-1]).any():
-        return (_flag("decay", values),)
-    words = odd_echo(gre, inside)
-    return (_flag("odd echo", words),) if words else ()
+        found: tuple[Flag, ...] = (_flag("silent echo", values),)
+    elif (medians[1:] > ECHO_RISE * medians[:-1]).any():
+        found = (_flag("decay", values),)
+    else:
+        words = odd_echo(gre, inside)
+        found = (_flag("odd echo", words),) if words else ()
+    # Such an echo makes the noise of the phase fit the magnitude elsewhere, too.
+    is_cause = bool(found) and any(flag.code == "other scan" for flag in before)
+    return found if is_cause else before + found
 
 
 def check_map(
