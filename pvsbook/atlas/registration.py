@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 from dipy.align.imwarp import SymmetricDiffeomorphicRegistration
 from dipy.align.metrics import CCMetric
-from dipy.align.transforms import RigidTransform3D
+from dipy.align.transforms import AffineTransform3D, RigidTransform3D
 from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.processing import resample_from_to
 from numpy.typing import ArrayLike, NDArray
@@ -326,6 +326,36 @@ def rigid_between(
     between = between_centres(np.eye(4) if start is None else start, one, other)
     found, _ = optimise(one.fine, other.fine, RigidTransform3D(), between)
     return in_scanner(found, one, other)
+
+
+def rigid_and_scales(
+    moving: nib.Nifti1Image, static: nib.Nifti1Image
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Find the rigid transform between scans of one head, and what else would fit them better.
+
+    Parameters
+    ----------
+    moving, static : Nifti1Image
+        As in `rigid_between`.
+
+    Returns
+    -------
+    transform : ndarray, shape (4, 4)
+        Scanner mm of `moving` to scanner mm of `static`.
+    scales : ndarray, shape (3,)
+        Stretches of an affine transform that begins at the rigid one, ascending: near 1 where
+        both are of one head.
+    """
+    one, other = (Side.of(intensities(image, None)) for image in (moving, static))
+    header = between_centres(np.eye(4), one, other)
+    centred = nib.affines.from_matvec(header[:3, :3], np.zeros(3))
+    tried = [
+        optimise(one.fine, other.fine, RigidTransform3D(), start) for start in (header, centred)
+    ]
+    rigid = max(tried, key=lambda found: found[1])[0]
+    free, _ = optimise(one.fine, other.fine, AffineTransform3D(), rigid)
+    scales = np.linalg.svd(free[:3, :3], compute_uv=False)[::-1]
+    return in_scanner(rigid, one, other), scales.astype(np.float64)
 
 
 def check_model(registration: Registration | Model) -> None:

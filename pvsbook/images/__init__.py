@@ -10,6 +10,7 @@ from pvsbook.images._diffusion import B0_BELOW_S_MM2 as B0_BELOW_S_MM2
 from pvsbook.images._diffusion import MIN_DIRECTIONS as MIN_DIRECTIONS
 from pvsbook.images._diffusion import count_directions as count_directions
 from pvsbook.images._files import PathLike as PathLike
+from pvsbook.images._files import check_scanner as check_scanner
 from pvsbook.images._files import number as number
 from pvsbook.images._files import read_json as read_json
 from pvsbook.images._files import same_acquisition as same_acquisition

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pvsbook._constants import GAMMA_MHZ_T
 from pvsbook._errors import InputError
 
 PathLike = str | os.PathLike[str]
@@ -136,6 +137,45 @@ def same_acquisition(
             raise InputError(
                 f"{name}: {key} is {a}, but {b} for {other_name}; correct the wrong sidecar"
             )
+
+
+FREQUENCY_TOLERANCE = 0.1  # scanners sold as 3 T have 2.89 T and more
+
+
+def check_scanner(
+    content: Mapping[str, Any], *, last_echo_s: float, field_strength_t: float, source: object
+) -> None:
+    """Refuse echo times and a field strength that other fields of a sidecar contradict.
+
+    Raises
+    ------
+    InputError
+        ``ImagingFrequency`` (MHz) is another field strength's by more than a tenth, or the last
+        echo comes after ``RepetitionTime`` (s).
+
+    Examples
+    --------
+    >>> scan = {"ImagingFrequency": 123.25, "RepetitionTime": 0.035}
+    >>> check_scanner(scan, last_echo_s=0.025, field_strength_t=3, source="a")
+    >>> check_scanner(scan, last_echo_s=0.025, field_strength_t=1.5, source="a")
+    Traceback (most recent call last):
+    pvsbook._errors.InputError: a: ImagingFrequency is 123.25 MHz, as at 2.89 T, but the field...
+    """
+    mhz = content.get("ImagingFrequency")
+    if isinstance(mhz, int | float) and mhz > 0:
+        tesla = mhz / GAMMA_MHZ_T
+        if abs(tesla / field_strength_t - 1) > FREQUENCY_TOLERANCE:
+            raise InputError(
+                f"{source}: ImagingFrequency is {mhz:g} MHz, as at {tesla:.3g} T, but the field "
+                f"strength is {field_strength_t:g} T; correct the wrong one"
+            )
+    repetition_s = content.get("RepetitionTimeExcitation", content.get("RepetitionTime"))
+    if isinstance(repetition_s, int | float) and 0 < repetition_s <= last_echo_s:
+        raise InputError(
+            f"{source}: the last echo time is {last_echo_s:g} s, but RepetitionTime is "
+            f"{repetition_s:g} s, and an echo comes before the next excitation; correct the "
+            "wrong one"
+        )
 
 
 def write_bytes(content: bytes, path: PathLike) -> Path:

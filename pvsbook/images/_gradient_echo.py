@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pvsbook._errors import InputError
-from pvsbook.images._files import number, same_acquisition, sidecar
+from pvsbook.images._files import check_scanner, number, same_acquisition, sidecar
+from pvsbook.images._parts import combine_coils, from_parts
 from pvsbook.images._phase import PHASE_PERIODS, check_period, check_roles, recognise
 from pvsbook.images._volumes import (
     ImageLike,
@@ -126,13 +128,16 @@ def load_gre(
     echo_times_s: ArrayLike | None = None,
     field_strength_t: float | None = None,
     phase_period: float | None = None,
+    real_imaginary: bool = False,
 ) -> Gre:
     """Load gradient-echo magnitude and phase, whatever the scale the phase was stored in.
 
     Parameters
     ----------
     magnitude, phase
-        One 4D file, or one 3D file an echo, in the order of the echoes.
+        One 4D file, or one 3D file an echo, in the order of the echoes.  Coils that are not
+        combined yet are one 5D file (x, y, z, echo, coil), see `combine_coils` in
+        ``pvsbook/images/_parts.py``.
     echo_times_s
         Seconds, one an echo.  Where None, ``EchoTime`` of the BIDS sidecars beside the phase.
     field_strength_t
@@ -140,6 +145,9 @@ def load_gre(
     phase_period
         Stored units in one full turn (4096, say).  Give it where the range does not tell; by
         default it is recognised from the range of the values.
+    real_imaginary
+        The files hold the real part (in the place of the magnitude) and the imaginary part (in
+        that of the phase).
 
     Returns
     -------
@@ -151,7 +159,8 @@ def load_gre(
     InputError
         Shapes or grids that differ, echo times missing, falling or in ms, no field strength,
         a phase range that fits no known scale (an unwrapped phase, say) or not the period given,
-        magnitude and phase exchanged.
+        magnitude and phase exchanged, echo times or a field strength that the sidecars'
+        ``RepetitionTime`` or ``ImagingFrequency`` contradict.
 
     Examples
     --------
@@ -171,29 +180,39 @@ def load_gre(
         same_grid(echo.image, first.image, name=echo.label, other_name=first.label)
     mag = _stack([array(echo.image) for echo in mags])
     scaled = _stack([array(echo.image) for echo in phases])
+    if mag.ndim == 5 and mag.shape == scaled.shape and mag.shape[3] < 2:
+        raise InputError(
+            f"{first.label}: holds {mag.shape[4]} coils of one echo, which only echoes can "
+            "combine; give two echoes or more, or combine the coils first"
+        )
     if mag.shape != scaled.shape:
         raise InputError(
             f"phase: has {scaled.shape[3]} echoes, but magnitude has {mag.shape[3]}; "
             "give both for the same echoes, in the same order"
+            if mag.ndim == scaled.ndim == 4
+            else f"phase: has shape {scaled.shape}, but magnitude has {mag.shape}; give both for "
+            "the same echoes and coils"
         )
     for label, values in ((first.label, mag), (phases[0].label, scaled)):
         if not np.isfinite(values).any():
             raise InputError(f"{label}: holds no finite number; export it again")
-    check_roles(mag, scaled, (first.label, phases[0].label))
-    raw, stored_as, period = _read_phase(phases, scaled, phase_period)
-    check_period(raw, period, phases[0].label)
-    if np.nanmin(mag) < 0:
-        raise InputError(
-            f"{first.label}: magnitude goes down to {np.nanmin(mag):g}, but it cannot be "
-            "negative; are magnitude and phase swapped?"
-        )
-    both = np.isfinite(mag[..., 0]) & np.isfinite(raw[..., 0])
-    pair = np.stack([mag[..., 0][both], raw[..., 0][both]])
-    if (np.ptp(pair, axis=1) > 0).all() and abs(np.corrcoef(pair)[0, 1]) > COPY_CORRELATION:
-        raise InputError(
-            f"{phases[0].label}: is {first.label} in other units; "
-            "give the magnitude of an echo and its phase"
-        )
+    labels = first.label, phases[0].label
+    if real_imaginary:
+        _refuse_copies(mag, scaled, labels)
+        mag, raw = from_parts(mag, scaled, labels)
+        stored_as, period = "real and imaginary parts", 2 * np.pi
+    else:
+        coil = (..., int(np.nansum(mag, axis=(0, 1, 2, 3)).argmax())) if mag.ndim == 5 else ...
+        check_roles(mag[coil], scaled[coil], labels)
+        if np.nanmin(mag) < 0:
+            raise InputError(
+                f"{first.label}: magnitude goes down to {np.nanmin(mag):g}, but it cannot be "
+                "negative; are magnitude and phase swapped? If the files are real and imaginary "
+                "parts, say --real-imaginary"
+            )
+        raw, stored_as, period = _read_phase(phases, scaled, phase_period)
+        check_period(raw.reshape(*raw.shape[:3], -1), period, phases[0].label)
+        _refuse_copies(mag, raw, labels)
     outside = ~np.isfinite(mag) | (mag == 0)
     n_missing = int((~np.isfinite(raw) & ~outside).sum())
     if n_missing:
@@ -203,21 +222,28 @@ def load_gre(
         )
     mag[outside] = 0
     raw[~np.isfinite(raw)] = 0
+    radians = raw * np.float32(2 * np.pi / period)
+    radians -= np.float32(2 * np.pi) * np.round(radians / np.float32(2 * np.pi))
+    np.clip(radians, -np.float32(np.pi), np.float32(np.pi), out=radians)
+    if mag.ndim == 5:
+        stored_as += f", {mag.shape[4]} coils combined"
+        mag, radians = combine_coils(mag, radians)
     for (i, j), (what, values) in itertools.product(
-        itertools.combinations(range(mag.shape[3]), 2), [("magnitude", mag), ("phase", raw)]
+        itertools.combinations(range(mag.shape[3]), 2), [("magnitude", mag), ("phase", radians)]
     ):
         if np.array_equal(values[..., i], values[..., j]):
             raise InputError(
                 f"{what}: echoes {i + 1} and {j + 1} hold the same image; "
                 "give the file of each echo once"
             )
-    radians = raw * np.float32(2 * np.pi / period)
-    radians -= np.float32(2 * np.pi) * np.round(radians / np.float32(2 * np.pi))
-    np.clip(radians, -np.float32(np.pi), np.float32(np.pi), out=radians)
     for one, other in zip(mags, phases, strict=False):
         same_acquisition(one.sidecar, other.sidecar, name=one.label, other_name=other.label)
     times = _echo_times(echo_times_s, phases, mag.shape[3])
     field = _field_strength(field_strength_t, phases)
+    for echo in mags + phases:
+        check_scanner(
+            echo.sidecar, last_echo_s=max(times), field_strength_t=field, source=echo.label
+        )
     notes = (note for echo in mags + phases for note in header_notes(echo.image))
     affine = np.asarray(first.image.affine, np.float64)
     return Gre(mag, radians, times, field, affine, stored_as, tuple(dict.fromkeys(notes)))
@@ -240,7 +266,13 @@ def _open_echoes(source: ImageLike | Sequence[ImageLike], name: str) -> list[_Ec
     echoes = []
     for k, file in enumerate(files):
         label, image = open_image(file, f"{name} {k + 1}")
-        ndim = 4 if len(image.shape) == 4 else 3
+        ndim = min(max(len(image.shape), 3), 5)
+        if ndim > 3 and len(files) > 1 and math.prod(image.shape[3:]) > 1:
+            raise InputError(
+                f"{label}: is {ndim}D, but one of {len(files)} files of the {name}; give one 3D "
+                "file an echo, or all in one file: 4D (x, y, z, echo), or 5D (x, y, z, echo, "
+                "coil) where coils are not combined"
+            )
         image = load(image, ndim=ndim, name=label, check_values=False)
         beside = sidecar(file) if isinstance(file, str | os.PathLike) else {}
         echoes.append(_Echoes(label, image, beside))
@@ -250,6 +282,18 @@ def _open_echoes(source: ImageLike | Sequence[ImageLike], name: str) -> list[_Ec
 def _stack(arrays: list[NDArray]) -> NDArray:
     """Join volumes and series along the axis of the echoes."""
     return np.concatenate([a[..., None] if a.ndim == 3 else a for a in arrays], axis=3)
+
+
+def _refuse_copies(mag: NDArray, phase: NDArray, labels: tuple[str, str]) -> None:
+    """Refuse a phase that is the magnitude in other units, by the first echo."""
+    one, other = (v.reshape(*v.shape[:3], -1)[..., 0] for v in (mag, phase))
+    both = np.isfinite(one) & np.isfinite(other)
+    pair = np.stack([one[both], other[both]])
+    if (np.ptp(pair, axis=1) > 0).all() and abs(np.corrcoef(pair)[0, 1]) > COPY_CORRELATION:
+        raise InputError(
+            f"{labels[1]}: is {labels[0]} in other units; give the magnitude of an echo and its "
+            "phase"
+        )
 
 
 def _read_phase(

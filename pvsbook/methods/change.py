@@ -51,6 +51,7 @@ def measure(
     echo_times_s: Any,
     field_strength_t: Any,
     phase_period: float | None,
+    real_imaginary: Any,
     phase_sign: int,
     background: str,
     inversion: str,
@@ -64,13 +65,17 @@ def measure(
     from pvsbook.atlas import deep_grey
     from pvsbook.qsm import change, nuclei
 
-    times, strengths = _of_both(echo_times_s), _of_both(field_strength_t)
+    scanner = (_of_both(o) for o in (echo_times_s, field_strength_t, real_imaginary))
     files = (first_magnitude, first_phase), (second_magnitude, second_phase)
     visits = [
         images.load_gre(
-            *scan, echo_times_s=seconds, field_strength_t=tesla, phase_period=phase_period
+            *scan,
+            echo_times_s=seconds,
+            field_strength_t=tesla,
+            phase_period=phase_period,
+            real_imaginary=are_parts,
         )
-        for scan, seconds, tesla in zip(files, times, strengths, strict=True)
+        for scan, seconds, tesla, are_parts in zip(files, *scanner, strict=True)
     ]
     options = _inversion_options(inversion, regularisation)
     settings: Mapping[str, Any] = {
@@ -125,7 +130,11 @@ def pair(first: Found, later: Found, first_session: str) -> Found:
         for which, found in (("first", first), ("second", later))
         for role, paths in found.inputs.items()
     }
-    both = {name: (value, later.parameters[name]) for name, value in first.parameters.items()}
+    both = {
+        name: (value, later.parameters[name])
+        for name, value in first.parameters.items()
+        if name in METHOD.shares
+    }
     n_echoes = min(len(times) for times in both["echo_times_s"])
     few = f"{n_echoes} echoes; the error of a change needs three or more"
     parameters = {"first_session": first_session, **both}
@@ -202,7 +211,7 @@ METHOD = Method(
     pair=pair,
     trend=trend,
     trend_columns_at="pvsbook.qsm._slopes.COLUMNS",
-    shares=("echo_times_s", "field_strength_t", "phase_period", "phase_sign"),
+    shares=("echo_times_s", "field_strength_t", "phase_period", "real_imaginary", "phase_sign"),
     core="pvsbook.qsm.change.measure_visits",
     kept_back={
         "labels": "the nuclei of the atlas",

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ECHO_OPTIONS", "METHOD"]
 
-PARTS = {"mag": "mag", "": "mag", "phase": "phase", "pha": "phase"}
+PARTS = {
+    "mag": "mag", "": "mag", "phase": "phase", "pha": "phase", "real": "real", "imag": "imag",
+}  # fmt: skip
+COIL = ("coil", "ch")  # entities of files that hold one receive coil
 GRADIENT_ECHO = ("MEGRE", "T2starw", "GRE")
 NO_FILE = ("whole brain", "none")  # references that are no mask
 IN_SIDECARS = {"EchoTime": "echo_times_s", "MagneticFieldStrength": "field_strength_t"}
@@ -56,7 +59,9 @@ def measure(
     echo_times_s: Any,
     field_strength_t: float | None,
     phase_period: float | None,
+    real_imaginary: bool,
     brain_mask: PathLike | None,
+    t1w: PathLike | None,
     white_matter: PathLike | None,
     r2: PathLike | None,
     lesions: PathLike | None,
@@ -76,6 +81,7 @@ def measure(
         echo_times_s=echo_times_s,
         field_strength_t=field_strength_t,
         phase_period=phase_period,
+        real_imaginary=real_imaginary,
     )
     grid = images.make(gre.magnitude[..., 0], gre.affine)
     zero = str(reference) if reference in NO_FILE else images.load_mask(reference, grid)
@@ -92,9 +98,24 @@ def measure(
         result,
         np.random.default_rng(0),
         atlas=atlas,
+        t1w=_load_t1w(t1w),
         r2_hz=None if r2 is None else _on_grid(r2, grid),
         lesions=None if lesions is None else images.load_mask(lesions, grid),
     )
+
+
+def _load_t1w(path: PathLike | None) -> Any:
+    """Load a T1w image and find its brain, or say why it cannot be read."""
+    from pvsbook import InputError, images
+    from pvsbook.pvs import anatomy
+
+    if path is None:
+        return None
+    try:
+        image = images.load(path)
+        return image, anatomy.brain_mask(image)[0]
+    except InputError as error:
+        return str(error)
 
 
 def _on_grid(path: PathLike, grid: nib.Nifti1Image) -> NDArray[np.float32]:
@@ -192,7 +213,7 @@ def _train(result: Nuclei, row: Mapping[str, Any]) -> tuple[list[tuple[Figure, s
 
 
 def find(visit: Visit) -> Found:
-    """Take magnitude and phase of every echo of the first gradient echo that has both."""
+    """Take the gradient echo of most echoes, and a T1w image to place the nuclei by."""
     files = visit.select("anat", *GRADIENT_ECHO)
     if not files:
         return Found(lacks=(f"no {', '.join(GRADIENT_ECHO)} in anat/",))
@@ -212,28 +233,45 @@ def find(visit: Visit) -> Found:
     most = max(
         whole, key=lambda found: len(found.parameters["echo_times_s"])
     )  # of equals the first
-    return replace(most, notes=most.notes + (note if len(tried) > 1 else ()))
+    t1w = visit.select("anat", "T1w")
+    t1w.sort(key=lambda f: (bool(f.get("ce")), natural(f.name)))  # without contrast agent first
+    notes = most.notes + (note if len(tried) > 1 else ())
+    if len(t1w) > 1:
+        notes += (f"of {len(t1w)} T1w images {t1w[0].name}",)
+    place_by = {"t1w": str(t1w[0].path)} if t1w else {}
+    return replace(most, parameters={**most.parameters, **place_by}, notes=notes)
 
 
 def _read_series(files: Sequence[BidsFile], visit: Visit) -> Found:
     """Sort one gradient echo into magnitude and phase, and read what its sidecars say."""
     from pvsbook import images
 
-    parts: dict[str, list[BidsFile]] = {"mag": [], "phase": []}
+    example = files[0].name
+    if any(file.get(entity) for file in files for entity in COIL):
+        text = (
+            f"{example}: one file a coil; combine the coils, or join them in one file with axes "
+            "x, y, z, echo, coil for each of magnitude and phase"
+        )
+        return Found(lacks=(text,))
+    parts: dict[str, list[BidsFile]] = {part: [] for part in PARTS.values()}
     for file in files:
         part = PARTS.get(file.get("part"))
         if part:
             parts[part].append(file)
-    example = files[0].name
-    if not parts["phase"] or not parts["mag"]:
+    are_parts = bool(parts["real"] and parts["imag"] and not parts["phase"])
+    pair = ("real", "imag") if are_parts else ("mag", "phase")
+    if not parts[pair[0]] or not parts[pair[1]]:
         missing = "phase (part-phase)" if parts["mag"] else "magnitude (part-mag)"
+        if parts["real"] or parts["imag"]:
+            missing = "part-real and part-imag, nor part-mag and part-phase,"
         return Found(lacks=(f"{example}: no {missing} beside it",))
+    parts = {"mag": parts[pair[0]], "phase": parts[pair[1]]}
     for members in parts.values():
         members.sort(key=lambda f: (natural(f.get("echo")), f.name))
     echoes = {part: [f.get("echo") for f in members] for part, members in parts.items()}
     if echoes["mag"] != echoes["phase"]:
-        texts = {part: ",".join(labels) or "none" for part, labels in echoes.items()}
-        text = f"{example}: echoes {texts['mag']} of mag, but {texts['phase']} of phase"
+        one, other = (",".join(labels) or "none" for labels in echoes.values())
+        text = f"{example}: echoes {one} of {pair[0]}, but {other} of {pair[1]}"
         return Found(lacks=(text,))
     times: list[float | None] = []
     strengths: set[float] = set()
@@ -258,13 +296,23 @@ def _read_series(files: Sequence[BidsFile], visit: Visit) -> Found:
             strengths |= set(images.number(meta, "MagneticFieldStrength", source=file.name))
     if len(strengths) > 1:
         return Found(lacks=(f"{example}: echoes with different MagneticFieldStrength",))
+    known = [time for time in times if time is not None]
+    for file in parts["phase"] if known and strengths else []:
+        images.check_scanner(
+            visit.sidecars.read(file), last_echo_s=max(known), field_strength_t=max(strengths),
+            source=file.name,
+        )  # fmt: skip
     odd = [f.name for f in parts["phase"] if f.get("part") == "pha"]
     return Found(
         {
             "magnitude": [str(f.path) for f in parts["mag"]],
             "phase": [str(f.path) for f in parts["phase"]],
         },
-        {"echo_times_s": times, "field_strength_t": strengths.pop() if strengths else None},
+        {
+            "echo_times_s": times,
+            "field_strength_t": strengths.pop() if strengths else None,
+            "real_imaginary": are_parts,
+        },
         lacks=tuple(settable),
         notes=(f"{odd[0]}: part-pha, which BIDS calls part-phase, read as phase",) if odd else (),
         settable=settable,
@@ -293,6 +341,12 @@ ECHO_OPTIONS = (
         None,
         "Stored units of one full turn, where not recognised.",
         kind=float,
+    ),
+    Option(
+        "real_imaginary",
+        False,
+        "The files hold real parts (as magnitude) and imaginary parts (as phase).",
+        is_found=True,
     ),
     Option(
         "phase_sign",
@@ -340,6 +394,13 @@ METHOD = Method(
             choices=ATLASES,
         ),
         Option("brain_mask", None, "Brain, on the same grid.", kind=Path),
+        Option(
+            "t1w",
+            None,
+            "T1w image of the same visit, on any grid, to place the nuclei by.",
+            kind=Path,
+            is_found=True,
+        ),
         Option("white_matter", None, "White matter, for the table of references.", kind=Path),
         Option("r2", None, "R2 in 1/s on the same grid, for iron and myelin.", kind=Path),
         Option("lesions", None, "Mask of lesions on the same grid, for their rims.", kind=Path),

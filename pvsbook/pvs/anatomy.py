@@ -159,6 +159,13 @@ def foreground_mask(image: nib.Nifti1Image) -> nib.Nifti1Image:
     return images.make(ndimage.binary_fill_holes(mask), image.affine)
 
 
+def brain_mask(image: nib.Nifti1Image) -> tuple[nib.Nifti1Image, bool]:
+    """Return the `foreground_mask` without the scalp, and whether there was scalp to cut off."""
+    mask = foreground_mask(image)
+    is_head = _volume_ml(mask) > LARGEST_BRAIN_ML
+    return _strip(image, mask) if is_head else mask, is_head
+
+
 def _head(values: Floats, size: NDArray) -> NDArray[np.bool_]:
     """Separate the head from air, without thin bridges, on blocks of about 2 mm."""
     step = np.maximum(1, np.round(2 / size)).astype(int)
@@ -207,9 +214,7 @@ def locate_regions(
     """
     whole_head = False
     if mask is None:
-        mask = foreground_mask(image)
-        whole_head = _volume_ml(mask) > LARGEST_BRAIN_ML
-        mask = _strip(image, mask) if whole_head else mask
+        mask, whole_head = brain_mask(image)
     registration = register(image, registration, contrast=contrast, mask=mask)
     atlas = _warped(perivascular.regions(), registration, order=0)
     box = _box_around(atlas, registration, image)

@@ -15,13 +15,9 @@ from scipy import ndimage
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas import deep_grey, templates
-from pvsbook.atlas.registration import (
-    Registration,
-    is_placed,
-    register_to_mni,
-    resample_labels,
-)
+from pvsbook.atlas.registration import Registration, is_placed, resample_labels
 from pvsbook.method import describe_columns
+from pvsbook.qsm._placement import Masked, check_decay, place
 from pvsbook.qsm.lesions import LESION_COLUMNS, Lesions
 from pvsbook.qsm.microbleeds import OBJECT_COLUMNS, SmallSources
 from pvsbook.qsm.pipeline import COLUMNS as MAP_COLUMNS
@@ -41,12 +37,16 @@ FINE_MM = 1.5  # up to here a voxel is taken off each nucleus
 # Pallidum less white matter.  In adults it is 100 to 200 ppb (Li et al. 2014, Zhang et al. 2018).
 MIN_CONTRAST_PPB = 20.0
 UNPLACED = (
-    "the magnitude correlates with the template by {:.2f}, so none was placed; check the "
+    "the {} correlates with the template by {:.2f}, so none was placed; check the "
     "orientation in the header, and give a brain mask"
 )
 SCHEMATIC = (
     "the Melbourne atlas is not at hand, so the nuclei are simple shapes, too coarse to compare "
     "people by; fetch it (pvsbook data fetch atlas_tian), or say atlas: schematic"
+)
+NOT_BY_T1W = (
+    "the nuclei were placed by the magnitude, not by the T1w image: {}; give the T1w image of "
+    "this visit"
 )
 MIN_WHITE = 0.95  # of the template's fraction of white matter
 
@@ -88,9 +88,11 @@ class Nuclei:
     labels
         Their numbers on the grid of the scan, shape (x, y, z).
     registration
-        Of the magnitude with the template; None where it was not tried.
+        Of the image in `placed_by` with the template; None where it was not tried.
     contrast_ppb
         Pallidum less white matter.
+    placed_by
+        ``"T1w"`` or ``"magnitude"``; empty where nothing was placed.
     r2s_hz, swi
         R2*, and the last echo's susceptibility-weighted image, shape (x, y, z); None with one
         echo, and where a step before them is not supported.
@@ -107,6 +109,7 @@ class Nuclei:
     labels: NDArray[np.int32]
     registration: Registration | None
     contrast_ppb: float
+    placed_by: str = ""
     r2s_hz: NDArray[np.float32] | None = None
     swi: NDArray[np.float32] | None = None
     sources: Sources | None = None
@@ -128,6 +131,7 @@ class Nuclei:
         """Return one flat row: the map's, and mean and error of each nucleus."""
         found = self.registration
         row = self.map.to_row() | {
+            "placed_by": self.placed_by,
             "registration_correlation": np.nan if found is None else found.correlation,
             "pallidum_contrast_ppb": self.contrast_ppb,
             **dict.fromkeys(TRAIN_COLUMNS, np.nan),
@@ -192,10 +196,11 @@ def measure_nuclei(
     *,
     atlas: str = "auto",
     n_repeats: int = 2,
+    t1w: Masked | str | None = None,
     r2_hz: ArrayLike | None = None,
     lesions: ArrayLike | None = None,
 ) -> Nuclei:
-    """Place the nuclei on a scan by its magnitude, and measure each.
+    """Place the nuclei on a scan through a T1w image or by its magnitude, and measure each.
 
     Parameters
     ----------
@@ -208,6 +213,10 @@ def measure_nuclei(
         hand, else the schematic one with a flag; ``"none"`` saves some seconds.
     n_repeats
         As in `pvsbook.qsm.regions.noise_ppb`.
+    t1w
+        T1w image of the same visit, in any pose and on any grid, and its brain mask.  Where it
+        does not fit the template or the magnitude, the magnitude places the nuclei, with a flag;
+        so it does where there is only the reason why the image cannot be read.
     r2_hz
         As in `pvsbook.qsm.separation.separate_scan`.
     lesions
@@ -216,7 +225,7 @@ def measure_nuclei(
     Returns
     -------
     Nuclei
-        Without values where the map is not supported, where the magnitude does not fit the
+        Without values where the map is not supported, where the image does not fit the
         template, or where the pallidum does not stand out from white matter; the map's flags say
         so.  A pallidum well *below* white matter means that the phase has the other sign: then
         the map is not supported either.
@@ -242,7 +251,7 @@ def measure_nuclei(
     def without(flags: Sequence[Flag], found: Registration | None = None) -> Nuclei:
         flagged = replace(result, flags=result.flags + tuple(flags))
         train = rest_of_train(gre, flagged, pictures, None, None, r2_hz, lesions)
-        return Nuclei(flagged, empty, nothing, found, np.nan, **pictures, **train)
+        return Nuclei(flagged, empty, nothing, found, np.nan, "", **pictures, **train)
 
     if result.unsupported_steps or atlas == "none":
         return without([])  # values would not be of susceptibility, or are not wanted
@@ -250,15 +259,23 @@ def measure_nuclei(
     last = images.make(gre.magnitude[..., -1], gre.affine)
     brain = images.make(result.mask.astype(np.uint8), gre.affine)
     try:
-        found = register_to_mni(last, contrast="t2", mask=brain)
+        placed = place((last, brain), t1w)
     except InputError as error:
         return without([Flag("nuclei", f"could not be placed: {error}")])
+    found = placed.registration
+    if placed.doubt:
+        flag = Flag("t1w", NOT_BY_T1W.format(placed.doubt))
+        result = replace(result, flags=(*result.flags, flag))
     if not is_placed(found):
-        return without([Flag("nuclei", UNPLACED.format(found.correlation))], found)
+        words = UNPLACED.format(placed.image, found.correlation)
+        return without([Flag("nuclei", words)], found)
     native = _place(labels, found, result, (0.0, 0.0, 0.0))
     known = result.local_field.mask
     white = _white_matter(gre, found) & known
-    references = with_white_matter(result.references, result.susceptibility, known, white)
+    result = replace(result, flags=result.flags + check_decay(gre, pictures.get("r2s_hz"), white))
+    references = with_white_matter(
+        result.references, result.susceptibility, known, white, placed.image
+    )
     rows = _measure(gre, result, native, table, rng, n_repeats)
     rows["r2s_hz"] = _mean_of(pictures.get("r2s_hz"), gre, result, native, table)
     rows["se_placement_ppb"] = _placement_ppb(gre, result, labels, found, table)
@@ -275,7 +292,7 @@ def measure_nuclei(
         values = train.get("sources") and getattr(train["sources"], source)
         rows[column] = _mean_of(values, gre, result, native, table, 1e3)
     table = rows[list(REGION_COLUMNS)]
-    return Nuclei(result, table, native, found, contrast, **pictures, **train)
+    return Nuclei(result, table, native, found, contrast, placed.image, **pictures, **train)
 
 
 def contrast_ppb(
@@ -408,7 +425,8 @@ def _white_matter(gre: images.Gre, found: Registration) -> NDArray[np.bool_]:
 COLUMNS = {
     **MAP_COLUMNS,
     **describe_columns(
-        ("registration_correlation", "correlation of the magnitude with the template"),
+        ("placed_by", "image by which the nuclei were placed: T1w or magnitude"),
+        ("registration_correlation", "correlation of that image with the template"),
         ("pallidum_contrast_ppb", "pallidum less white matter", "ppb"),
     ),
     **TRAIN_COLUMNS,

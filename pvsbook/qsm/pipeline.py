@@ -296,9 +296,9 @@ def reconstruct(
             )
         else:
             inside = quality.check_mask(mask, gre)
+        flags = quality.check_echoes(gre, inside, flags)
         # Where the header is not certain, neither is the direction of the static field.
         flags += tuple(Flag("header", note, ("inversion",)) for note in gre.notes)
-        flags += quality.check_echoes(gre, inside)
         field, known, is_bipolar = _measure_field(gre, inside, phase_sign)
         local = _local_field(gre, field.field_hz, known, background, background_options)
         degree = harmonic_degree if background in KEEPS_SLOW_FIELD else 0

@@ -14,6 +14,7 @@ from skimage.transform import downscale_local_mean
 from pvsbook import images
 from pvsbook._constants import TWO_PI
 from pvsbook._errors import InputError
+from pvsbook.qsm._echoes import odd_echo
 from pvsbook.qsm._solve import distance_inside
 from pvsbook.qsm.background import LocalField
 from pvsbook.qsm.field import FieldMap, hz_to_ppm
@@ -68,6 +69,10 @@ FLAGS: dict[str, tuple[str | None, str]] = {
         "at echo time zero the phase is smoother if the phase images are taken in reverse order; "
         "are they in the order of the echoes, as the magnitude is?",
     ),
+    "odd echo": (
+        "unwrapping",
+        "{}; take it as the scanner stored it, and convert the series anew",
+    ),
     "filtered": (
         "background removal",
         "the field of all outside the brain spreads {:.2g} times as wide as the brain's own, in a "
@@ -93,7 +98,15 @@ FLAGS: dict[str, tuple[str | None, str]] = {
     ),
     "residual": (None, "95 % of the line fits miss by up to {:.2f} rad"),
     "bipolar": (None, "odd and even echoes differ by a smooth phase, which was taken out"),
-    "one echo": (None, "the coil's phase cannot be told from the field"),
+    "one echo": (
+        None,
+        "the coil's phase cannot be told from the field, so its slow part is wrong, noise has no "
+        "measure, and there is no R2*",
+    ),
+    "two echoes": (
+        None,
+        "any two echoes fit a line, so noise has no measure, and nothing tells a bipolar readout",
+    ),
 }
 
 
@@ -215,13 +228,22 @@ def _phase_noise(gre: images.Gre) -> NDArray[np.float32]:
     return np.abs(np.angle(bend * np.conj(smooth))).astype(np.float32)
 
 
-def check_echoes(gre: images.Gre, inside: NDArray[np.bool_]) -> tuple[Flag, ...]:
-    """Flag a magnitude that does not decay from echo to echo, as that of tissue must."""
+def check_echoes(
+    gre: images.Gre, inside: NDArray[np.bool_], before: tuple[Flag, ...] = ()
+) -> tuple[Flag, ...]:
+    """Flag echoes whose magnitude does not decay, as that of tissue must, or that do not agree."""
     medians = np.array([np.median(echo[inside]) for echo in np.moveaxis(gre.magnitude, -1, 0)])
     values = ", ".join(f"{m:.3g}" for m in medians)
     if (medians < SILENT_SHARE * medians[0]).any():
-        return (_flag("silent echo", values),)
-    return (_flag("decay", values),) if (medians[1:] > ECHO_RISE * medians[:-1]).any() else ()
+        found: tuple[Flag, ...] = (_flag("silent echo", values),)
+    elif (medians[1:] > ECHO_RISE * medians[:-1]).any():
+        found = (_flag("decay", values),)
+    else:
+        words = odd_echo(gre, inside)
+        found = (_flag("odd echo", words),) if words else ()
+    # Such an echo makes the noise of the phase fit the magnitude elsewhere, too.
+    is_cause = bool(found) and any(flag.code == "other scan" for flag in before)
+    return found if is_cause else before + found
 
 
 def check_map(
@@ -296,6 +318,7 @@ def check_map(
         (residual_rad > RESIDUAL_RAD, "residual", residual_rad),
         (is_bipolar, "bipolar", None),
         (n_echoes == 1, "one echo", None),
+        (n_echoes == 2, "two echoes", None),
     )
     raised = tuple(_flag(code, found) for is_raised, code, found in flags if is_raised)
     return raised + _check_spread(1e3 * float(chi_ppm.std()), residual_rad > RESIDUAL_RAD)

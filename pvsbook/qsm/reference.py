@@ -288,7 +288,11 @@ def measure_reference(
 
 
 def with_white_matter(
-    table: pd.DataFrame, found: Susceptibility, mask: NDArray[np.bool_], white: NDArray[np.bool_]
+    table: pd.DataFrame,
+    found: Susceptibility,
+    mask: NDArray[np.bool_],
+    white: NDArray[np.bool_],
+    image: str,
 ) -> pd.DataFrame:
     """Return the table of references with the template's white matter, where none was given."""
     row = table["reference"] == "white matter"
@@ -296,6 +300,6 @@ def with_white_matter(
         return table
     chi = found.chi_ppm.astype(np.float64) + found.value_ppm
     measured = measure_reference(chi, mask, white) | {
-        "note": "of the template, placed by the registration of the magnitude"
+        "note": f"of the template, placed by the registration of the {image}"
     }
     return table.assign(**{name: table[name].mask(row, v) for name, v in measured.items()})

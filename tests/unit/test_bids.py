@@ -301,7 +301,12 @@ def test_what_is_chosen_and_what_is_missing(tmp_path):
     (one / "T2starw.json").write_text('{"EchoTime": 0.1, "MagneticFieldStrength": 3}')
     (one / "sub-1/anat/sub-1_T2starw.json").write_text('{"EchoTime": 0.02}')
     (one / "sub-1/anat/sub-1_part-phase_T2starw.json").write_text('{"EchoTime": 0.02}')
-    assert scans_of(one)["qsm"].found.parameters == {"echo_times_s": [0.02], "field_strength_t": 3}
+    assert scans_of(one)["qsm"].found.parameters == {
+        "echo_times_s": [0.02],
+        "field_strength_t": 3,
+        "real_imaginary": False,
+        "t1w": str(one / "sub-1/anat/sub-1_T1w.nii.gz"),
+    }
     (one / "sub-1/anat/sub-1_part-phase_T2starw.json").write_text("{")
     assert "sub-1_part-phase_T2starw.json: is not JSON" in scans_of(one)["qsm"].lacks[0]
     for path in (one / "sub-1/anat").glob("*T2starw*"):

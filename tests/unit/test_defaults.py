@@ -17,8 +17,9 @@ import pytest
 from pvsbook import InputError, alps, images
 from pvsbook.alps import regions, uncertainty
 from pvsbook.atlas import registration
+from pvsbook.images._files import FREQUENCY_TOLERANCE
 from pvsbook.methods import by_name
-from pvsbook.qsm import _steps, change
+from pvsbook.qsm import _echoes, _placement, _steps, change
 
 DEFAULTS = {
     "pvs.pipeline.measure": {"contrast": "t2", "registration": "affine"},
@@ -139,6 +140,7 @@ OPTIONS = {
         "echo_times_s": None,
         "field_strength_t": None,
         "phase_period": None,
+        "real_imaginary": False,
         "phase_sign": 1,
         "background": "lbv",
         "background_options": {},
@@ -152,6 +154,7 @@ OPTIONS = {
         "echo_times_s": None,
         "field_strength_t": None,
         "phase_period": None,
+        "real_imaginary": False,
         "phase_sign": 1,
         "background": "smv",
         "inversion": "tv",
@@ -342,6 +345,13 @@ def test_the_limits_of_a_registration_are_these():
     assert dict(registration.MIN_CORRELATION) == {"t1": 0.55, "t2": 0.35, "fa": 0.35}
 
 
+def test_the_limits_of_what_is_given_to_qsm_are_these():
+    assert (_echoes.GAIN, _echoes.OPPOSITE) == (0.02, -0.05)
+    assert _placement.MAX_STRETCH == 0.03
+    assert (_placement.WHITE_R2S_HZ, _placement.R2S_SHARE) == ((10.0, 3.4), (0.65, 1.75))
+    assert FREQUENCY_TOLERANCE == 0.1
+
+
 # What judges each column that says how good a scan is, and not what was measured in it.
 JUDGED_BY = {
     "pvs": {
@@ -404,7 +414,7 @@ MEASURED = {
 WORDS = (
     r"status|reasons|contrast|has_wmh_mask|registration|registration_model|bvecs_best|reference"
 )
-WORDS += r"|first_session|shells|left_out|notes|sources_status"
+WORDS += r"|first_session|shells|left_out|notes|placed_by|sources_status"
 
 
 @pytest.mark.parametrize("method", JUDGED_BY)

@@ -682,3 +682,105 @@ def test_a_mask_is_a_mask_however_it_was_stored(volume):
     for bad in (np.where(inside, np.nan, 0), inside * -1.0):
         with pytest.raises(InputError, match="NaN or negative"):
             images.load_mask(images.make(bad, volume.affine), volume)
+
+
+def _complex(values, parts):
+    """Store a complex series as magnitude and phase, or as real and imaginary part."""
+    both = (np.abs(values), np.angle(values)) if parts == "polar" else (values.real, values.imag)
+    return [images.make(v.astype(np.float32), np.eye(4)) for v in both]
+
+
+@pytest.fixture
+def signal() -> np.ndarray:
+    """Three echoes of a field with a coil's phase, shape (x, y, z, echo)."""
+    x, y, z = np.meshgrid(*[np.linspace(-1, 1, n) for n in (20, 22, 18)], indexing="ij")
+    field_hz = 60 * x * y + 40 * z
+    times = np.array([0.005, 0.01, 0.015])
+    rng = np.random.default_rng(2)
+    clean = np.exp(1j * (2 * np.pi * field_hz[..., None] * times + 3 * x[..., None])) * np.exp(
+        -30 * times
+    )
+    return 100 * clean + rng.standard_normal((*clean.shape, 2)) @ [1, 1j]
+
+
+SCANNER = {"echo_times_s": [0.005, 0.01, 0.015], "field_strength_t": 3}
+
+
+def test_real_and_imaginary_parts_are_the_same_scan(signal):
+    polar = images.load_gre(*_complex(signal, "polar"), **SCANNER)
+    parts = images.load_gre(*_complex(signal, "parts"), **SCANNER, real_imaginary=True)
+    assert parts.phase_stored_as == "real and imaginary parts"
+    np.testing.assert_allclose(parts.magnitude, polar.magnitude, rtol=1e-5)
+    difference = np.angle(np.exp(1j * (parts.phase_rad - polar.phase_rad)))
+    assert np.abs(difference).max() < 1e-5
+
+
+def test_parts_that_are_none_are_refused(signal):
+    real, imaginary = _complex(signal, "parts")
+    with pytest.raises(InputError, match=r"cannot be negative.*say --real-imaginary"):
+        images.load_gre(real, imaginary, **SCANNER)
+    for stored in (_complex(signal, "polar"), (real, images.make(np.abs(signal), np.eye(4)))):
+        with pytest.raises(InputError, match=r"a (real|imaginary) part is negative in some"):
+            images.load_gre(*stored, **SCANNER, real_imaginary=True)
+    with pytest.raises(InputError, match="in other units"):
+        images.load_gre(real, real, **SCANNER, real_imaginary=True)
+
+
+@pytest.mark.parametrize("parts", ["polar", "parts"])
+def test_coils_are_combined_so_that_the_field_stays(signal, parts):
+    x, y, z = np.meshgrid(*[np.linspace(-1, 1, n) for n in signal.shape[:3]], indexing="ij")
+    coils = [
+        np.exp(-((x - a) ** 2) - (y - b) ** 2) * np.exp(1j * (3 * a * y + 2 * b * z + 5 * c))
+        for c, (a, b) in enumerate([(1, 0), (-1, 0), (0, 1), (0, -1)])
+    ]
+    rng = np.random.default_rng(3)
+    noisy = signal[..., None] * np.stack(coils, -1)[..., None, :]
+    noisy += 0.5 * rng.standard_normal((*noisy.shape, 2)) @ [1, 1j]
+    gre = images.load_gre(*_complex(noisy, parts), **SCANNER, real_imaginary=parts == "parts")
+    assert gre.phase_stored_as.endswith(", 4 coils combined")
+    for e in (1, 2):
+        gained = np.exp(1j * (gre.phase_rad[..., e] - gre.phase_rad[..., 0]))
+        true = signal[..., e] * np.conj(signal[..., 0])
+        assert np.std(np.angle(gained * np.conj(true))) < 0.03
+        ratio = gre.magnitude[..., e] / gre.magnitude[..., 0]
+        assert abs(np.median(ratio) - np.exp(-30 * 0.005 * e)) < 0.01
+    one_echo = _complex(noisy[..., :1, :], parts)
+    with pytest.raises(InputError, match=r"4 coils of one echo.*combine the coils first"):
+        images.load_gre(
+            *one_echo, echo_times_s=[0.01], field_strength_t=3, real_imaginary=parts == "parts"
+        )
+    with pytest.raises(InputError, match="same echoes and coils"):
+        images.load_gre(
+            _complex(noisy, parts)[0], one_echo[1], **SCANNER, real_imaginary=parts == "parts"
+        )
+
+
+def test_a_file_of_coils_for_each_echo_is_refused(signal):
+    magnitude, phase = _complex(signal, "polar")
+    with pytest.raises(InputError, match=r"is 4D, but one of 2 files .* 5D \(x, y, z, echo, coil"):
+        images.load_gre([magnitude, magnitude], [phase, phase], **SCANNER)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("ImagingFrequency", 63.87, "as at 1.5 T, but the field strength is 3 T"),
+        ("RepetitionTime", 0.012, "the last echo time is 0.015 s, but RepetitionTime is 0.012 s"),
+        ("RepetitionTimeExcitation", 0.012, "before the next excitation"),
+        ("ImagingFrequency", 123.25, ""),
+        ("ImagingFrequency", "unknown", ""),
+        ("RepetitionTime", 0.035, ""),
+    ],
+)
+def test_what_a_sidecar_says_beside_echo_times_and_field_strength(
+    signal, tmp_path, key, value, words
+):
+    for image, part in zip(_complex(signal, "polar"), ("mag", "phase"), strict=True):
+        images.save(image, tmp_path / f"{part}.nii.gz")
+    (tmp_path / "phase.json").write_text(json.dumps({key: value}))
+    files = tmp_path / "mag.nii.gz", tmp_path / "phase.nii.gz"
+    if words:
+        with pytest.raises(InputError, match=words):
+            images.load_gre(*files, **SCANNER)
+    else:
+        images.load_gre(*files, **SCANNER)
