@@ -26,10 +26,12 @@ __all__ = ["Levels", "PvsAnatomy", "foreground_mask", "locate_regions", "measure
 
 LARGEST_BRAIN_ML = 2200.0  # with ventricles and sulci; a mask that holds more holds scalp
 _SMALLEST_BRAIN_ML = 700.0
+_SCALP = 0.9  # of what is not air; a brain without scalp keeps .98 and more
+_HEIGHT_MM = 130.0  # of a whole brain; of less, the smallest brain is smaller
 _DEEP_MM = 25.0  # below the skin: brain, whatever the scalp looks like
 _TISSUE = 0.5  # of the median there
 _BRIDGES_MM = range(3, 9)  # radii at which brain and scalp may come apart
-_SULCI_MM = 4.0  # closed over, since their fluid is dark on T1
+_SULCI_MM = 8.0  # closed over, since their fluid is dark on T1
 MARGIN_MM = 12.0  # kept around the regions
 _NO_REGION = (
     "image: its field of view holds neither centrum semiovale, basal ganglia nor midbrain; check "
@@ -161,9 +163,10 @@ def foreground_mask(image: nib.Nifti1Image) -> nib.Nifti1Image:
 
 def brain_mask(image: nib.Nifti1Image) -> tuple[nib.Nifti1Image, bool]:
     """Return the `foreground_mask` without the scalp, and whether there was scalp to cut off."""
-    mask = foreground_mask(image)
-    is_head = _volume_ml(mask) > LARGEST_BRAIN_ML
-    return _strip(image, mask) if is_head else mask, is_head
+    head = foreground_mask(image)
+    brain = _strip(image, head)
+    is_head = _volume_ml(brain) < _SCALP * _volume_ml(head)
+    return (brain if is_head else head), is_head
 
 
 def _head(values: Floats, size: NDArray) -> NDArray[np.bool_]:
@@ -266,6 +269,8 @@ def _strip(image: nib.Nifti1Image, head: nib.Nifti1Image) -> nib.Nifti1Image:
     next, and that plateau is the brain.
     """
     size = tuple(images.voxel_size_mm(image))
+    height_mm = np.abs(image.affine[2, :3]) @ np.array(image.shape)
+    smallest_ml = _SMALLEST_BRAIN_ML * min(1, height_mm / _HEIGHT_MM)
     values, inside = images.array(image), np.asarray(head.dataobj) != 0
     deep = edt.edt(inside, anisotropy=size, black_border=True) > _DEEP_MM
     if not deep.any():
@@ -275,18 +280,23 @@ def _strip(image: nib.Nifti1Image, head: nib.Nifti1Image) -> nib.Nifti1Image:
     voxel_ml = float(np.prod(size)) / 1000
     parts: list[NDArray[np.bool_]] = []
     for radius in _BRIDGES_MM:
-        core = _largest(depth > radius)
-        if core.sum() * voxel_ml < _SMALLEST_BRAIN_ML / 10:
+        labels = np.asarray(cc3d.connected_components(depth > radius, connectivity=6))
+        core = labels == np.bincount(labels[deep & (labels > 0)], minlength=1).argmax()
+        core &= labels > 0
+        if core.sum() * voxel_ml < smallest_ml / 10:
             break
         parts.append(bright & (edt.edt(~core, anisotropy=size) <= radius + 1))
     volumes = np.array([part.sum() * voxel_ml for part in parts])
-    fits = (volumes[:-1] <= LARGEST_BRAIN_ML) & (volumes[1:] >= _SMALLEST_BRAIN_ML)
+    fits = (volumes[:-1] <= LARGEST_BRAIN_ML) & (volumes[1:] >= smallest_ml)
     if not fits.any():
         return head
     change = np.where(fits, 1 - volumes[1:] / np.maximum(volumes[:-1], 1), np.inf)
     near = edt.edt(~parts[int(np.argmin(change)) + 1], anisotropy=size) <= _SULCI_MM
     closed = edt.edt(near, anisotropy=size, black_border=False) > _SULCI_MM
-    return images.make(ndimage.binary_fill_holes(closed).astype(np.uint8), head.affine)
+    for axis in range(3):  # nuclei that hold iron are as dark as skull on T2
+        for section in np.moveaxis(closed, axis, 0):
+            section[:] = ndimage.binary_fill_holes(section)
+    return images.make(closed.astype(np.uint8), head.affine)
 
 
 def _box_around(

@@ -1,5 +1,7 @@
 """Regions, brain and levels of a scan."""
 
+from dataclasses import replace
+
 import edt
 import nibabel as nib
 import numpy as np
@@ -10,7 +12,7 @@ from pvsbook import InputError, images
 from pvsbook.atlas import registration
 from pvsbook.atlas.registration import Registration
 from pvsbook.phantoms.brain import make_brain
-from pvsbook.pvs.anatomy import foreground_mask, locate_regions
+from pvsbook.pvs.anatomy import LARGEST_BRAIN_ML, foreground_mask, locate_regions
 
 
 def known_registration(contrast):
@@ -68,6 +70,11 @@ def test_a_brain_is_cut_out_of_a_whole_head(monkeypatch, contrast):
     assert 2 * (found.brain & inside).sum() / (found.brain.sum() + inside.sum()) > 0.93
     again = locate_regions(brain.image(values), contrast=contrast, registration=where)
     assert np.array_equal(again.brain, found.brain)
+    # of a small person, head and scalp hold no more than a large brain may
+    small = images.make(values, np.diag([0.75, 0.75, 0.75, 1]) @ brain.affine)
+    assert np.count_nonzero(foreground_mask(small).dataobj) * 1.5**3 / 1000 < LARGEST_BRAIN_ML
+    there = replace(where, native_to_mni=np.diag([4 / 3, 4 / 3, 4 / 3, 1]))
+    assert locate_regions(small, contrast=contrast, registration=there).stripped_here
 
 
 def test_a_head_that_does_not_come_apart_is_kept_whole():
@@ -75,7 +82,8 @@ def test_a_head_that_does_not_come_apart_is_kept_whole():
     affine = nib.affines.from_matvec(2.5 * np.eye(3), [-112.5] * 3)
     head = images.make(np.where(ball, 100.0, 1), affine)
     found = locate_regions(head, registration=known_registration("t2"))
-    assert found.stripped_here
+    assert not found.stripped_here
+    assert found.mask_ml > LARGEST_BRAIN_ML  # which warns
     assert np.array_equal(found.brain, ball[found.box])
 
 
