@@ -69,7 +69,7 @@ def echoes(heads: list[Head]) -> None:
         print(
             f"{head.name:16} sound: {sound}; spoiled: {sum(told)} of {len(told)} told", flush=True
         )
-        for what, echo, still, moved in _echoes.agreement(head.gre, inside):
+        for what, echo, still, moved, _ in _echoes.agreement(head.gre, inside):
             print(f"{what:>27} {echo}-{echo + 1}: r {still:.2f} in place, {moved:.2f} if moved")
 
 

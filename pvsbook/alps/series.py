@@ -178,7 +178,8 @@ def _maps(signals: NDArray[np.float32], is_b0: NDArray[np.bool_]) -> dict[int, s
     b0 = np.flatnonzero(is_b0)
     if len(b0) < 2:
         return {}
-    correlations = np.corrcoef(signals[:, b0].T)
+    with np.errstate(invalid="ignore", divide="ignore"):  # an empty volume is like no other
+        correlations = np.corrcoef(signals[:, b0].T)
     best = np.sort(correlations, axis=0)[-2]  # with the volume that is most like it
     odd = np.flatnonzero(~(best >= SAME_B0))
     if len(odd) == len(b0):  # of two, the true one has more in common with the weighted volumes

@@ -19,6 +19,9 @@ MIN_VOXELS = 5000
 # places or sign.
 GAIN = 0.02
 OPPOSITE = -0.05
+SURE = 5.0  # standard errors that noise gives a correlation
+# Voxels per independent one: sum of the squared autocorrelation of a Laplacian of white noise.
+SHARED = 2682 / 1764
 STEPS = [
     (0, 0, 0),
     *[tuple(s * n for n in axis) for axis in np.eye(3, dtype=int) for s in (1, -1)],
@@ -38,24 +41,28 @@ def odd_echo(gre: images.Gre, inside: NDArray[np.bool_]) -> str:
     inside
         Mask of the brain, shape (x, y, z).
     """
-    for what, echo, still, moved in agreement(gre, inside):
-        if moved > max(still, 0) + GAIN:
+    for what, echo, still, moved, error in agreement(gre, inside):
+        if moved > max(still, 0) + max(GAIN, SURE * error):
             return f"the {what} of echo {echo + 1} fits that of echo {echo} when moved by a voxel"
-        if what == "phase" and still < OPPOSITE:
+        if what == "phase" and still < min(OPPOSITE, -SURE * error):
             return f"the phase of echo {echo + 1} has the other sign than that of echo {echo}"
     return ""
 
 
 def agreement(
     gre: images.Gre, inside: NDArray[np.bool_]
-) -> Iterator[tuple[str, int, float, float]]:
-    """Yield image, echo, and how it correlates with the next one: in place, and best if moved."""
+) -> Iterator[tuple[str, int, float, float, float]]:
+    """Yield image, echo, and how it correlates with the next one: in place, and best if moved.
+
+    The last is the standard error that noise alone gives these correlations.
+    """
     core = ndimage.binary_erosion(inside, iterations=RIM_VOXELS)
     if core.sum() < MIN_VOXELS:
         return
     centre = [int(np.median(along)) for along in np.nonzero(core)]
     box = tuple(slice(max(c - SIDE_VOXELS // 2, 0), c + SIDE_VOXELS // 2) for c in centre)
     core = core[box]
+    error = float(np.sqrt(SHARED / max(core.sum(), 1)))
     for what, series in (("magnitude", gre.magnitude), ("phase", gre.phase_rad)):
         fine = [
             _fine_structure(series[box][..., e], core, is_phase=what == "phase")
@@ -68,7 +75,7 @@ def agreement(
                 )
                 for step in STEPS
             )
-            yield what, e, still, max(moved)
+            yield what, e, still, max(moved), error
 
 
 def _fine_structure(

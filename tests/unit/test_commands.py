@@ -28,7 +28,7 @@ def run(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
 def check_derivative(folder: Path, suffix: str, sources: list[str]) -> pd.Series:
     """Check what every method writes; return the row."""
     assert json.loads((folder / "dataset_description.json").read_text())["GeneratedBy"]
-    beside = ("desc-objects", "desc-references", "desc-nuclei")
+    beside = ("desc-objects", "desc-references", "desc-nuclei", "desc-estimators")
     (table,) = (
         p for p in folder.rglob(f"*_{suffix}.tsv") if not any(name in p.name for name in beside)
     )

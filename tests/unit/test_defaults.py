@@ -346,7 +346,7 @@ def test_the_limits_of_a_registration_are_these():
 
 
 def test_the_limits_of_what_is_given_to_qsm_are_these():
-    assert (_echoes.GAIN, _echoes.OPPOSITE) == (0.02, -0.05)
+    assert (_echoes.GAIN, _echoes.OPPOSITE, _echoes.SURE) == (0.02, -0.05, 5.0)
     assert _placement.MAX_STRETCH == 0.03
     assert (_placement.WHITE_R2S_HZ, _placement.R2S_SHARE) == ((10.0, 3.4), (0.65, 1.75))
     assert FREQUENCY_TOLERANCE == 0.1

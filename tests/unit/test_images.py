@@ -538,16 +538,6 @@ def _tried(load):
         return None, str(error)
 
 
-def test_a_map_at_the_end_of_a_series_is_named(tmp_path):
-    rng = np.random.default_rng(0)
-    bvals, bvecs = np.r_[0, np.full(7, 1000.0)], rng.normal(size=(8, 3))
-    bvecs /= np.linalg.norm(bvecs, axis=1, keepdims=True)
-    bvecs[[0, 7]] = 0
-    series = images.make(rng.random((4, 4, 4, 8)), np.eye(4))
-    with pytest.raises(InputError, match="volume 7 has b = 1000 s/mm2 and no direction"):
-        images.load_dwi(series, bvals, bvecs.T)
-
-
 def test_a_link_to_nothing_is_named(tmp_path):
     link = tmp_path / "scan.nii.gz"
     link.symlink_to("../.git/annex/objects/none.nii.gz")

@@ -157,7 +157,7 @@ def test_without_enough_white_matter_the_scan_is_measured_and_says_so(head, foun
 
 @pytest.mark.parametrize(("contrast", "words"), [(np.nan, "outside the map"), (5.0, "elsewhere")])
 def test_why_a_pallidum_is_not_believed(contrast, words):
-    flag = nuclei._contrast_flag(contrast)
+    flag = nuclei.contrast_flag(contrast)
     assert words in flag.message
     assert not flag.steps, "the map may be right"
 

@@ -305,7 +305,7 @@ def test_a_notebook_has_parameters_and_takes_the_scans_that_it_declares(path):
         ("15", "openms_mni_p07", "are thinner than a voxel side of 1 mm"),
         ("20", "dwi_philips_slab", "12 directions, 5 volumes b=0"),
         ("21", "dwi_philips_slab", "b-vectors: as given"),
-        ("22", "dwi_philips_slab", "SD over shifts by one voxel 0.22"),
+        ("22", "dwi_philips_slab", "shift in z (mm) [1.08 1.18 1.31"),
         ("30", "gre_small_romeo", "8 ms: 5829 before, 12 after"),
         ("31", "gre_small_romeo", "12 ms:  7031 pairs wrapped, 2 open loops"),
         ("32", "gre_small_romeo", "SD of the difference, ppb"),
