@@ -178,14 +178,14 @@ def _maps(signals: NDArray[np.float32], is_b0: NDArray[np.bool_]) -> dict[int, s
     b0 = np.flatnonzero(is_b0)
     if len(b0) < 2:
         return {}
+    mean = signals[:, ~is_b0].mean(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):  # an empty volume is like no other
         correlations = np.corrcoef(signals[:, b0].T)
+        alike = np.nan_to_num([np.corrcoef(signals[:, k], mean)[0, 1] for k in b0], nan=-1.0)
     best = np.sort(correlations, axis=0)[-2]  # with the volume that is most like it
     odd = np.flatnonzero(~(best >= SAME_B0))
     if len(odd) == len(b0):  # of two, the true one has more in common with the weighted volumes
-        mean = signals[:, ~is_b0].mean(axis=1)
-        alike = [np.corrcoef(signals[:, k], mean)[0, 1] for k in b0]
-        odd = np.delete(odd, int(np.nanargmax(alike)))
+        odd = np.delete(odd, int(np.argmax(alike)))
     return {
         int(b0[k]): f"looks like no other b=0 volume (correlation {best[k]:.2f}), so it may be a "
         "map that the scanner made, such as ADC"
