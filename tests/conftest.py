@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,14 @@ def pytest_unconfigure(config):
     if folder := config.stash.get(_own_cache, None):
         del os.environ["PVSBOOK_DATA"]
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def heeds_interrupts():
+    """Take SIGINT, which a shell lets jobs in the background ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,24 @@ class Alignment:
     overlap: float
     rotation_deg: float
 
+    @classmethod
+    def of(
+        cls,
+        first_to_second: ArrayLike,
+        affines: tuple[NDArray[np.float64], NDArray[np.float64]],
+        masks: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    ) -> Alignment:
+        """Measure angle and overlap of a registration, given both grids and brain masks."""
+        matrix = np.asarray(first_to_second, np.float64)
+        voxels = np.linalg.inv(affines[1]) @ matrix @ affines[0]
+        moved = ndimage.affine_transform(
+            masks[1].astype(np.uint8), voxels[:3, :3], voxels[:3, 3],
+            output_shape=masks[0].shape, order=0,
+        ).astype(bool)  # fmt: skip
+        overlap = 2 * (masks[0] & moved).sum() / (masks[0].sum() + moved.sum())
+        angle = np.degrees(Rotation.from_matrix(matrix[:3, :3]).magnitude())
+        return cls(matrix, float(overlap), float(angle))
+
     @property
     def first_to_halfway(self) -> NDArray[np.float64]:
         """Half of the way: neither visit is favoured."""
@@ -91,13 +109,4 @@ def align_visits(
     ]
     start = from_matvec(np.eye(3), centres[1] - centres[0])
     matrix = rigid_between(brains[0], brains[1], start=start)
-    angle = np.degrees(Rotation.from_matrix(matrix[:3, :3]).magnitude())
-    first_to_second_voxel = np.linalg.inv(second.affine) @ matrix @ first.affine
-    second_inside = ndimage.affine_transform(
-        inside[1].astype(np.uint8), first_to_second_voxel[:3, :3],
-        first_to_second_voxel[:3, 3],
-        output_shape=first.shape, order=0,
-    ).astype(bool)  # fmt: skip
-    both = (inside[0] & second_inside).sum()
-    overlap = 2 * both / (inside[0].sum() + second_inside.sum())
-    return Alignment(np.asarray(matrix, np.float64), float(overlap), float(angle))
+    return Alignment.of(matrix, (first.affine, second.affine), (inside[0], inside[1]))

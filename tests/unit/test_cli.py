@@ -90,7 +90,7 @@ def test_our_fault_is_exit_code_1_and_no_traceback(call, monkeypatch):
         cli.main()
 
 
-def test_stopped_by_the_user(call, monkeypatch):
+def test_stopped_by_the_user(call, monkeypatch, heeds_interrupts):
     from pvsbook import manifest
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -353,7 +353,7 @@ def test_what_the_shell_ignores_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_worker_that_is_stopped_in_this_process_records_no_failure(tmp_path):
+def test_a_worker_that_is_stopped_in_this_process_records_no_failure(tmp_path, heeds_interrupts):
     steps = jobs.run(stubs.work, stubs.tasks(3, seconds=0.2), tmp_path)
 
     def go() -> None:

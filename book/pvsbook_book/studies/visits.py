@@ -68,17 +68,8 @@ def align_coarsely(
         moving_grid2world=moving_affine,
         starting_affine=start,
     ).affine
-    angle = np.degrees(np.arccos(np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1)))
-    first_to_second_voxel = np.linalg.inv(second.affine) @ matrix @ first.affine
-    second_inside = ndimage.affine_transform(
-        np.asarray(second_mask, np.uint8), first_to_second_voxel[:3, :3],
-        first_to_second_voxel[:3, 3],
-        output_shape=first.shape, order=0,
-    ).astype(bool)  # fmt: skip
-    first_inside = np.asarray(first_mask, bool)
-    both = (first_inside & second_inside).sum()
-    overlap = 2 * both / (first_inside.sum() + second_inside.sum())
-    return Alignment(np.asarray(matrix, np.float64), float(overlap), float(angle))
+    masks = (np.asarray(first_mask, bool), np.asarray(second_mask, bool))
+    return Alignment.of(matrix, (first.affine, second.affine), masks)
 
 
 def _reduce(
