@@ -30,7 +30,7 @@ LIMITS: Mapping[str, tuple[float, float, str]] = {
     "head_tilt_deg": (
         10.0,
         np.inf,
-        "the head is tilted in the scan, which changes the classic index alone; degrees",
+        "the head is tilted in the scan, which changes only the classic index; tilt in degrees",
     ),
     "inside": (0.9, 0.5, "fraction inside mask and field of view"),
     "n_voxels": (3.0, 1.5, "voxels"),
