@@ -18,6 +18,7 @@ from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas import perivascular, templates
 from pvsbook.atlas.registration import Model, Registration, register
+from pvsbook.images._smooth import smooth_within
 
 Floats = NDArray[np.float32]
 Contrast = Literal["t2", "t1"]
@@ -338,7 +339,7 @@ def measure_levels(anatomy: PvsAnatomy) -> Levels:
     grey = float(np.median(values[cortex])) if cortex.sum() > 500 else white
     fluid = _fluid_level(values, anatomy, white)
     normal = anatomy.brain & (np.abs(values - white) < 3 * spread)
-    background = _smooth_within(values, normal, _BACKGROUND_MM / size, white)
+    background = smooth_within(values, normal, _BACKGROUND_MM / size, default=white)
     residual = np.where(core & normal, values - background, 0)
     _, noise = robust_spread((values - background)[core])
     if not noise > 1e-6 * abs(fluid - white):
@@ -375,12 +376,3 @@ def _fluid_level(values: Floats, anatomy: PvsAnatomy, white: float) -> float:
         )
     sign = 1 if np.median(inside) > white else -1
     return float(np.median(sign * np.sort(sign * inside)[inside.size // 2 :]))
-
-
-def _smooth_within(
-    values: Floats, mask: NDArray[np.bool_], sigma: NDArray, default: float
-) -> Floats:
-    """Gaussian mean of the voxels of a mask, everywhere (normalised convolution)."""
-    weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma)
-    total = ndimage.gaussian_filter(np.where(mask, values - default, 0).astype(np.float32), sigma)
-    return (default + total / np.maximum(weight, 1e-3)).astype(np.float32)

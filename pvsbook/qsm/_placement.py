@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas.registration import Registration, is_placed, register_to_mni, rigid_and_scales
+from pvsbook.images._smooth import smooth_within
 from pvsbook.qsm.quality import Flag
 from pvsbook.qsm.reference import MIN_VOXELS
 
@@ -90,14 +90,10 @@ def _through(t1w: Masked, magnitude: Masked) -> Registration | str:
 
 def _even(image: nib.Nifti1Image, mask: nib.Nifti1Image) -> nib.Nifti1Image:
     """Cut out the brain, and divide it by what is smooth in it, as the receive field is."""
-    inside = images.array(mask) > 0
-    width = EVEN_MM / images.voxel_size_mm(image)
-    values, share = (
-        ndimage.gaussian_filter(np.where(inside, v, 0).astype(np.float32), width)
-        for v in (images.array(image), 1)
-    )
-    level = np.maximum(values, 1e-6 * values.max()) / np.maximum(share, 1e-3)
-    return images.make(np.where(inside, images.array(image) / level, 0), image.affine)
+    values, inside = images.array(image), images.array(mask) > 0
+    level = smooth_within(values, inside, EVEN_MM / images.voxel_size_mm(image))
+    even = values / np.maximum(level, 1e-6 * level.max())
+    return images.make(np.where(inside, even, 0), image.affine)
 
 
 def check_decay(

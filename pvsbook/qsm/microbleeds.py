@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 from skimage.filters import apply_hysteresis_threshold
 
 from pvsbook._errors import InputError
+from pvsbook.images._smooth import smooth_within
 from pvsbook.method import describe_columns
 from pvsbook.qsm._solve import distance_inside
 
@@ -204,12 +205,8 @@ def find_small_sources(
 
 def _above_surround(values: NDArray, inside: NDArray, size: NDArray) -> NDArray[np.float32]:
     """Subtract the smooth part of a map, which is known in a mask only."""
-    width = AROUND_MM / size
-    total, weight = (
-        ndimage.gaussian_filter(v.astype(np.float32), width, truncate=3)
-        for v in (np.where(inside, values, 0), inside)
-    )
-    return np.where(inside, values - total / np.maximum(weight, np.float32(1e-3)), np.float32(0))
+    smooth = smooth_within(values, inside, AROUND_MM / size, truncate=3)
+    return np.where(inside, values - smooth, np.float32(0))
 
 
 def _mean(values: NDArray, where: NDArray) -> float:
