@@ -173,6 +173,9 @@ def judge(
     )
     mean, sd = ADULTS
     values = {side: result.indices["tract"][side].value for side in ("left", "right")}
+    absent = [side for side, v in values.items() if not np.isfinite(v)]
+    if absent:
+        failed.append(f"no index on the {' and '.join(absent)}")
     odd = [f"{side} {v:.2f}" for side, v in values.items() if abs(v - mean) > 2 * sd]
     if odd:
         warned.append(
@@ -203,7 +206,9 @@ def _figures(result: AlpsResult, head_tilt_deg: float) -> Iterator[tuple[str, st
     yield from bvec_figures(result.bvecs)
     yield "registration_correlation", "", result.registration.correlation
     yield "registration_overlap", "", result.registration.overlap
-    yield "left_minus_right", "", abs(sides["left"].value - sides["right"].value)
+    difference = abs(sides["left"].value - sides["right"].value)
+    if np.isfinite(difference):  # else `judge` says which side has no index
+        yield "left_minus_right", "", difference
     yield "head_tilt_deg", "", head_tilt_deg
     yield "b_s_mm2", "", result.b_s_mm2
     for roi in result.rois:
