@@ -42,7 +42,8 @@ class Rules:
         The threshold is at least the response to a tube that stands out by this fraction of the
         contrast of fluid.  On fine or quiet scans noise alone would allow far fainter ones, and
         these are texture and strands of grey matter.  The default is where noise puts the
-        threshold of a 1 mm scan with a signal-to-noise ratio of 20.
+        threshold of a 1 mm scan with a signal-to-noise ratio of 20.  An object that nowhere
+        stands out by as much is *uncertain*.
     low_to_high
         Hysteresis: an object grows from its seed down to this fraction of the seed's threshold.
     min_length_mm, min_elongation, max_width_mm
@@ -51,17 +52,15 @@ class Rules:
     blob_mm
         Bright structures that hold a ball of this diameter are taken whole, so that their rims
         are not counted as tubes.
-    wmh_overlap
-        Fraction of an object inside the mask of white-matter hyperintensities that makes it
-        *WMH overlap*.
     fluid_like
         Fraction of the contrast of fluid above which a wide object is *lacune-like*.
     space_contrast
         Contrast of the fluid in perivascular spaces, as a fraction of that in the ventricles.
         Volumes are divided by it: 1 gives the volume of ventricle-like fluid, which is too little
         where spaces are fainter.  Set it where it is known, from wide spaces or thinner slices.
-    max_border
-        Fraction of the voxels around an object that may belong to cortex, sulci or ventricles.
+    min_depth_mm
+        Depth in white matter or a deep nucleus that half of an object must have: what lies
+        against cortex, sulci or ventricles is *uncertain*.
     """
 
     expected_false: float = 1.0
@@ -69,12 +68,11 @@ class Rules:
     low_to_high: float = 0.4
     min_length_mm: float = 2.5
     min_elongation: float = 1.6
-    max_width_mm: float = 4.5
+    max_width_mm: float = 3.0
     blob_mm: float = 3.6
-    wmh_overlap: float = 0.3
     fluid_like: float = 0.6
     space_contrast: float = 1.0
-    max_border: float = 0.35
+    min_depth_mm: float = 2.2
 
     def __post_init__(self) -> None:
         """Refuse a rule that no object, or every object, would meet."""
@@ -92,8 +90,9 @@ def describe(
     *,
     anatomy: PvsAnatomy,
     levels: Levels,
-    outside: Mask,
-    wmh: Mask | None,
+    depth_mm: Floats,
+    searched: Mask,
+    lesions: Mask,
     rules: Rules,
 ) -> pd.DataFrame:
     """Measure class, shape, content and place of each object.
@@ -106,10 +105,12 @@ def describe(
         Signal above the background, of the contrast that is searched, and its vesselness.
     anatomy, levels
         Of the scan.
-    outside
-        Cortex, sulci and ventricles with a rim.
-    wmh
-        White-matter hyperintensities, if they are known.
+    depth_mm
+        Distance to cortex, sulci or ventricles.
+    searched
+        Tissue of the regions without the rim of these.
+    lesions
+        White-matter hyperintensities with their rim: objects in them are *WMH overlap*.
     rules
         What makes an object a perivascular space.
 
@@ -129,8 +130,8 @@ def describe(
         return np.bincount(where.ravel(), values, count + 1)[1:]
 
     voxels, grown = total(labels), dilate(labels)
-    filled, shell = total(grown), (grown > 0) & (labels == 0)
-    around, n_around = _tissue_around(grown, excess, (anatomy.regions > 0) & ~outside, size)
+    filled = total(grown)
+    around, n_around = _tissue_around(grown, excess, searched, size)
     content = total(grown, np.maximum(excess, -fluid).ravel()) - filled * around
     table["volume_voxels_mm3"] = voxels * voxel_mm3
     per_unit = voxel_mm3 / (fluid * rules.space_contrast)
@@ -142,13 +143,12 @@ def describe(
     numbers = np.arange(1, count + 1)
     table["contrast"] = np.float32(ndimage.maximum(excess, labels, numbers)) / fluid
     table["response"] = np.float32(ndimage.maximum(response, labels, numbers))
-    table["border"] = total(grown[shell & outside]) / np.maximum(total(grown[shell]), 1)
-    table["wmh_fraction"] = 0.0 if wmh is None else total(labels[wmh]) / voxels
+    table["depth_mm"] = np.float32(ndimage.median(depth_mm, labels, numbers))
     ventricles = anatomy.ventricles > 0.5
     place = measure_ventricle_distance(table, ventricles, anatomy.image.affine)
     table = pd.concat([table, place], axis=1)
     table["region"] = _regions_of(labels, anatomy.regions, count)
-    table.insert(0, "class", _classify(table, rules))
+    table.insert(0, "class", _classify(table, total(labels[lesions]) > 0, rules))
     return table
 
 
@@ -219,10 +219,13 @@ def is_elongated(shapes: pd.DataFrame, rules: Rules) -> pd.Series:
     return long & (shapes["elongation"] >= rules.min_elongation)
 
 
-def _classify(objects: pd.DataFrame, rules: Rules) -> NDArray[np.str_]:
-    clear = objects["border"] <= rules.max_border
-    tube = clear & is_elongated(objects, rules) & (objects["width_mm"] <= rules.max_width_mm)
+def _classify(
+    objects: pd.DataFrame, is_lesion: NDArray[np.bool_], rules: Rules
+) -> NDArray[np.str_]:
+    clear = objects["depth_mm"] >= rules.min_depth_mm
+    bright = objects["contrast"] >= rules.min_contrast
+    narrow = objects["width_mm"] <= rules.max_width_mm
+    tube = clear & bright & narrow & is_elongated(objects, rules)
     fluid_like = objects["contrast"] >= rules.fluid_like
     lacune = clear & fluid_like & (objects["length_mm"] >= _LACUNE_MM)
-    lesion = objects["wmh_fraction"] >= rules.wmh_overlap
-    return np.select([lesion, tube, lacune], ["wmh_overlap", "pvs", "lacune_like"], "uncertain")
+    return np.select([is_lesion, tube, lacune], ["wmh_overlap", "pvs", "lacune_like"], "uncertain")

@@ -365,6 +365,5 @@ OBJECT_COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
     ("contrast", "Largest contrast, as a fraction of that of fluid"),
     ("response", "Largest vesselness"),
     ("repeat_probability", "Probability that it is found again under new noise"),
-    ("border", "Fraction of the surrounding voxels in cortex, sulci or ventricles"),
-    ("wmh_fraction", "Fraction inside the mask of white-matter hyperintensities"),
+    ("depth_mm", "Median distance to cortex, sulci or ventricles"),
 )

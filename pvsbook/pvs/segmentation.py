@@ -31,6 +31,7 @@ __all__ = ["Segmentation", "default_scales", "segment"]
 
 _CONTRAST_TO_NOISE = 4.0  # at which the filter starts to trust a structure
 _CORTEX_HALF_MM = 1.2  # cortex and sulci are at least twice this thick
+_SULCUS = 0.3  # of the contrast of fluid: fluid, in part at least
 _CORTEX_MM3 = 1500.0  # and hang together over more than this
 _BLOCK_MM = 60.0  # side of the simulated block
 _TUBE_DISTANCE_MM = 10.0  # between simulated tubes: they do not touch each other's response
@@ -46,7 +47,7 @@ class Segmentation:
         One row per object: class, region, the columns of `pvsbook.pvs.morphometry`, width_mm,
         volume_voxels_mm3 (voxels counted), volume_mm3 (corrected for partial volume) with the
         standard error that noise gives it, contrast (largest, as a fraction of fluid), response,
-        border, wmh_fraction, distance and angle to the ventricles, and the probability that it
+        depth_mm, distance and angle to the ventricles, and the probability that it
         is found again under new noise (`repeat_probability`).
     labels
         Object of each voxel (the index of `objects` plus one), shape of the anatomy, int32.
@@ -126,7 +127,8 @@ def segment(
     scales_mm = default_scales(size)
     excess = levels.sign * (images.array(anatomy.image) - levels.background)
     outside = _outside_white_matter(excess, anatomy, levels)
-    near_outside = edt.edt(~outside, anisotropy=tuple(size)) <= 0.75 * size.max()
+    depth_mm = edt.edt(~outside, anisotropy=tuple(size))
+    near_outside = depth_mm <= 0.75 * size.max()
     searched = (anatomy.regions > 0) & ~near_outside
     if not searched.any():
         raise InputError(
@@ -136,6 +138,10 @@ def segment(
     noise_scaling = _even_noise(excess, anatomy, searched, levels)
     scaled_excess = excess * noise_scaling
 
+    # With their rim, which is part lesion and would be left as threads.
+    lesions = np.zeros_like(outside)
+    if wmh is not None and wmh.any():
+        lesions = edt.edt(~wmh, anisotropy=tuple(size)) <= 1.5 * size.min()
     n_searched = int(searched.sum())
     filter_tubes = partial(
         vesselness_filter,
@@ -145,13 +151,28 @@ def segment(
     )
     threshold = _calibrate(levels, size, filter_tubes, max(scales_mm), n_searched, rules, rng)
     describe_objects = partial(
-        describe, anatomy=anatomy, levels=levels, outside=near_outside, wmh=wmh, rules=rules
+        describe,
+        anatomy=anatomy,
+        levels=levels,
+        depth_mm=depth_mm,
+        searched=searched,
+        lesions=lesions,
+        rules=rules,
     )
 
     def find(scaled: Floats, plain: Floats, more: Mask) -> tuple[NDArray, Floats, pd.DataFrame]:
         """Labels, response and description of the tubes of an image, and of more."""
         response = filter_tubes(scaled, mask=searched).response
-        labels = components(hysteresis(response, threshold.response, rules.low_to_high) | more)
+
+        def cut(where: Mask) -> NDArray[np.int32]:
+            seeded = hysteresis(
+                np.where(where, response, 0), threshold.response, rules.low_to_high
+            )
+            return components(seeded | (more & where))
+
+        # Apart, so that a space that touches a lesion is kept.
+        labels, inside = cut(~lesions), cut(lesions)
+        labels = np.where(inside > 0, inside + labels.max(), labels)
         return labels, response, describe_objects(labels, plain, response)
 
     blobs = _blobs(excess, searched, levels, size, rules)
@@ -323,7 +344,15 @@ def _outside_white_matter(excess: Floats, anatomy: PvsAnatomy, levels: Levels) -
     reached = np.zeros(len(large), bool)
     reached[labels[surely_outside]] = True
     kept = (large & reached)[labels]
-    return bright & (edt.edt(~kept, anisotropy=tuple(size)) <= _CORTEX_HALF_MM) | kept
+    outside = bright & (edt.edt(~kept, anisotropy=tuple(size)) <= _CORTEX_HALF_MM) | kept
+    # Sulci too thin for that hang together with them as fluid.
+    is_fluid = excess > max(_SULCUS * fluid, 4 * levels.noise_sd)
+    joined = outside | (is_fluid & (anatomy.regions < 3))  # spaces of nuclei open to the basal CSF
+    labels = components(joined, connectivity=6)
+    reached = np.zeros(int(labels.max()) + 1, bool)
+    reached[labels[outside]] = True
+    reached[0] = False
+    return reached[labels]
 
 
 def _even_noise(excess: Floats, anatomy: PvsAnatomy, searched: Mask, levels: Levels) -> Floats:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import edt
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import nibabel as nib
@@ -113,6 +114,52 @@ def test_what_a_mask_removes_is_not_covered(phantom, scan):
     assert row["coverage_cso_right"] < 0.2 < 0.9 < row["coverage_cso_left"]
     assert np.isnan(row["n_cso_right"])
     assert found.status != "pass"
+
+
+def brightened(scan, phantom, mask):
+    """The scan with the signal of fluid in a mask."""
+    values = images.array(scan).copy()
+    values[mask] = np.percentile(values[phantom.brain.csf > 0.9], 50)
+    return images.make(values, scan.affine)
+
+
+def test_a_space_that_touches_a_lesion_is_kept(phantom, scan, result):
+    """The mask is cut out before objects are formed."""
+    places = result.objects.index[
+        (result.objects["class"] == "pvs")
+        & (result.objects["length_mm"] > 6)
+        & result.objects["region"].str.startswith("cso")
+    ]
+    voxels = np.argwhere(np.asarray(result.labels.dataobj) == places[0] + 1)
+    axis = int(np.argmax(np.ptp(voxels, axis=0)))
+    end = voxels[np.argmax(voxels[:, axis])]
+    size = images.voxel_size_mm(scan)
+    offset = (np.indices(scan.shape).T - end).T * size[:, None, None, None]
+    lesion = np.linalg.norm(offset, axis=0) < 3.5
+    found = measured(
+        brightened(scan, phantom, lesion), wmh_mask=images.make(lesion.astype("u1"), scan.affine)
+    )
+    assert found.to_row()["n_pvs"] == result.to_row()["n_pvs"]
+    assert found.to_row()["n_wmh_overlap"] >= 1
+
+
+def test_what_lies_against_cortex_is_uncertain(result):
+    rules = result.objects["depth_mm"] < pvs.Rules().min_depth_mm
+    assert not (result.objects["class"][rules] == "pvs").any()
+    assert result.objects["depth_mm"][result.objects["class"] == "pvs"].min() > 2.2
+
+
+def test_a_sulcus_too_thin_for_cortex_is_outside(phantom, scan, result):
+    """A sheet of fluid that runs from the surface into white matter is no space, nor its end."""
+    brain = phantom.brain
+    depth = edt.edt(brain.brain > 0.5, anisotropy=tuple(images.voxel_size_mm(scan)))
+    world = nib.affines.apply_affine(scan.affine, np.moveaxis(np.indices(scan.shape), 0, -1))
+    sheet = (np.abs(world[..., 1] - 10) < 0.7) & (np.abs(world[..., 2] - 40) < 2.5)
+    sheet &= (world[..., 0] > 22) & (depth < 40)
+    found = measured(brightened(scan, phantom, sheet))
+    labels = np.asarray(found.labels.dataobj)
+    counted = np.flatnonzero(found.objects["class"] == "pvs") + 1
+    assert not np.isin(labels[sheet], counted).any()
 
 
 def test_saved_as_bids_derivatives(result, tmp_path):

@@ -67,8 +67,8 @@ SCANS = {
     "b = 0 and 20 directions at b = 1000 s/mm2, signal-to-noise ratio 25 (scanner A), 20 (B)",
     "head": "MNI152 shape, each axis scaled by a standard deviation of 3 %, pose of its own, the "
     "same in all scans",
-    "measured by": "register_to_mni of the T2w scan from its header, pvs.measure, alps.measure "
-    "in spheres of 2.5 mm; register_to_mni of the T1w scan, tissue.grey_volumes",
+    "measured by": "register_to_mni of the T2w scan from its header, pvs.measure, alps.measure; "
+    "register_to_mni of the T1w scan, tissue.grey_volumes",
 }
 """What the scans of an image-level cohort are."""
 
@@ -349,9 +349,7 @@ def measure(scans: tuple[images.Dwi, nib.Nifti1Image, nib.Nifti1Image]) -> dict[
     dwi, anatomy, whole = scans
     mask = foreground_mask(anatomy)
     place = register_to_mni(anatomy, contrast="t2", mask=mask, start=np.eye(4))
-    alps_row = alps.measure(
-        dwi, registration=place, rois=alps.SPHERES_2_5_MM, n_bootstrap=50
-    ).to_row()
+    alps_row = alps.measure(dwi, registration=place, n_bootstrap=50).to_row()
     pvs_row = pvs.measure(anatomy, brain_mask=mask, registration=place).to_row()
     names = ("classic", "reoriented", "tract")
     row = {f"alps_{name}": float(alps_row[f"alps_{name}_mean"]) for name in names}
