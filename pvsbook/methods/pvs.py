@@ -117,6 +117,12 @@ METHOD = Method(
             choices=("affine", "syn"),
         ),
         Option(
+            "strip",
+            "opening",
+            "How to cut the brain out of a whole head; deepbet is a network (extra strip).",
+            choices=("opening", "deepbet"),
+        ),
+        Option(
             "rules",
             {},
             "Other rules for an object than the default ones, by name, as {min_length_mm: 3} "

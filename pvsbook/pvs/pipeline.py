@@ -19,7 +19,7 @@ from pvsbook.atlas.registration import Model, Registration, check_model, is_plac
 from pvsbook.derivatives import Writer
 from pvsbook.method import describe_columns
 from pvsbook.pvs import morphometry
-from pvsbook.pvs.anatomy import Contrast, PvsAnatomy, locate_regions
+from pvsbook.pvs.anatomy import Contrast, PvsAnatomy, Strip, locate_regions
 from pvsbook.pvs.objects import CLASSES, Rules
 from pvsbook.pvs.quality import MIN_COVERAGE, judge
 from pvsbook.pvs.segmentation import Segmentation, segment
@@ -178,6 +178,7 @@ def measure(
     wmh_mask: images.ImageLike | None = None,
     brain_mask: images.ImageLike | None = None,
     registration: Registration | Model = "affine",
+    strip: Strip = "opening",
     rules: Rules | None = None,
     rng: np.random.Generator | None = None,
 ) -> PvsResult:
@@ -203,6 +204,9 @@ def measure(
     registration
         ``"affine"``; ``"syn"`` where ventricles are wide or the brain is far from the template's
         shape (20 s more); or where the scan lies in MNI space, if that is known already.
+    strip
+        How the brain is cut out of a whole head: ``"opening"`` cuts the bridges through the
+        skull; ``"deepbet"`` takes the network of that name (``pip install 'pvsbook[strip]'``).
     rules
         Rules other than the default.
     rng
@@ -248,7 +252,8 @@ def measure(
     mask = _load_mask(brain_mask, scan, "brain_mask")
     if mask is not None and not np.any(mask.dataobj):
         raise InputError("brain_mask: is empty; give a mask of the brain, or none")
-    anatomy = locate_regions(scan, contrast=contrast, mask=mask, registration=registration)
+    place: dict[str, Any] = {"mask": mask, "registration": registration, "strip": strip}
+    anatomy = locate_regions(scan, contrast=contrast, **place)
     inside = None if wmh is None else np.asarray(wmh.dataobj)[anatomy.box] != 0
     segmentation = segment(anatomy, wmh=inside, rules=rules, rng=rng)
     levels, objects = segmentation.levels, segmentation.objects
@@ -256,7 +261,7 @@ def measure(
     found = anatomy.registration
     if measured != contrast and not is_placed(found):
         # Where the ventricles are not, fluid says nothing of the contrast.
-        other = locate_regions(scan, contrast=measured, mask=mask, registration=registration)
+        other = locate_regions(scan, contrast=measured, **place)
         if not is_placed(other.registration):
             raise InputError(
                 f"image: correlates with the template by {found.correlation:.2f}, so ventricles "

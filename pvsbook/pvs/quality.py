@@ -62,8 +62,8 @@ _UNLIKELY_ML = (
     "mask"
 )
 _WHOLE_HEAD = (
-    "the scan holds the whole head, and the brain was cut out of it here: look at the regions, or "
-    "give a brain mask"
+    "the scan holds the whole head, and the brain was cut out of it here: look at the regions, "
+    "give a brain mask, or say strip: deepbet"
 )
 _CUT = "is cut by the field of view or the brain mask"
 _NOT_COUNTED = "is outside the field of view or the brain mask, and was not counted"

@@ -125,7 +125,7 @@ DEFAULTS = {
     },
 }
 OPTIONS = {
-    "pvs": {"contrast": "t2", "registration": "affine", "rules": {}},
+    "pvs": {"contrast": "t2", "registration": "affine", "strip": "opening", "rules": {}},
     "alps": {
         "rois": "5mm",
         "search_mm": 0.0,

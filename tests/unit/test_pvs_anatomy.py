@@ -1,6 +1,8 @@
 """Regions, brain and levels of a scan."""
 
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import edt
 import nibabel as nib
@@ -12,7 +14,7 @@ from pvsbook import InputError, images
 from pvsbook.atlas import registration
 from pvsbook.atlas.registration import Registration
 from pvsbook.phantoms.brain import make_brain
-from pvsbook.pvs.anatomy import LARGEST_BRAIN_ML, foreground_mask, locate_regions
+from pvsbook.pvs.anatomy import LARGEST_BRAIN_ML, brain_mask, foreground_mask, locate_regions
 
 
 def known_registration(contrast):
@@ -51,11 +53,8 @@ def whole(part, found):
     return out
 
 
-@pytest.mark.parametrize("contrast", ["t2", "t1"])
-def test_a_brain_is_cut_out_of_a_whole_head(monkeypatch, contrast):
-    where = known_registration(contrast)
-    monkeypatch.setattr(registration, "register_to_mni", lambda *args, **named: where)
-    brain = make_brain(2.0, margin_mm=30)
+def whole_head(brain, contrast):
+    """Signal of a brain on a grid of 2 mm, with a skull, scalp, and a bridge to it."""
     levels = {"t2": (100, 130, 300), "t1": (200, 140, 40)}[contrast]
     parts = (brain.wm, brain.gm, brain.csf)
     values = sum(level * part for level, part in zip(levels, parts, strict=True))
@@ -64,6 +63,41 @@ def test_a_brain_is_cut_out_of_a_whole_head(monkeypatch, contrast):
     x, y, z = (n // 2 for n in brain.shape)
     values[x - 1 : x + 2, y:, z - 1 : z + 2][away[x - 1 : x + 2, y:, z - 1 : z + 2] < 9] = 250
     values = np.abs(values + np.random.default_rng(0).normal(5, 3, brain.shape))
+    return values
+
+
+def test_a_network_cuts_the_brain_out_where_it_is_asked_for(monkeypatch):
+    brain = make_brain(2.0, margin_mm=30)
+    image = brain.image(whole_head(brain, "t2"))
+    found = brain.brain > 0.5
+    monkeypatch.setitem(sys.modules, "deepbet", None)
+    with pytest.raises(InputError, match=r"run: pip install 'pvsbook\[strip\]'"):
+        brain_mask(image, "deepbet")
+
+    class BrainExtraction:
+        def __init__(self, no_gpu):
+            assert no_gpu
+
+        def run(self, scan):
+            return scan, images.make(found.astype(np.uint8), scan.affine), 0.0
+
+    monkeypatch.setitem(sys.modules, "deepbet", SimpleNamespace(BrainExtraction=BrainExtraction))
+    mask, is_head = brain_mask(image, "deepbet")
+    assert is_head
+    assert np.array_equal(np.asarray(mask.dataobj) > 0, found)
+    found = np.zeros_like(found)
+    with pytest.raises(InputError, match="deepbet finds no brain"):
+        brain_mask(image, "deepbet")
+    with pytest.raises(InputError, match="choose 'opening' or 'deepbet'"):
+        brain_mask(image, "bet")
+
+
+@pytest.mark.parametrize("contrast", ["t2", "t1"])
+def test_a_brain_is_cut_out_of_a_whole_head(monkeypatch, contrast):
+    where = known_registration(contrast)
+    monkeypatch.setattr(registration, "register_to_mni", lambda *args, **named: where)
+    brain = make_brain(2.0, margin_mm=30)
+    values = whole_head(brain, contrast)
     found = locate_regions(brain.image(values), contrast=contrast)
     assert found.stripped_here
     inside = (brain.brain > 0.5)[found.box]
