@@ -64,8 +64,8 @@ class PvsAnatomy:
         Volume of the whole mask that the registration used.
     registration
         From the scan to MNI space.
-    stripped_here
-        Whether the scan held the whole head, and the brain was cut out of it.
+    stripped_by
+        How the brain was cut out of a whole head; empty where the scan held no more.
     """
 
     image: nib.Nifti1Image
@@ -78,7 +78,7 @@ class PvsAnatomy:
     coverage: dict[int, float]
     mask_ml: float
     registration: Registration
-    stripped_here: bool = False
+    stripped_by: str = ""
 
     @property
     def voxel_size_mm(self) -> NDArray[np.float64]:
@@ -273,7 +273,7 @@ def locate_regions(
         coverage=coverage,
         mask_ml=_volume_ml(mask),
         registration=registration,
-        stripped_here=whole_head,
+        stripped_by=strip if whole_head else "",
     )
 
 

@@ -62,12 +62,18 @@ _UNLIKELY_ML = (
     "mask"
 )
 _WHOLE_HEAD = (
-    "the scan holds the whole head, and the brain was cut out of it here: look at the regions, "
-    "give a brain mask, or say strip: deepbet"
+    "the scan holds the whole head, and the brain was cut out of it by {}: look at the regions, {}"
+    "or give a brain mask"
 )
 _CUT = "is cut by the field of view or the brain mask"
 _NOT_COUNTED = "is outside the field of view or the brain mask, and was not counted"
 _MIN_OBJECTS = 8  # taken as counted, if fewer are: one or two of opposite contrast say little
+
+
+def _cut_out(by: str) -> list[str]:
+    """Say that the brain was cut out of a whole head, and what else there is."""
+    other = "" if by == "deepbet" else "try strip: deepbet, "
+    return [_WHOLE_HEAD.format(by, other)] if by else []
 
 
 def judge(
@@ -121,7 +127,7 @@ def judge(
         share = volumes.max() / max(volumes.sum(), 1e-9)
         text = f"one object is {share:.0%} of the volume: look at it; the median says more"
         checks.append(("largest_share", share, text))
-    failed, warned = [], [*notes, *([_WHOLE_HEAD] if anatomy.stripped_here else [])]
+    failed, warned = [], [*notes, *_cut_out(anatomy.stripped_by)]
     for key, value, text in checks:
         warn, fail = LIMITS[key]
         sign = 1 if fail > warn else -1

@@ -99,7 +99,7 @@ def test_a_brain_is_cut_out_of_a_whole_head(monkeypatch, contrast):
     brain = make_brain(2.0, margin_mm=30)
     values = whole_head(brain, contrast)
     found = locate_regions(brain.image(values), contrast=contrast)
-    assert found.stripped_here
+    assert found.stripped_by
     inside = (brain.brain > 0.5)[found.box]
     assert 2 * (found.brain & inside).sum() / (found.brain.sum() + inside.sum()) > 0.93
     again = locate_regions(brain.image(values), contrast=contrast, registration=where)
@@ -108,7 +108,7 @@ def test_a_brain_is_cut_out_of_a_whole_head(monkeypatch, contrast):
     small = images.make(values, np.diag([0.75, 0.75, 0.75, 1]) @ brain.affine)
     assert np.count_nonzero(foreground_mask(small).dataobj) * 1.5**3 / 1000 < LARGEST_BRAIN_ML
     there = replace(where, native_to_mni=np.diag([4 / 3, 4 / 3, 4 / 3, 1]))
-    assert locate_regions(small, contrast=contrast, registration=there).stripped_here
+    assert locate_regions(small, contrast=contrast, registration=there).stripped_by
 
 
 def test_a_head_that_does_not_come_apart_is_kept_whole():
@@ -116,7 +116,7 @@ def test_a_head_that_does_not_come_apart_is_kept_whole():
     affine = nib.affines.from_matvec(2.5 * np.eye(3), [-112.5] * 3)
     head = images.make(np.where(ball, 100.0, 1), affine)
     found = locate_regions(head, registration=known_registration("t2"))
-    assert not found.stripped_here
+    assert not found.stripped_by
     assert found.mask_ml > LARGEST_BRAIN_ML  # which warns
     assert np.array_equal(found.brain, ball[found.box])
 
