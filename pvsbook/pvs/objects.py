@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import cc3d
@@ -26,6 +26,8 @@ __all__ = ["CLASSES", "Rules"]
 _RING_MM = 4.0  # tissue around an object that its background is measured in
 _LACUNE_MM = 3.0  # smaller ones are not called lacune-like
 _MIN_RING = 30  # voxels of it; with fewer, the smooth background stands
+
+_SCALED = ("min_contrast", "min_depth_mm", "min_length_mm", "min_elongation")
 
 CLASSES: Mapping[str, int] = {"pvs": 1, "uncertain": 2, "wmh_overlap": 3, "lacune_like": 4}
 # The rule that limits each column, and whether from above.
@@ -81,6 +83,11 @@ class Rules:
     fluid_like: float = 0.6
     space_contrast: float = 1.0
     min_depth_mm: float = 2.2
+
+    def scaled(self, by: float) -> Rules:
+        """Return rules of contrast, depth and shape that ask for so many times as much."""
+        changed = {name: getattr(self, name) * by for name in _SCALED}
+        return replace(self, **changed, max_width_mm=self.max_width_mm / by)
 
     def __post_init__(self) -> None:
         """Refuse a rule that no object, or every object, would meet."""
@@ -156,7 +163,7 @@ def describe(
     place = measure_ventricle_distance(table, ventricles, anatomy.image.affine)
     table = pd.concat([table, place], axis=1)
     table["region"] = _regions_of(labels, anatomy.regions, count)
-    table.insert(0, "class", _classify(table, total(labels[lesions]) > 0, rules))
+    table.insert(0, "class", classify(table, total(labels[lesions]) > 0, rules))
     table.attrs["rules"] = rules  # a report says which of them an object breaks
     return table
 
@@ -250,9 +257,10 @@ def is_elongated(shapes: pd.DataFrame, rules: Rules) -> pd.Series:
     return ~shortfalls(shapes[["length_mm", "elongation"]], rules).any(axis=1)
 
 
-def _classify(
+def classify(
     objects: pd.DataFrame, is_lesion: NDArray[np.bool_], rules: Rules
 ) -> NDArray[np.str_]:
+    """Return the class of each object (see `CLASSES`)."""
     tube = ~shortfalls(objects, rules).any(axis=1)
     clear = objects["depth_mm"] >= rules.min_depth_mm
     fluid_like = objects["contrast"] >= rules.fluid_like

@@ -92,6 +92,17 @@ class PvsResult:
             values |= zip(keys, (*totals, tissue_ml, fraction, coverage), strict=True)
         totals = _totals(found, noise)
         values |= zip(("n_pvs", "n_pvs_se", "volume_mm3", "volume_se_mm3"), totals, strict=True)
+        volumes = found["volume_mm3"]
+        values |= {
+            "median_volume_mm3": float(volumes.median()),
+            "largest_volume_mm3": float(volumes.max()),
+        }
+        for kind in ("strict", "loose"):
+            table = getattr(self.segmentation, kind)
+            values |= {
+                f"n_pvs_{kind}": len(table),
+                f"volume_{kind}_mm3": float(table["volume_mm3"].sum()),
+            }
         for shape in ("length_mm", "width_mm", "tortuosity", "ventricle_angle_deg"):
             values[f"median_{shape}"] = float(found[shape].median())
         for kind in CLASSES:
@@ -317,6 +328,23 @@ COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
     ("n_pvs_se", "Standard error that noise gives n_pvs; says nothing of bias"),
     ("volume_mm3", "Volume of class pvs, corrected for partial volume", "mm^3"),
     ("volume_se_mm3", "Standard error that noise gives volume_mm3", "mm^3"),
+    (
+        "n_pvs_strict",
+        "Objects of class pvs under rules a quarter stricter",
+    ),
+    ("n_pvs_loose", "Objects of class pvs under rules a fifth looser"),
+    (
+        "volume_strict_mm3",
+        "Volume of class pvs under rules a quarter stricter",
+        "mm^3",
+    ),
+    (
+        "volume_loose_mm3",
+        "Volume of class pvs under rules a fifth looser",
+        "mm^3",
+    ),
+    ("median_volume_mm3", "Median volume of class pvs", "mm^3"),
+    ("largest_volume_mm3", "Volume of the largest of class pvs, part of volume_mm3", "mm^3"),
     ("median_length_mm", "Median length along the centreline", "mm"),
     ("median_width_mm", "Median width", "mm"),
     ("median_tortuosity", "Median length over the distance between the ends"),
