@@ -241,7 +241,7 @@ class _Stack:
         steps = np.clip(images.array(scan) / max(_white(result), 1e-12), 0, 1) * (_GREYS - 1)
         grey = np.round(np.round(steps) * (255 / (_GREYS - 1))).astype(np.uint8)
         codes = np.array([0, *(CLASSES[c] for c in result.objects["class"])], np.uint8)
-        axis = int(size.argmax()) if size.max() > 1.5 * size.min() else 2
+        axis = int(size.argmax()) if _is_thick(size) else 2
         return cls(grey, labels, codes, size, axis)
 
     @property
@@ -275,6 +275,10 @@ class _Stack:
         inside = self.plane(self.labels, k) == number
         row, column = (np.argwhere(inside).mean(axis=0) + 0.5) / inside.shape * 100
         return round(float(column), 1), round(float(row), 1)
+
+
+def _is_thick(size: NDArray[np.float64]) -> bool:
+    return bool(size.max() > 1.5 * size.min())
 
 
 def _order(stack: _Stack) -> list[int]:
@@ -351,6 +355,8 @@ def _item(
     voxels = [inside.sum(axis=tuple(np.delete(range(3), axis))) for axis in range(3)]
     face = np.prod(stack.size) / stack.size  # of a voxel, across each axis
     axis = int(np.argmax([n.max() * area for n, area in zip(voxels, face, strict=True)]))
+    if _is_thick(stack.size):  # in other planes a voxel is longer than most objects
+        axis = stack.axis
     k = int(voxels[axis].argmax())
     seen = stack.plane(inside, k, axis)
     across = np.delete(stack.size, axis)[::-1]  # of rows, of columns

@@ -134,6 +134,10 @@ def test_thick_slices_are_shown_as_they_were_acquired(result):
     assert shown["slices"][0]["alt"].startswith("Coronal slice of the scan at y = ")
     assert len(shown["slices"]) == result.segmentation.labels.any(axis=(0, 2)).sum()
     assert shown["shape"] == pytest.approx(np.array(scan.shape)[[0, 2]] * 1.5)
+    items = [i for g in shown["galleries"] for i in g["items"]]
+    assert all("drawn coronal" in i["texts"][0] for i in items)
+    usual = {i["alt"].split()[-1] for g in object_viewer(result)["galleries"] for i in g["items"]}
+    assert len(usual) > 1, "each in the plane that shows most of it"
 
 
 def test_a_page_stays_small_and_says_what_it_leaves_out(result, shown):
