@@ -42,8 +42,11 @@ def show(result: PvsResult) -> Shown:
 
     row = result.to_row()
     summary = (
-        f"{row['n_pvs']} perivascular spaces (SE from noise {row['n_pvs_se']:.1f}) with a volume "
-        f"of {row['volume_mm3']:.0f} mm3 (SE {row['volume_se_mm3']:.0f}). Opposite-contrast "
+        f"{row['n_pvs']} perivascular spaces (SE from noise {row['n_pvs_se']:.1f}; "
+        f"{row['n_pvs_strict']} by rules a quarter stricter, {row['n_pvs_loose']} by rules a "
+        f"fifth looser) with a volume of {row['volume_mm3']:.0f} mm3 (SE from noise "
+        f"{row['volume_se_mm3']:.0f}; {row['volume_strict_mm3']:.0f} to "
+        f"{row['volume_loose_mm3']:.0f} by these rules). Opposite-contrast "
         f"control, an estimate of the false positives: {row['n_mirrored']} "
         f"{'object' if row['n_mirrored'] == 1 else 'objects'}. {row['n_uncertain']} more objects "
         "are uncertain."
