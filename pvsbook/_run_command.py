@@ -30,7 +30,7 @@ __all__ = ["SEVERAL", "run"]
 LEVELS = ("participant", "group")
 _PEOPLE = ("--participant-label", "--participant_label", "--subject-label", "--subject_label")
 _VISITS = ("--session-label", "--session_label")
-SEVERAL = (*_PEOPLE, *_VISITS)
+SEVERAL = (*_PEOPLE, *_VISITS, "--derivatives", "-d")
 """Options that take several words, as a shell's ``*`` writes them."""
 
 
@@ -56,6 +56,14 @@ def run(
             "--bids-filter-file",
             "--bids_filter_file",
             help='JSON file that says which scans to take, as {"t2w": {"acquisition": "iso"}}.',
+        ),
+    ] = None,
+    derivatives: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--derivatives",
+            "-d",
+            help="Folders of other pipelines, whose brain and lesion masks are used.",
         ),
     ] = None,
     methods: Annotated[
@@ -141,6 +149,7 @@ def run(
             sessions=sessions or (),
             methods=names,
             filters=filters,
+            derivatives=derivatives or (),
         )
         for note in folder.notes:
             console().print(f"note: {note}", markup=False, soft_wrap=True)

@@ -118,6 +118,7 @@ def find(
     sessions: Sequence[str] = (),
     methods: Sequence[str] | None = None,
     filters: Filters | None = None,
+    derivatives: Sequence[images.PathLike] = (),
 ) -> BidsFolder:
     """Find what each method needs, for every participant and visit.
 
@@ -135,6 +136,9 @@ def find(
         Names of `pvsbook.methods.ALL`; by default all that measure one scan.
     filters
         From `read_filters`.
+    derivatives
+        Folders of other pipelines (BIDS-Derivatives), whose brain and lesion masks are taken
+        where they lie on the grid of a scan.
 
     Returns
     -------
@@ -183,6 +187,12 @@ def find(
     visits: dict[tuple[str, str], list[BidsFile]] = {}
     for file in sorted(files, key=lambda f: f.name):
         visits.setdefault(file.visit, []).append(file)
+    derived: dict[tuple[str, str], list[BidsFile]] = {}
+    for made in derivatives:
+        if not Path(made).is_dir():
+            raise InputError(f"--derivatives: {made} does not exist", code=NO_INPUT)
+        for file in sorted(_index(Path(made), ()), key=lambda f: f.name):
+            derived.setdefault(file.visit, []).append(file)
     measurements: list[Measurement] = []
     orders: dict[tuple[str, str], list[str]] = {}
     for label in _expected(top, participants, table, visits, ignored):
@@ -198,7 +208,9 @@ def find(
             order = f"visits ordered by {how}: {', '.join(ordered)}" if how and members else ""
             for name in names:
                 if members:
-                    found = _find(known[name], Visit(members, sidecars))
+                    of_all = derived.get((label, ""), []) if session else []
+                    made_of = [*derived.get((label, session), []), *of_all]
+                    found = _find(known[name], Visit(members, sidecars, made_of))
                 else:
                     found = Found(lacks=lacks)
                 measurements.append(Measurement(label, session, name, found, order))

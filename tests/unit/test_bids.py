@@ -413,6 +413,43 @@ def test_a_filter_file_says_which_scans_to_take(tmp_path):
         image({"t2w": "iso"})
 
 
+def test_masks_of_other_pipelines_are_taken_where_their_grid_fits(tmp_path, capsys):
+    def put(where, name, n=4):
+        image = images.make(np.ones((n, n, n), np.uint8), np.diag([2.0, 2, 2, 1]))
+        return images.save(image, tmp_path / where / f"sub-01_{name}.nii")
+
+    put("bids/sub-01/anat", "T2w")
+    put("bids/sub-01/dwi", "dwi")
+    for end in ("bval", "bvec"):
+        (tmp_path / f"bids/sub-01/dwi/sub-01_dwi.{end}").write_text("0 1000")
+    for part in ("mag", "phase"):
+        put("bids/sub-01/anat", f"part-{part}_MEGRE")
+    (tmp_path / "bids/MEGRE.json").write_text('{"EchoTime": 0.01, "MagneticFieldStrength": 3}')
+    made = "out/sub-01/anat"
+    brain = put(made, "desc-brain_mask")
+    put(made, "space-MNI152NLin2009cAsym_desc-brain_mask", 5)
+    lesion = put(made, "label-WMH_mask")
+    put(made, "label-lesion_roi", 5)
+    put(made, "space-orig_desc-brain_mask")
+    put(made, "desc-preproc_T2w")
+    folder = inputs.find(tmp_path / "bids", derivatives=[tmp_path / "out"])
+    found = {m.method: m.found for m in folder.measurements}
+    assert not any(f.lacks for f in found.values())
+    assert found["pvs"].inputs["image"][0].endswith("bids/sub-01/anat/sub-01_T2w.nii")
+    assert {found[m].parameters["brain_mask"] for m in ("pvs", "alps", "qsm")} == {str(brain)}
+    assert found["pvs"].parameters["wmh_mask"] == str(lesion)
+    assert found["qsm"].parameters["lesions"] == str(lesion)
+    assert "brain mask of sub-01_desc-brain_mask.nii" in found["pvs"].notes
+    (other,) = (note for note in found["pvs"].notes if "another grid" in note)
+    assert other.startswith("sub-01_label-lesion_roi.nii lies on another grid than sub-01_T2w.nii")
+    assert any("not used, as it is the second brain mask" in note for note in found["pvs"].notes)
+    plain = {m.method: m.found for m in inputs.find(tmp_path / "bids").measurements}
+    assert "brain_mask" not in plain["pvs"].parameters
+    words = ("run", tmp_path / "bids", tmp_path / "o", "participant", "-d", tmp_path / "no")
+    assert call(*words) == 66
+    assert "--derivatives" in capsys.readouterr().err
+
+
 def test_a_run_ends_at_the_first_failure_and_goes_on_later(bids, tmp_path, capsys):
     some = ("--participant_label", BROKEN, "08", "--methods", "qsm", "--n_cpus", 0)
     temporary = ("--work-dir", tmp_path / "w")
