@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -44,8 +46,24 @@ def _version(
 
 
 @app.command()
-def doctor() -> None:
-    """Look at this machine: versions, cores, memory, cache, and what is missing."""
+def doctor(
+    bids_dir: Annotated[
+        Path | None,
+        typer.Argument(help="A BIDS folder to look at as well, before it is run."),
+    ] = None,
+    derivatives: Annotated[
+        list[Path] | None,
+        typer.Option("--derivatives", "-d", help="Folders of other pipelines, with masks."),
+    ] = None,
+) -> None:
+    """Look at this machine, and at a BIDS folder: who has what, and what will be refused.
+
+    Of the folder, names, sidecars and headers are judged, and no voxel. Ends with 1 where somebody
+    lacks what a method needs.
+    """
+    if bids_dir is not None:
+        _look_at(bids_dir, derivatives or ())
+        return
     import platform
 
     import psutil
@@ -80,6 +98,17 @@ def doctor() -> None:
         raise InputError(
             f"missing: {', '.join(missing)}; run: pip install --force-reinstall pvsbook"
         )
+
+
+def _look_at(bids_dir: Path, derivatives: Sequence[Path]) -> None:
+    """Print what of a BIDS folder can be measured."""
+    from pvsbook.bids import inputs, survey
+
+    lines, is_whole = survey.survey(inputs.find(bids_dir, derivatives=derivatives))
+    for line in lines:
+        console().print(line, markup=False, soft_wrap=True)
+    if not is_whole:
+        raise typer.Exit(1)
 
 
 def _versions(table: Table, names: list[str]) -> list[str]:

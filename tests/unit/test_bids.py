@@ -413,6 +413,26 @@ def test_a_filter_file_says_which_scans_to_take(tmp_path):
         image({"t2w": "iso"})
 
 
+def test_a_look_before_the_run_names_who_lacks_what(bids, tmp_path, capsys):
+    assert call("doctor", bids) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "qsm: 8 of 10 visits can be measured" in lines
+    assert any(
+        f"sub-{BROKEN}_qsm: " in line and "cannot be read as NIfTI" in line for line in lines
+    )
+    assert f"  sub-{SILENT}_qsm: " in "\n".join(lines)
+    assert any(line.startswith("  10 x ") and " mm" in line for line in lines)
+    assert "pvs: 0 of 10 visits can be measured" in lines
+    odd = tmp_path / "bids" / "sub-1" / "anat" / "sub-1_T2w.nii"
+    images.save(images.make(np.ones((3, 3, 3), np.uint8), np.diag([30.0, 30, 30, 1])), odd)
+    assert call("doctor", tmp_path / "bids") == 1
+    assert "  sub-1_pvs: sub-1_T2w.nii: " in capsys.readouterr().out
+    odd.write_bytes(b"no image")
+    assert call("doctor", tmp_path / "bids") == 1
+    assert "sub-1_T2w.nii: cannot be read as NIfTI" in capsys.readouterr().out
+    assert call("doctor", tmp_path / "nothing") == 2
+
+
 def test_masks_of_other_pipelines_are_taken_where_their_grid_fits(tmp_path, capsys):
     def put(where, name, n=4):
         image = images.make(np.ones((n, n, n), np.uint8), np.diag([2.0, 2, 2, 1]))
