@@ -264,7 +264,7 @@ def measure(
         the noise that its index has, so that its interval would be far too short.  The
         interval is then somewhat too long (benchmarks/alps_places.py denoised).
     displacement : Displacement, optional
-        The distortion that `pvsbook.alps.preprocess.undistort` has corrected in `dwi`, for a note.
+        The distortion that was corrected in `dwi` (see `pvsbook.alps.preprocess`), for a note.
     rng : numpy.random.Generator, optional
         Of the bootstrap; ``default_rng(0)`` otherwise, so that a scan gives one answer.
 

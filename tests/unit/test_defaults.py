@@ -203,6 +203,7 @@ LIMITS = {
     "alps.quality.ORDER_MM": 3.0,
     "alps.quality.ROBUST_DIFFERENCE": 0.08,
     "alps.preprocess.SMOOTHNESS_MM": 60.0,
+    "alps.preprocess.UNLIKE_LEFT": 0.7,
     "alps.preprocess.GRID_MM": "24,12,6",
     "alps.series.MAX_B_S_MM2": 3000.0,
     "alps.series.FEW": 3,
