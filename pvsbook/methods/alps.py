@@ -228,6 +228,10 @@ def find(visit: Visit) -> Found:
             f"{', '.join(f.name for f in reverse)}: opposite phase encoding, not used; to correct "
             "the distortion, measure this scan alone with pvsbook alps --reverse"
         )
+    if "brain_mask" not in parameters:
+        derived, said = visit.masks(file, brain="brain_mask")
+        parameters |= derived
+        notes += said
     inputs = {"dwi": [str(file.path)], **{e: [str(path)] for e, path in gradients.items()}}
     return Found(inputs, parameters, notes=tuple(notes))
 

@@ -80,7 +80,9 @@ def find(visit: Visit) -> Found:
                 notes.append(f"{scans[0].name} taken of {len(scans)}, the first by name")
             if contrast == "t1":
                 notes.append("no T2w, so T1w: fewer perivascular spaces are visible")
-            return Found({"image": [str(scans[0].path)]}, {"contrast": contrast}, (), tuple(notes))
+            masks, said = visit.masks(scans[0], brain="brain_mask", lesion="wmh_mask")
+            parameters = {"contrast": contrast, **masks}
+            return Found({"image": [str(scans[0].path)]}, parameters, (), (*notes, *said))
     flair = " (FLAIR alone does not show them)" if any(map(_is_flair, visit.files)) else ""
     return Found(lacks=(f"no T2w and no T1w in anat/{flair}",))
 
@@ -108,8 +110,15 @@ METHOD = Method(
             None,
             "White-matter hyperintensities, on the grid of the scan.",
             kind=Path,
+            is_found=True,
         ),
-        Option("brain_mask", None, "Brain, on the grid of the scan; for a whole head.", kind=Path),
+        Option(
+            "brain_mask",
+            None,
+            "Brain, on the grid of the scan; for a whole head.",
+            kind=Path,
+            is_found=True,
+        ),
         Option(
             "registration",
             "affine",
