@@ -108,7 +108,10 @@ def stages(phantom: DiffusionPhantom, fit_only: bool) -> None:
         lambda: register_to_mni(image, contrast="fa", mask=phantom.mask),
     )
     timed("FA to MNI, SyN on top", lambda: refine_nonlinear(found, image, mask=phantom.mask), 1)
-    timed("whole: series to result, mask given", lambda: alps.measure(dwi, mask=phantom.mask))
+    whole = timed(
+        "whole: series to result, mask given", lambda: alps.measure(dwi, mask=phantom.mask)
+    )
+    timed("other regions of that result", lambda: whole.remeasure(SPHERES_2_5_MM))
     timed("whole: series to result, mask found", lambda: alps.measure(dwi), 1)
 
 

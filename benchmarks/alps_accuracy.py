@@ -8,7 +8,6 @@ Rows are printed as they come and end up in the file named by --out.
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from collections.abc import Iterator
@@ -16,9 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import experiments
 import nibabel as nib
 import numpy as np
-import pandas as pd
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
@@ -60,12 +59,13 @@ def clean_phantom(
 
 
 def draws(
-    clean: DiffusionPhantom, *, snr: float = SNR, n: int = DRAWS, truth: float | None = None
+    clean: DiffusionPhantom, *, snr: float = SNR, truth: float | None = None
 ) -> dict[str, Any]:
     """Bias and SD over noise; the first draw's registration serves all."""
     truth = clean.index if truth is None else truth
     values, status, registration = [], [], "affine"
     inside, total = 0, 0
+    n = DRAWS
     for seed in range(SEED, SEED + n):
         scan = add_noise(clean, snr=snr, rng=np.random.default_rng(seed))
         result = alps.measure(scan.dwi, mask=scan.mask, registration=registration)
@@ -254,14 +254,14 @@ def motion() -> Iterator[dict[str, Any]]:
 
 
 def coverage() -> Iterator[dict[str, Any]]:
-    """Coverage of the 95 % interval of each side over 400 scans of a thin slab."""
+    """Coverage of the 95 % interval of each side over many scans of a thin slab."""
     global SLAB_MM
     whole, SLAB_MM = SLAB_MM, (18.0, 36.0)
     placed = registration_that_is_right()
     for n, n_b0, snr in ((12, 1, 25), (12, 5, 25), (32, 3, 15), (32, 3, 25), (64, 6, 25)):
         clean = clean_phantom(n=n, n_b0=n_b0)
         row = dict.fromkeys(ESTIMATORS, 0)
-        scans = 400
+        scans = 25 * DRAWS
         for seed in range(SEED, SEED + scans):
             rng = np.random.default_rng(seed)
             scan = add_noise(clean, snr=snr, rng=rng)
@@ -277,7 +277,6 @@ def coverage() -> Iterator[dict[str, Any]]:
 
 
 def registration_that_is_right() -> Registration:
-
     return Registration(np.eye(4), "fa", "affine", "given", 1.0, 0.9, 1.0, 1.0)
 
 
@@ -346,23 +345,13 @@ EXPERIMENTS = {f.__name__: f for f in (tilt, grid, noise, control, coverage, mot
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("experiments", nargs="*", choices=[*EXPERIMENTS, "all"], default="all")
-    parser.add_argument("--out", type=Path, help="folder for one TSV an experiment")
+    global DRAWS
+    parser = experiments.parser(__doc__, EXPERIMENTS)
+    parser.add_argument("--draws", type=int, default=DRAWS, help="scans a setting, 2 or more")
     chosen = parser.parse_args()
+    DRAWS = chosen.draws
     register_to_mni(mni("t1"))  # warm: templates are read once
-    for name in EXPERIMENTS if "all" in chosen.experiments else chosen.experiments:
-        rows = []
-        for row in EXPERIMENTS[name]():
-            rows.append(row)
-            shown = {
-                k: round(v, 7 if "change" in k else 4) if isinstance(v, float) else v
-                for k, v in row.items()
-            }
-            print(name, shown, flush=True)
-        if chosen.out:
-            chosen.out.mkdir(parents=True, exist_ok=True)
-            pd.DataFrame(rows).to_csv(chosen.out / f"alps_{name}.tsv", sep="\t", index=False)
+    experiments.run(chosen, EXPERIMENTS)
 
 
 if __name__ == "__main__":

@@ -2,48 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from dipy.reconst.dti import color_fa, fractional_anisotropy, mean_diffusivity
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from pvsbook import images
 from pvsbook._errors import InputError
-from pvsbook.alps import estimators, published, series, tensor, uncertainty
+from pvsbook.alps import _fitted, estimators, published, uncertainty
 from pvsbook.alps._columns import COLUMNS, ESTIMATORS, SHARES, SIDES, figures_of
 from pvsbook.alps.estimators import Estimate
-from pvsbook.alps.gradients import BvecCheck, check_bvecs, file_axes
 from pvsbook.alps.quality import check_coverage, check_sides, is_registered, judge
-from pvsbook.alps.regions import (
-    FLUID_MD_MM2_S,
-    NAMES,
-    SPHERES_5_MM,
-    Placement,
-    RoiMeasure,
-    RoiSet,
-    Voxels,
-    measure_roi,
-)
-from pvsbook.atlas.registration import Model, Registration, check_model, register
+from pvsbook.alps.regions import NAMES, SPHERES_5_MM, RoiMeasure, RoiSet, measure_roi
+from pvsbook.atlas.registration import Model, Registration, check_model
 from pvsbook.derivatives import Writer
+
+if TYPE_CHECKING:
+    from pvsbook.alps.preprocess import Displacement
 
 __all__ = ["COLUMNS", "AlpsResult", "measure"]
 
 MAX_VOXEL_MM = 3.0
 LEAST_BOOTSTRAP = 10  # repeats; fewer give no interval
-FREE_MD_MM2_S = 2e-3
-WHITE_FA = 0.25
 
 
 @dataclass(frozen=True, eq=False)
-class AlpsResult:
+class AlpsResult(_fitted.Fitted):
     """ALPS index of one scan.
 
     Attributes
@@ -83,29 +72,49 @@ class AlpsResult:
 
     indices: Mapping[str, Mapping[str, Estimate]]
     rois: tuple[RoiMeasure, ...]
-    registration: Registration
-    bvecs: BvecCheck
     tract_angle_deg: Mapping[str, float]
     variants: Mapping[str, float]
     status: str
     reasons: tuple[str, ...]
     notes: tuple[str, ...]
-    b_s_mm2: float
-    n_directions: int
-    n_b0: int
-    shells: str
-    left_out: Mapping[int, str]
-    fa: nib.Nifti1Image
-    colour_fa: nib.Nifti1Image
-    md: nib.Nifti1Image
     labels: nib.Nifti1Image
-    placement: Placement
     spheres: RoiSet | None
+
+    def remeasure(
+        self,
+        rois: RoiSet | nib.Nifti1Image,
+        *,
+        search_mm: float = 0.0,
+        n_bootstrap: int = 1000,
+        rng: np.random.Generator | None = None,
+    ) -> AlpsResult:
+        """Measure other regions of the same scan, as `measure` would, without fitting again.
+
+        Parameters
+        ----------
+        rois, search_mm, n_bootstrap, rng
+            As in `measure`.
+
+        Returns
+        -------
+        AlpsResult
+            Index, interval, status and reasons are those of `measure` with these regions.
+
+        Raises
+        ------
+        InputError
+            Regions that `measure` refuses as well.
+        """
+        _check_rois(rois)
+        check_options(search_mm, n_bootstrap, by_hand=not isinstance(rois, RoiSet))
+        return _measure_regions(self, rois, search_mm, n_bootstrap, rng)
 
     def index_at(
         self, rois: RoiSet | nib.Nifti1Image = SPHERES_5_MM, *, shift_mm: ArrayLike = (0, 0, 0)
     ) -> dict[str, dict[str, float]]:
-        """Measure the index of other regions, or of these elsewhere, without fitting again.
+        """Measure the index alone of other regions, or of these elsewhere, in milliseconds.
+
+        `remeasure` gives the interval and the quality too.
 
         Parameters
         ----------
@@ -138,17 +147,15 @@ class AlpsResult:
             n: to_head.T @ v.mean(self.placement.d_mm2_s[v.at]) @ to_head
             for n, v in places.items()
         }
-        axes = images.rotation(self.placement.affine).T
         return {
             frame: {side: float(value) for side, value in uncertainty.by_side(f, means).items()}
-            for frame, f in uncertainty.frames(axes, to_head).items()
+            for frame, f in uncertainty.frames(self.axes, to_head).items()
         }
 
     def published(self) -> pd.DataFrame:
         """Give the index by every published estimator (see `pvsbook.alps.published`)."""
-        axes = images.rotation(self.placement.affine).T
         return published.published_indices(
-            self.rois, axes=axes, to_head=self.registration.rotation
+            self.rois, axes=self.axes, to_head=self.registration.rotation
         )
 
     def to_row(self) -> dict[str, Any]:
@@ -220,6 +227,7 @@ def measure(
     registration: Registration | Model = "affine",
     n_bootstrap: int = 1000,
     before_denoising: images.Dwi | None = None,
+    displacement: Displacement | None = None,
     rng: np.random.Generator | None = None,
 ) -> AlpsResult:
     """Measure the ALPS index of a diffusion scan.
@@ -254,6 +262,8 @@ def measure(
         The same series as it was acquired, if `dwi` was denoised: a denoised one no longer shows
         the noise that its index has, so that its interval would be far too short.  The
         interval is then somewhat too long (benchmarks/alps_places.py denoised).
+    displacement : Displacement, optional
+        The distortion that was corrected in `dwi` (see `pvsbook.alps.preprocess`), for a note.
     rng : numpy.random.Generator, optional
         Of the bootstrap; ``default_rng(0)`` otherwise, so that a scan gives one answer.
 
@@ -271,7 +281,8 @@ def measure(
     -----
     The intervals hold the noise of the scan, the place of each region and the registration (see
     `pvsbook.alps.uncertainty`); for labels drawn by hand, noise alone.  They do not hold motion,
-    distortion, or what a tensor leaves out.  Read `AlpsResult.variants` beside them.
+    distortion, or what a tensor leaves out.  The result keeps the series, so that
+    `AlpsResult.remeasure` can fit other regions.  Read `AlpsResult.variants` beside them.
 
     The index is not specific to perivascular or interstitial fluid and measures one site; write
     "lower ALPS index", not "impaired glymphatic function" (Taoka 2024).
@@ -292,11 +303,7 @@ def measure(
     ('pass', True)
     """
     check_model(registration)
-    if not isinstance(rois, RoiSet | nib.Nifti1Image):
-        raise InputError(
-            f"rois: {rois!r}; give pvsbook.alps.SPHERES_2_5_MM, another RoiSet, or an image"
-        )
-    rng = np.random.default_rng(0) if rng is None else rng
+    _check_rois(rois)
     size = images.voxel_size_mm(dwi.image)
     if size.max() > MAX_VOXEL_MM + 0.05:
         raise InputError(
@@ -304,127 +311,67 @@ def measure(
             "mix projection and association fibres, so the index means nothing"
         )
     check_options(search_mm, n_bootstrap, by_hand=not isinstance(rois, RoiSet))
-    stored, whole = dwi.image, series.canonical(dwi)
-    shell = series.one_shell(whole.bvals_s_mm2)
-    data, affine = images.array(whole.image)[..., shell], whole.image.affine
-    bvals, bvecs, is_b0 = whole.bvals_s_mm2[shell], whole.bvecs_ras[shell], whole.is_b0[shell]
-    if mask is None:
-        inside = series.brain_mask(whole)
-    else:
-        loaded = images.make(images.load_mask(mask, stored), stored.affine)
-        inside = np.asarray(nib.as_closest_canonical(loaded).dataobj) > 0
-    series.check_order(data, inside, bvals, shell)
-    unusable = series.unusable(data, inside, is_b0, bvecs)
-    left_out = {int(shell[k]): v for k, v in unusable.items()} | series.lone(whole.bvals_s_mm2)
-    keep = np.delete(np.arange(len(shell)), list(unusable))
-    shell, bvals, bvecs, is_b0 = shell[keep], bvals[keep], bvecs[keep], is_b0[keep]
-    data, was_low = series.raised(data[..., keep], bvals)
-    fit = tensor.fit_tensor(data, bvals, bvecs, mask=inside)
-    eigenvalues, eigenvectors = tensor.eigen(fit.d_mm2_s)
-    fa = fit.fill(np.minimum(fractional_anisotropy(eigenvalues), 1))
-    md = fit.fill(mean_diffusivity(eigenvalues))
-    axes = images.rotation(affine).T
-    directions = fit.fill(eigenvectors[..., 0] @ axes.T)
-    white = inside & (fa > WHITE_FA) & (md < FLUID_MD_MM2_S)
-    check = check_bvecs(directions, fa, white, size, to_file=file_axes(stored.affine, affine))
-    rows = np.delete(np.arange(len(whole.bvals_s_mm2)), list(left_out))
-    signals = images.array(whole.image)[..., rows][white]
-    check = check.with_rows(
-        signals, whole.bvals_s_mm2[rows], whole.bvecs_ras[rows], rows, fitted=np.isin(rows, shell)
-    )
-    brain = images.make(inside, affine)
-    registration = register(images.make(fa, affine), registration, contrast="fa", mask=brain)
-    to_head = registration.rotation
-    d = np.zeros((*inside.shape, 3, 3))
-    d[inside] = fit.d_mm2_s
-    placement = Placement(registration, stored, affine, inside, fa, md, to_head @ d @ to_head.T)
+    scan = _fitted.fit(dwi, mask, registration, before_denoising, displacement)
+    return _measure_regions(scan, rois, search_mm, n_bootstrap, rng)
+
+
+def _check_rois(rois: object) -> None:
+    if not isinstance(rois, RoiSet | nib.Nifti1Image):
+        raise InputError(
+            f"rois: {rois!r}; give pvsbook.alps.SPHERES_2_5_MM, another RoiSet, or an image"
+        )
+
+
+def _measure_regions(
+    scan: _fitted.Fitted,
+    rois: RoiSet | nib.Nifti1Image,
+    search_mm: float,
+    n_bootstrap: int,
+    rng: np.random.Generator | None,
+) -> AlpsResult:
+    """Measure the index of four regions of a scan whose tensors are fitted."""
+    rng = np.random.default_rng(0) if rng is None else rng
+    placement, registration = scan.placement, scan.registration
     shifts = placement.search(rois, search_mm) if search_mm else dict.fromkeys(NAMES, np.zeros(3))
     voxels = placement.place(rois, shifts)
     check_coverage(voxels, registration)
     if not isinstance(rois, RoiSet):
-        check_sides(voxels, registration, affine)
-    refit = _fitter(data, tensor.design_matrix(bvals, bvecs), fit.min_signal)
-    if before_denoising is not None:
-        refit = _with_noise(refit, before_denoising, stored, shell, fit.min_signal)
-    to_fluid = ndimage.distance_transform_edt(~(inside & (md > FREE_MD_MM2_S)), sampling=size)
+        check_sides(voxels, registration, placement.affine)
+    to_head = registration.rotation
     measures = []
     for name, region in voxels.items():
         moved_mm = float(np.linalg.norm(shifts[name]))
-        measures.append(measure_roi(name, region, refit(region), to_head, to_fluid, moved_mm))
+        fit = scan.refit(region)
+        measures.append(measure_roi(name, region, fit, to_head, scan.to_fluid_mm, moved_mm))
     variants = dict.fromkeys(estimators.VARIANTS, float("nan"))
     if is_registered(registration):
         indices = uncertainty.estimate_indices(
-            measures, placement, rois, shifts, refit, axes=axes, n_bootstrap=n_bootstrap, rng=rng
-        )
-        variants |= estimators.other_fits(whole, shell, measures)
+            measures, placement, rois, shifts, scan.refit, axes=scan.axes,
+            n_bootstrap=n_bootstrap, rng=rng,
+        )  # fmt: skip
+        variants |= estimators.other_fits(scan.whole, scan.rows, measures)
         variants |= estimators.small_spheres(placement, rois)
     else:
         unknown = Estimate(np.nan, np.nan, np.nan)
         indices = {frame: dict.fromkeys(SIDES, unknown) for frame in ESTIMATORS}
-    maps: dict[str, NDArray] = {
-        "fa": fa,
-        "colour_fa": fit.fill(color_fa(fa[inside], eigenvectors)),
-        "md": md,
-        "labels": _labels(measures, inside.shape),
-    }
+    labels = _labels(measures, placement.mask.shape)
     result = AlpsResult(
+        **{field.name: getattr(scan, field.name) for field in fields(_fitted.Fitted)},
         indices=indices,
         rois=tuple(measures),
-        registration=registration,
-        bvecs=check,
         tract_angle_deg=_tract_angles(measures),
         variants=variants,
         status="pass",
         reasons=(),
         notes=(),
-        b_s_mm2=float(np.median(bvals[~is_b0])),
-        n_directions=int((~is_b0).sum()),
-        n_b0=int(is_b0.sum()),
-        shells=series.shells_in_words(whole.bvals_s_mm2),
-        left_out={**left_out, **whole.left_out},
-        placement=placement,
+        labels=_fitted.as_stored(labels, placement.affine, placement.scan),
         spheres=rois if isinstance(rois, RoiSet) else None,
-        **{name: _as_stored(values, affine, stored) for name, values in maps.items()},
     )
-    low = float(np.mean([m.voxels.mean(was_low[m.voxels.at]) for m in measures]))
-    doubts = (*images.header_notes(stored), *series.doubts(left_out, low))
-    tilt_deg = float(np.rad2deg(Rotation.from_matrix(axes @ to_head.T).magnitude()))
-    status, reasons, notes = judge(result, head_tilt_deg=tilt_deg, doubts=doubts)
+    tilt_deg = float(np.rad2deg(Rotation.from_matrix(scan.axes @ to_head.T).magnitude()))
+    regions = [m.voxels for m in measures]
+    status, reasons, notes = judge(result, head_tilt_deg=tilt_deg, doubts=scan.doubts(regions))
+    notes = (*scan.correction(regions), *notes)
     return replace(result, status=status, reasons=reasons, notes=notes)
-
-
-def _as_stored(values: NDArray, affine: NDArray, stored: nib.Nifti1Image) -> nib.Nifti1Image:
-    """Give a map in the storage order of the scan."""
-    image = images.make(values, affine)
-    back = nib.orientations.ornt_transform(
-        nib.io_orientation(affine), nib.io_orientation(stored.affine)
-    )
-    return image.as_reoriented(back)
-
-
-def _fitter(
-    data: NDArray, design: NDArray[np.float64], min_signal: float
-) -> Callable[[Voxels], tensor.Wls]:
-    return lambda voxels: tensor.wls(data[voxels.at], design, min_signal=min_signal)
-
-
-def _with_noise(
-    refit: Callable[[Voxels], tensor.Wls],
-    before: images.Dwi,
-    stored: nib.Nifti1Image,
-    shell: NDArray[np.intp],
-    min_signal: float,
-) -> Callable[[Voxels], tensor.Wls]:
-    """Take the tensors of a denoised series, and the noise of the series before."""
-    images.same_grid(before.image, stored, name="before_denoising", other_name="dwi")
-    raw = series.canonical(before)
-    if raw.image.shape[3] <= shell.max():
-        raise InputError(
-            f"before_denoising: {raw.image.shape[3]} volumes; give the series that was denoised"
-        )
-    design = tensor.design_matrix(raw.bvals_s_mm2[shell], raw.bvecs_ras[shell])
-    noisy = _fitter(images.array(raw.image)[..., shell], design, min_signal)
-    return lambda voxels: replace(noisy(voxels), beta=refit(voxels).beta)
 
 
 def _tract_angles(measures: Sequence[RoiMeasure]) -> dict[str, float]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pvsbook._errors import InputError
 from pvsbook.method import Input, Method, Option, Shown
 from pvsbook.visit import BidsFile, Found, Visit, entities_of
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["METHOD"]
 
 SPHERES = ("2.5mm", "5mm")
+DIRECTION = "PhaseEncodingDirection"
 ROTATED = ".eddy_rotated_bvecs"  # beside an image that FSL's eddy wrote
 
 
@@ -25,6 +27,10 @@ def validate(options: Mapping[str, Any]) -> None:
 
     by_hand = str(options["rois"]) not in SPHERES
     pipeline.check_options(options["search_mm"], options["n_bootstrap"], by_hand=by_hand)
+    if options["phase_encoding"] is not None and options["reverse"] is None:
+        raise InputError(
+            "phase_encoding: is read with reverse alone; give reverse, or leave it out"
+        )
 
 
 def measure(
@@ -38,6 +44,8 @@ def measure(
     denoise: str | None,
     gibbs: bool,
     motion: bool,
+    reverse: PathLike | None,
+    phase_encoding: str | None,
     **options: Any,
 ) -> AlpsResult:
     """Correct a diffusion series as asked, and measure (see `pvsbook.alps.pipeline.measure`)."""
@@ -48,14 +56,77 @@ def measure(
     chosen = spheres[str(rois)] if str(rois) in spheres else images.load(rois)
     mask = None if brain_mask is None else images.load(brain_mask)
     series = images.load_dwi(dwi[0], bval[0], bvec[0], b0_below_s_mm2=b0_threshold)
-    before = None if denoise is None else series  # its noise is what the index still has
+    raw, before, displacement = series, None, None
     if denoise is not None:
         series = preprocess.denoise(series, method=denoise, mask=mask)
+        before = raw  # its noise is what the index still has
     if gibbs:
         series = preprocess.remove_ringing(series)
+    if reverse is not None:
+        displacement = preprocess.find_displacement(
+            series,
+            images.load(reverse),
+            phase_encoding=phase_encoding_axis(dwi[0], reverse, phase_encoding),
+            mask=mask,
+        )
+        before = displacement.correct(raw, order=0)  # interpolation hides noise
     if motion:
-        series = preprocess.correct_motion(series, mask=mask).dwi
-    return pipeline.measure(series, mask=mask, rois=chosen, before_denoising=before, **options)
+        series = preprocess.correct_motion(series, mask=mask, displacement=displacement).dwi
+    elif displacement is not None:
+        series = displacement.correct(series)
+    if mask is not None and displacement is not None:
+        inside = images.load_mask(mask, series.image).astype("float32")
+        mask = images.make(displacement.undo(inside, order=0) > 0, mask.affine)
+    return pipeline.measure(
+        series,
+        mask=mask,
+        rois=chosen,
+        before_denoising=before,
+        displacement=displacement,
+        **options,
+    )
+
+
+def phase_encoding_axis(dwi: PathLike, reverse: PathLike, given: str | None) -> str:
+    """Read from sidecars along which axis phase was encoded, and that `reverse` is the reverse.
+
+    Raises
+    ------
+    InputError
+        No sidecar says it and `given` neither, they contradict each other, or the two images have
+        one direction or two readout times.
+    """
+    from pvsbook import images
+
+    ours, theirs = images.sidecar(dwi), images.sidecar(reverse)
+    known = str(ours.get(DIRECTION, ours.get("PhaseEncodingAxis", "")))
+    if given is None and not known:
+        raise InputError(
+            f"{dwi}: no sidecar with {DIRECTION} beside it; give --phase-encoding i, j or k, "
+            "the axis of the stored voxels"
+        )
+    if given is not None and known and known[0] != given:
+        raise InputError(
+            f"phase_encoding is {given!r}, but the sidecar of {dwi} says {known!r}; correct the "
+            "one that is wrong"
+        )
+    if DIRECTION in ours and DIRECTION in theirs and theirs[DIRECTION] != opposite(known):
+        raise InputError(
+            f"{reverse}: {DIRECTION} is {theirs[DIRECTION]!r}, but {dwi} has {known!r}; give an "
+            f"image with {opposite(known)!r}"
+        )
+    readout, other = (meta.get("TotalReadoutTime") for meta in (ours, theirs))
+    if readout and other and abs(readout - other) > 0.01 * readout:
+        raise InputError(
+            f"{reverse}: TotalReadoutTime is {other} s, but {dwi} has {readout} s; only images of "
+            "one readout time can be compared"
+        )
+    return given or known[0]
+
+
+def opposite(direction: str) -> str:
+    """Return the opposite of a BIDS direction: j- of j."""
+    return direction.removesuffix("-") if direction.endswith("-") else f"{direction}-"
 
 
 def show(result: AlpsResult) -> Shown:
@@ -152,6 +223,11 @@ def find(visit: Visit) -> Found:
         if mask := _mask_of(file, visit):
             parameters["brain_mask"] = str(mask.path)
             notes.append(f"brain mask of {mask.name}")
+    elif reverse := _reverse_of(file, visit):
+        notes.append(
+            f"{', '.join(f.name for f in reverse)}: opposite phase encoding, not used; to correct "
+            "the distortion, measure this scan alone with pvsbook alps --reverse"
+        )
     if "brain_mask" not in parameters:
         derived, said = visit.masks(file, brain="brain_mask")
         parameters |= derived
@@ -168,6 +244,20 @@ def _is_corrected(file: BidsFile, gradients: Mapping[str, Path | None]) -> bool:
     if bvec.name.endswith(ROTATED):
         return True
     return file.get("desc") == entities_of(bvec.name).get("desc") == "preproc"
+
+
+def _reverse_of(file: BidsFile, visit: Visit) -> list[BidsFile]:
+    """Find the images of the opposite phase encoding that are meant for a series."""
+    direction = visit.sidecars.read(file).get(DIRECTION)
+    found = []
+    for other in visit.select("fmap", "epi") if direction else ():
+        meta = visit.sidecars.read(other)
+        meant = meta.get("IntendedFor", file.name)
+        meant = [meant] if isinstance(meant, str) else meant
+        is_meant = any(str(name).endswith(file.name) for name in meant)
+        if is_meant and meta.get(DIRECTION) == opposite(str(direction)):
+            found.append(other)
+    return found
 
 
 def _mask_of(file: BidsFile, visit: Visit) -> BidsFile | None:
@@ -237,6 +327,21 @@ METHOD = Method(
         ),
         Option("gibbs", False, "Remove Gibbs ringing; minutes for a whole brain."),
         Option("motion", False, "Align the volumes and turn the b-vectors."),
+        Option(
+            "reverse",
+            None,
+            "Correct the distortion by this image at b=0 of the opposite phase encoding, on the "
+            "same grid; minutes, needs the package unpile.",
+            kind=Path,
+        ),
+        Option(
+            "phase_encoding",
+            None,
+            "With reverse: axis of the stored voxels; by default from the sidecar of the series.",
+            kind=str,
+            choices=("i", "j", "k"),
+            of_one_participant=True,
+        ),
         Option("n_bootstrap", 1000, "Repeats of the wild bootstrap behind the intervals."),
     ),
     measure=measure,
@@ -262,7 +367,8 @@ METHOD = Method(
     core="pvsbook.alps.pipeline.measure",
     kept_back={
         "mask": "is the option brain_mask, a file",
-        "before_denoising": "is the series as given, where the option denoise is used",
+        "before_denoising": "is the series as given, where denoise or reverse is used",
+        "displacement": "is found from the option reverse, an image",
         "rng": "a fixed seed, so that the same scan gives the same number",
     },
 )

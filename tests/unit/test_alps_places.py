@@ -129,6 +129,39 @@ def test_index_elsewhere_needs_no_fit(measured, monkeypatch):
         measured.index_at(shift_mm=(0, 0, 60))
 
 
+@pytest.mark.parametrize(
+    ("rois", "search_mm"), [(SPHERES_2_5_MM, 0.0), (SPHERES_5_MM, 1.0), ("drawn", 0.0)]
+)
+def test_remeasured_is_measured_without_a_fit(ridge, measured, monkeypatch, rois, search_mm):
+    """Every figure, to the last digit."""
+    if rois == "drawn":
+        rois = measured.labels
+    scan = add_noise(ridge, snr=25, rng=np.random.default_rng(1))
+    options = {"rois": rois, "search_mm": search_mm, "n_bootstrap": 50}
+    whole = measure(scan, **options)
+    for place in ("tensor.fit_tensor", "_fitted.register"):
+        monkeypatch.setattr(f"pvsbook.alps.{place}", None)
+    again = measured.remeasure(**options)
+    np.testing.assert_equal(again.to_row(), whole.to_row())
+    pd.testing.assert_frame_equal(again.published(), whole.published())
+    np.testing.assert_array_equal(again.labels.dataobj, whole.labels.dataobj)
+    assert again.spheres == whole.spheres
+    same = measured.remeasure(SPHERES_5_MM, n_bootstrap=200)
+    np.testing.assert_equal(same.to_row(), measured.to_row())
+
+
+def test_remeasuring_refuses_what_measuring_refuses(measured):
+    swapped = images.make(np.asarray(measured.labels.dataobj)[::-1], measured.labels.affine)
+    for rois, options, error in (
+        (swapped, {}, "exchange them"),
+        ("2.5mm", {}, "rois: '2.5mm'; give"),
+        (measured.labels, {"search_mm": 1}, "search_mm: regions drawn by hand stay"),
+        (SPHERES_5_MM, {"n_bootstrap": 2}, "n_bootstrap is 2"),
+    ):
+        with pytest.raises(InputError, match=error):
+            measured.remeasure(rois, **options)
+
+
 def test_only_white_matter_is_measured():
     """Fluid that reaches into a sphere is seen and left out."""
     scan = phantom()

@@ -10,8 +10,8 @@ import inspect
 import math
 import re
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -50,6 +50,7 @@ DEFAULTS = {
         "registration": "affine",
         "n_bootstrap": 1000,
     },
+    "alps.pipeline.AlpsResult.remeasure": {"search_mm": 0.0, "n_bootstrap": 1000},
     "qsm.pipeline.reconstruct": {
         "reference": "whole brain",
         "background": "lbv",
@@ -204,6 +205,9 @@ LIMITS = {
     "alps.quality.MIDLINE_MM": 5.0,
     "alps.quality.ORDER_MM": 3.0,
     "alps.quality.ROBUST_DIFFERENCE": 0.08,
+    "alps.preprocess.SMOOTHNESS_MM": 60.0,
+    "alps.preprocess.UNLIKE_LEFT": 0.7,
+    "alps.preprocess.GRID_MM": "24,12,6",
     "alps.series.MAX_B_S_MM2": 3000.0,
     "alps.series.FEW": 3,
     "alps.series.SAME_B0": 0.85,
@@ -267,8 +271,7 @@ LIMITS = {
 
 
 def _find(name: str):
-    module, _, attribute = name.rpartition(".")
-    return getattr(import_module(f"pvsbook.{module}"), attribute)
+    return resolve_name(f"pvsbook.{name}")
 
 
 @pytest.mark.parametrize("name", DEFAULTS)

@@ -163,7 +163,7 @@ def test_an_option_is_checked_before_files_are_read(tmp_path):
 def test_the_library_checks_names_before_it_computes(monkeypatch):
     """A typing error costs no minutes of fitting, registering or unwrapping."""
     for place, name in (
-        (alps.pipeline.tensor, "fit_tensor"),
+        (alps.tensor, "fit_tensor"),
         (registration, "register_to_mni"),
         (qsm.pipeline, "mask_from_gre"),
         (pvs.pipeline, "locate_regions"),
