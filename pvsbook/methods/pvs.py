@@ -80,7 +80,17 @@ def find(visit: Visit) -> Found:
                 notes.append(f"{scans[0].name} taken of {len(scans)}, the first by name")
             if contrast == "t1":
                 notes.append("no T2w, so T1w: fewer perivascular spaces are visible")
-            return Found({"image": [str(scans[0].path)]}, {"contrast": contrast}, (), tuple(notes))
+            parameters = {"contrast": contrast}
+            beside = {"flair": [f for f in visit.files if f.datatype == "anat" and _is_flair(f)]}
+            if contrast == "t2":
+                beside["other"] = visit.select("anat", "T1w")
+            for name, files in beside.items():
+                # without contrast agent, which makes vessels bright
+                files = [f for f in files if f.get("part") in ("", "mag") and not f.get("ce")]
+                if files:
+                    parameters[name] = str(files[0].path)
+                    notes.append(f"{files[0].name} beside it")
+            return Found({"image": [str(scans[0].path)]}, parameters, (), tuple(notes))
     flair = " (FLAIR alone does not show them)" if any(map(_is_flair, visit.files)) else ""
     return Found(lacks=(f"no T2w and no T1w in anat/{flair}",))
 
@@ -102,6 +112,19 @@ METHOD = Method(
             "t2: perivascular spaces are bright; t1: dark.",
             choices=("t2", "t1"),
             is_found=True,
+        ),
+        Option(
+            "flair",
+            None,
+            "FLAIR of the same head, on any grid: lesions are found on it.",
+            kind=Path,
+        ),
+        Option(
+            "other",
+            None,
+            "The T1w beside a T2w, or the T2w beside a T1w, on any grid: objects that look like "
+            "CSF on it too are counted.",
+            kind=Path,
         ),
         Option(
             "wmh_mask",
