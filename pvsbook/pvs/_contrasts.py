@@ -91,7 +91,7 @@ def gather(
         if agreement[role] < MIN_AGREEMENT:
             continue
         looks = _looks_like(aligned, anatomy)
-        if is_placed(anatomy.registration) and looks != name:
+        if is_placed(anatomy.registration) and looks not in ("", name):
             raise InputError(
                 f"{role}: fluid and grey matter look as on {NAMES[looks]}, where {NAMES[name]} is "
                 "expected; give the right file, or leave it out"
@@ -104,7 +104,10 @@ def _looks_like(values: Floats, anatomy: PvsAnatomy) -> str:
     """Tell the contrast by the signal of ventricles and cortex against white matter."""
     cortex = (anatomy.gm > 0.8) & (anatomy.regions == 0)
     places = (_centrum(anatomy), anatomy.ventricles > 0.8, cortex)
-    white, fluid, grey = (np.median(values[p & anatomy.brain & (values > 0)]) for p in places)
+    samples = [values[place & anatomy.brain & (values > 0)] for place in places]
+    if min(map(len, samples)) < _MIN_AROUND:
+        return ""  # out of sight
+    white, fluid, grey = map(np.median, samples)
     if fluid > white:
         return "t2"
     return "t1" if white - grey > GREY_SHARE * (white - fluid) else "flair"
