@@ -37,7 +37,7 @@ def measure(image: Sequence[PathLike], *, rules: Mapping[str, Any], **options: A
 
 
 def show(result: PvsResult) -> Shown:
-    """Say the counts with their uncertainty, and draw regions and objects."""
+    """Say the counts with their uncertainty, and draw regions and every object."""
     from pvsbook.figures import pvs as figures
 
     row = result.to_row()
@@ -57,12 +57,8 @@ def show(result: PvsResult) -> Shown:
                 f"objects found; {row['n_pvs']} are perivascular spaces.",
                 "Above: the regions that were searched. Below: the objects, by class.",
             ),
-            (
-                figures.plot_objects(result),
-                "Axial slices with many objects, drawn on the scan in the colour of their class.",
-                "The slices with the most objects, by class.",
-            ),
         ],
+        figures.object_viewer(result),
     )
 
 
@@ -138,6 +134,12 @@ METHOD = Method(
             "affine",
             "syn: follow wide ventricles and unusual shapes; 20 s more.",
             choices=("affine", "syn"),
+        ),
+        Option(
+            "strip",
+            "opening",
+            "How to cut the brain out of a whole head; deepbet is a network (extra strip).",
+            choices=("opening", "deepbet"),
         ),
         Option(
             "rules",

@@ -43,6 +43,32 @@ _MIN_SHARED = 1000  # voxels of brain in both fields of view
 GREY_SHARE = 0.15  # of the contrast of fluid: cortex is darker by more on T1w, not on FLAIR
 NAMES: Mapping[str, str] = {"t2": "T2w", "t1": "T1w", "flair": "FLAIR"}
 DIRECTION: Mapping[str, int] = {"t2": 1, "t1": -1, "flair": 1}
+COLUMNS = (  # of a row: see `pvsbook.pvs.pipeline.COLUMNS`
+    ("wmh_ml", "White-matter hyperintensities in the regions; n/a without mask and FLAIR", "mL"),
+    ("wmh_from", "mask: given; FLAIR: found on it; none"),
+    (
+        "wmh_false_ml",
+        "What the search on FLAIR finds with both contrasts upside down, in the regions: false "
+        "lesions expected; n/a without it; no limit: see wmh_ml",
+        "mL",
+    ),
+    ("n_contrasts", "Contrasts of this head that were looked at"),
+    (
+        "n_csf_like",
+        "Objects of class pvs that look like CSF on every contrast (T2w bright, T1w dark, FLAIR "
+        "not bright); n/a with one contrast",
+    ),
+    (
+        "contrast_agreement",
+        "Mean squared cosine between edges of the scan and of another contrast, the lowest; n/a "
+        "with one contrast",
+    ),
+    (
+        "n_round",
+        "Bright objects deep in white matter that are not slender: lesions rather than "
+        "perivascular spaces",
+    ),
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from pvsbook.atlas.registration import Model, Registration, check_model, is_plac
 from pvsbook.derivatives import Writer
 from pvsbook.method import describe_columns
 from pvsbook.pvs import _contrasts
-from pvsbook.pvs.anatomy import Contrast, PvsAnatomy, locate_regions
+from pvsbook.pvs.anatomy import Contrast, PvsAnatomy, Strip, locate_regions
 from pvsbook.pvs.objects import CLASSES, OBJECT_COLUMNS, Rules, is_round
 from pvsbook.pvs.quality import MIN_COVERAGE, judge
 from pvsbook.pvs.segmentation import Segmentation, segment
@@ -101,6 +101,17 @@ class PvsResult:
             values |= zip(keys, (*totals, tissue_ml, fraction, coverage), strict=True)
         totals = _totals(found, noise)
         values |= zip(("n_pvs", "n_pvs_se", "volume_mm3", "volume_se_mm3"), totals, strict=True)
+        volumes = found["volume_mm3"]
+        values |= {
+            "median_volume_mm3": float(volumes.median()),
+            "largest_volume_mm3": float(volumes.max()),
+        }
+        for kind in ("strict", "loose"):
+            table = getattr(self.segmentation, kind)
+            values |= {
+                f"n_pvs_{kind}": len(table),
+                f"volume_{kind}_mm3": float(table["volume_mm3"].sum()),
+            }
         for shape in ("length_mm", "width_mm", "tortuosity", "ventricle_angle_deg"):
             values[f"median_{shape}"] = float(found[shape].median())
         for kind in CLASSES:
@@ -189,6 +200,7 @@ def measure(
     wmh_mask: images.ImageLike | None = None,
     brain_mask: images.ImageLike | None = None,
     registration: Registration | Model = "affine",
+    strip: Strip = "opening",
     rules: Rules | None = None,
     rng: np.random.Generator | None = None,
 ) -> PvsResult:
@@ -221,6 +233,9 @@ def measure(
     registration
         ``"affine"``; ``"syn"`` where ventricles are wide or the brain is far from the template's
         shape (20 s more); or where the scan lies in MNI space, if that is known already.
+    strip
+        How the brain is cut out of a whole head: ``"opening"`` cuts the bridges through the
+        skull; ``"deepbet"`` takes the network of that name (``pip install 'pvsbook[strip]'``).
     rules
         Rules other than the default.
     rng
@@ -272,7 +287,8 @@ def measure(
         None if source is None else images.load(source, name=name)
         for source, name in ((flair, "flair"), (other, "other"))
     ]
-    anatomy = locate_regions(scan, contrast=contrast, mask=mask, registration=registration)
+    place: dict[str, Any] = {"mask": mask, "registration": registration, "strip": strip}
+    anatomy = locate_regions(scan, contrast=contrast, **place)
     contrasts = _contrasts.gather(anatomy, contrast, *more)
     inside, false_ml = None, np.nan
     if wmh is not None:
@@ -285,7 +301,7 @@ def measure(
     found = anatomy.registration
     if measured != contrast and not is_placed(found):
         # Where the ventricles are not, fluid says nothing of the contrast.
-        again = locate_regions(scan, contrast=measured, mask=mask, registration=registration)
+        again = locate_regions(scan, contrast=measured, **place)
         if not is_placed(again.registration):
             raise InputError(
                 f"image: correlates with the template by {found.correlation:.2f}, so ventricles "
@@ -366,6 +382,23 @@ COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
     ("n_pvs_se", "Standard error that noise gives n_pvs; says nothing of bias"),
     ("volume_mm3", "Volume of class pvs, corrected for partial volume", "mm^3"),
     ("volume_se_mm3", "Standard error that noise gives volume_mm3", "mm^3"),
+    (
+        "n_pvs_strict",
+        "Objects of class pvs under rules a quarter stricter",
+    ),
+    ("n_pvs_loose", "Objects of class pvs under rules a fifth looser"),
+    (
+        "volume_strict_mm3",
+        "Volume of class pvs under rules a quarter stricter",
+        "mm^3",
+    ),
+    (
+        "volume_loose_mm3",
+        "Volume of class pvs under rules a fifth looser",
+        "mm^3",
+    ),
+    ("median_volume_mm3", "Median volume of class pvs", "mm^3"),
+    ("largest_volume_mm3", "Volume of the largest of class pvs, part of volume_mm3", "mm^3"),
     ("median_length_mm", "Median length along the centreline", "mm"),
     ("median_width_mm", "Median width", "mm"),
     ("median_tortuosity", "Median length over the distance between the ends"),
@@ -387,30 +420,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
     ("searched_ml", "Volume searched; no limit: see coverage", "mL"),
     ("contrast", "t2: bright fluid, t1: dark fluid"),
     ("has_wmh_mask", "Whether a mask of white-matter hyperintensities was given"),
-    ("wmh_ml", "White-matter hyperintensities in the regions; n/a without mask and FLAIR", "mL"),
-    ("wmh_from", "mask: given; FLAIR: found on it; none"),
-    (
-        "wmh_false_ml",
-        "What the search on FLAIR finds with both contrasts upside down, in the regions: false "
-        "lesions expected; n/a without it; no limit: see wmh_ml",
-        "mL",
-    ),
-    ("n_contrasts", "Contrasts of this head that were looked at"),
-    (
-        "n_csf_like",
-        "Objects of class pvs that look like CSF on every contrast (T2w bright, T1w dark, FLAIR "
-        "not bright); n/a with one contrast",
-    ),
-    (
-        "contrast_agreement",
-        "Mean squared cosine between edges of the scan and of another contrast, the lowest; n/a "
-        "with one contrast",
-    ),
-    (
-        "n_round",
-        "Bright objects deep in white matter that are not slender: lesions rather than "
-        "perivascular spaces",
-    ),
+    *_contrasts.COLUMNS,
     (
         "snr",
         "White matter over the standard deviation of noise and texture; no limit: see "

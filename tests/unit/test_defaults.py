@@ -7,6 +7,7 @@ what it was chosen.
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Mapping
 from importlib import import_module
@@ -124,7 +125,7 @@ DEFAULTS = {
     },
 }
 OPTIONS = {
-    "pvs": {"contrast": "t2", "registration": "affine", "rules": {}},
+    "pvs": {"contrast": "t2", "registration": "affine", "strip": "opening", "rules": {}},
     "alps": {
         "rois": "5mm",
         "search_mm": 0.0,
@@ -177,6 +178,9 @@ LIMITS = {
         "mirrored_per_pvs": (0.25, 1.0),
         "contrast_agreement": (0.72, 0.6),
         "n_round": (3.0, float("inf")),
+        "largest_share": (0.5, math.inf),
+        "centrum_semiovale_least_ml": (30.0, -math.inf),
+        "centrum_semiovale_most_ml": (90.0, math.inf),
     },
     "pvs._contrasts.MIN_AGREEMENT": 0.6,
     "pvs._contrasts.RESAMPLED_GAIN": 0.02,
@@ -374,6 +378,7 @@ JUDGED_BY = {
         r"contrast_agreement": "pvs.quality.LIMITS.contrast_agreement",
         r"n_round": "pvs.quality.LIMITS.n_round",
         r"n_mirrored": "pvs.quality.LIMITS.mirrored_per_pvs",
+        r"largest_volume_mm3": "pvs.quality.LIMITS.largest_share",
         r"contrast_to_noise": "pvs.quality.LIMITS.contrast_to_noise",
         r"thickest_voxel_side_mm": "pvs.quality.LIMITS.thickest_voxel_side_mm",
         r"registration_correlation": "pvs.quality.LIMITS.registration_correlation_t2",
@@ -428,7 +433,10 @@ MEASURED = {
     r"|lesions_white_ppb",
     "qsmchange": r"\w+_(change|error)_ppb",
 }
-WORDS = r"status|reasons|contrast|has_wmh_mask|wmh_from|registration|registration_model|bvecs_best|reference"
+WORDS = (
+    r"status|reasons|contrast|has_wmh_mask|wmh_from|registration|registration_model|bvecs_best"
+    r"|reference"
+)
 WORDS += r"|first_session|shells|left_out|notes|placed_by|sources_status"
 
 
