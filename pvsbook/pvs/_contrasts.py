@@ -44,7 +44,12 @@ GREY_SHARE = 0.15  # of the contrast of fluid: cortex is darker by more on T1w, 
 NAMES: Mapping[str, str] = {"t2": "T2w", "t1": "T1w", "flair": "FLAIR"}
 DIRECTION: Mapping[str, int] = {"t2": 1, "t1": -1, "flair": 1}
 COLUMNS = (  # of a row: see `pvsbook.pvs.pipeline.COLUMNS`
-    ("wmh_ml", "White-matter hyperintensities in the regions; n/a without mask and FLAIR", "mL"),
+    (
+        "wmh_ml",
+        "Mask of white-matter hyperintensities in the regions, with rims where it was found on "
+        "FLAIR; n/a without mask and FLAIR",
+        "mL",
+    ),
     ("wmh_from", "mask: given; FLAIR: found on it; none"),
     (
         "wmh_false_ml",
@@ -213,7 +218,8 @@ def find_lesions(contrasts: Contrasts, anatomy: PvsAnatomy) -> tuple[Mask, float
     have at least `LESION_MM3`, and half of each lies `LESION_DEPTH_MM` deep in the white matter
     and nuclei of the atlas, so that cortex is none.  The same search in both contrasts upside
     down finds no lesion: what it finds in white matter estimates what noise and texture add.
-    Cortex is not in this estimate.
+    Cortex and the rims of lesions are not in this estimate, and both are in the mask: it serves
+    to tell objects apart, and its volume is no measurement of lesions.
 
     Parameters
     ----------

@@ -70,7 +70,8 @@ def test_lesions_are_found_on_a_flair_that_lies_elsewhere(phantom, together):
     assert dice(together.wmh, truth) > 0.5
     row = together.to_row()
     assert row["wmh_from"] == "FLAIR"
-    assert row["wmh_ml"] == pytest.approx(truth.sum() * 1.5**3 / 1000, rel=0.5)
+    assert (together.wmh & truth).sum() > 0.9 * truth.sum()
+    assert row["wmh_ml"] == pytest.approx(together.wmh.sum() * 1.5**3 / 1000)
     assert row["wmh_false_ml"] < 0.2 * row["wmh_ml"]
     assert row["contrast_agreement"] > 0.72
 
