@@ -168,6 +168,7 @@ def object_viewer(result: PvsResult, *, max_bytes: int = 1_600_000) -> dict[str,
     if objects.empty:
         return None
     scan = nib.as_closest_canonical(result.anatomy.image)
+    rules = result.segmentation.rules
     stack = _Stack.of(result)
     order = _order(stack)
     pictures: dict[int, dict[str, bytes]] = {}
@@ -214,9 +215,9 @@ def object_viewer(result: PvsResult, *, max_bytes: int = 1_600_000) -> dict[str,
             {
                 "title": title,
                 "text": text,
-                "items": [_item(objects, n, stack, shown) for n in some],
+                "items": [_item(objects, rules, n, stack, shown) for n in some],
             }
-            for title, text, some in _galleries(objects)
+            for title, text, some in _galleries(objects, rules)
         ],
     }
 
@@ -320,9 +321,9 @@ def _outlines(codes: NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
-def _galleries(objects: pd.DataFrame) -> list[tuple[str, str, list[int]]]:
+def _galleries(objects: pd.DataFrame, rules: Rules) -> list[tuple[str, str, list[int]]]:
     """Title, text and objects (by number) of each gallery."""
-    missing = shortfalls(objects, objects.attrs.get("rules", Rules()))
+    missing = shortfalls(objects, rules)
     counted = objects[objects["class"] == "pvs"]["repeat_probability"]
     refused = missing[objects["class"].isin(["uncertain", "lacune_like"])].max(axis=1)
     by_noise = list((counted - 0.5).abs().sort_values(kind="stable").index)
@@ -347,7 +348,7 @@ def _galleries(objects: pd.DataFrame) -> list[tuple[str, str, list[int]]]:
 
 
 def _item(
-    objects: pd.DataFrame, number: int, stack: _Stack, shown: Sequence[int]
+    objects: pd.DataFrame, rules: Rules, number: int, stack: _Stack, shown: Sequence[int]
 ) -> dict[str, Any]:
     """Picture and numbers of one object, and the slice that shows most of it."""
     row = objects.iloc[number - 1]
@@ -379,7 +380,7 @@ def _item(
             f"Length {row['length_mm']:.1f} mm, width {row['width_mm']:.1f} mm, volume "
             f"{row['volume_mm3']:.1f} mm\u00b3 (SE {row['volume_se_mm3']:.1f}); found again under "
             f"new noise with probability {row['repeat_probability']:.2f}.",
-            *_why_not(objects.iloc[[number - 1]]),
+            *_why_not(objects.iloc[[number - 1]], rules),
         ],
         "picture": _png(np.pad(stack.plane(stack.grey, k, axis), margin)[box]),
         "outlines": _outlines(np.pad(stack.codes[number] * seen, margin)[box]),
@@ -389,12 +390,11 @@ def _item(
     }
 
 
-def _why_not(one: pd.DataFrame) -> list[str]:
+def _why_not(one: pd.DataFrame, rules: Rules) -> list[str]:
     """Say why an object is not counted, in a sentence; nothing of one that is."""
     kind = one["class"].item()
     if kind == "pvs":
         return []
-    rules = one.attrs.get("rules", Rules())
     missing = shortfalls(one, rules).iloc[0]
     reasons = ["in the mask of lesions"] if kind == "wmh_overlap" else []
     for column in missing.index[missing > 0]:

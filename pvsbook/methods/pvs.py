@@ -42,8 +42,11 @@ def show(result: PvsResult) -> Shown:
 
     row = result.to_row()
     summary = (
-        f"{row['n_pvs']} perivascular spaces (SE from noise {row['n_pvs_se']:.1f}) with a volume "
-        f"of {row['volume_mm3']:.0f} mm3 (SE {row['volume_se_mm3']:.0f}). Opposite-contrast "
+        f"{row['n_pvs']} perivascular spaces (SE from noise {row['n_pvs_se']:.1f}; "
+        f"{row['n_pvs_strict']} by rules a quarter stricter, {row['n_pvs_loose']} by rules a "
+        f"fifth looser) with a volume of {row['volume_mm3']:.0f} mm3 (SE from noise "
+        f"{row['volume_se_mm3']:.0f}; {row['volume_strict_mm3']:.0f} to "
+        f"{row['volume_loose_mm3']:.0f} by these rules). Opposite-contrast "
         f"control, an estimate of the false positives: {row['n_mirrored']} "
         f"{'object' if row['n_mirrored'] == 1 else 'objects'}. {row['n_uncertain']} more objects "
         "are uncertain."
@@ -76,7 +79,8 @@ def find(visit: Visit) -> Found:
                 notes.append(f"{scans[0].name} taken of {len(scans)}, the first by name")
             if contrast == "t1":
                 notes.append("no T2w, so T1w: fewer perivascular spaces are visible")
-            parameters = {"contrast": contrast}
+            masks, said = visit.masks(scans[0], brain="brain_mask", lesion="wmh_mask")
+            parameters = {"contrast": contrast, **masks}
             beside = {"flair": [f for f in visit.files if f.datatype == "anat" and _is_flair(f)]}
             if contrast == "t2":
                 beside["other"] = visit.select("anat", "T1w")
@@ -86,7 +90,7 @@ def find(visit: Visit) -> Found:
                 if files:
                     parameters[name] = str(files[0].path)
                     notes.append(f"{files[0].name} beside it")
-            return Found({"image": [str(scans[0].path)]}, parameters, (), tuple(notes))
+            return Found({"image": [str(scans[0].path)]}, parameters, (), (*notes, *said))
     flair = " (FLAIR alone does not show them)" if any(map(_is_flair, visit.files)) else ""
     return Found(lacks=(f"no T2w and no T1w in anat/{flair}",))
 
@@ -114,6 +118,7 @@ METHOD = Method(
             None,
             "FLAIR of the same head, on any grid: lesions are found on it.",
             kind=Path,
+            is_found=True,
         ),
         Option(
             "other",
@@ -121,14 +126,22 @@ METHOD = Method(
             "The T1w beside a T2w, or the T2w beside a T1w, on any grid: objects that look like "
             "CSF on it too are counted.",
             kind=Path,
+            is_found=True,
         ),
         Option(
             "wmh_mask",
             None,
             "White-matter hyperintensities, on the grid of the scan.",
             kind=Path,
+            is_found=True,
         ),
-        Option("brain_mask", None, "Brain, on the grid of the scan; for a whole head.", kind=Path),
+        Option(
+            "brain_mask",
+            None,
+            "Brain, on the grid of the scan; for a whole head.",
+            kind=Path,
+            is_found=True,
+        ),
         Option(
             "registration",
             "affine",

@@ -167,7 +167,6 @@ def describe(
     table = pd.concat([table, place], axis=1)
     table["region"] = _regions_of(labels, anatomy.regions, count)
     table.insert(0, "class", classify(table, total(labels[lesions]) > 0, rules))
-    table.attrs["rules"] = rules  # a report says which of them an object breaks
     return table
 
 

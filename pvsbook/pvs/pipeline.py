@@ -154,10 +154,11 @@ class PvsResult:
             Names of the input files.
         """
         writer = Writer(folder, prefix=prefix, datatype="anat", sources=sources)
-        writer.image(self.classes, "dseg", desc="pvs", meta={"Labels": dict(CLASSES)})
-        writer.image(self.labels, "dseg", desc="pvsobjects")
-        regions = {name: label for label, name in perivascular.REGIONS.items()}
-        writer.image(self.regions, "dseg", desc="pvsregions", meta={"Labels": regions})
+        classes = {number: name for name, number in CLASSES.items()}
+        writer.segmentation(self.classes, classes, desc="pvs")
+        objects = dict(enumerate(self.objects["class"], 1))
+        writer.segmentation(self.labels, objects, desc="pvsobjects")
+        writer.segmentation(self.regions, perivascular.REGIONS, desc="pvsregions")
         writer.image(self.response, "vesselness", desc="pvs")
         if self.wmh is not None and not self.has_wmh_mask:
             lesions = _whole(self.wmh.astype(np.uint8), self.anatomy, self.image)

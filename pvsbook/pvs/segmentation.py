@@ -80,6 +80,8 @@ class Segmentation:
         Volume that was searched.
     levels
         Signal and noise of the scan.
+    rules
+        What made an object a perivascular space.
     """
 
     objects: pd.DataFrame
@@ -93,6 +95,7 @@ class Segmentation:
     n_mirrored: int
     searched_ml: float
     levels: Levels
+    rules: Rules
 
 
 def segment(
@@ -219,6 +222,7 @@ def segment(
         n_mirrored=int((mirrored["class"] == "pvs").sum()),
         searched_ml=float(n_searched * np.prod(size) / 1000),
         levels=levels,
+        rules=rules,
     )
 
 

@@ -166,6 +166,10 @@ def test_saved_as_bids_derivatives(result, tmp_path):
     result.save(tmp_path, prefix="sub-01", sources=["T2w.nii.gz"])
     row = pd.read_csv(tmp_path / "sub-01/anat/sub-01_desc-counts_pvs.tsv", sep="\t")
     assert row["n_pvs"][0] == (result.objects["class"] == "pvs").sum()
+    names = pd.read_csv(tmp_path / "sub-01/anat/sub-01_desc-pvs_dseg.tsv", sep="\t")
+    assert names.to_dict("list") == {"index": [1, 2, 3, 4], "name": list(pvs.CLASSES)}
+    objects = pd.read_csv(tmp_path / "sub-01/anat/sub-01_desc-pvsobjects_dseg.tsv", sep="\t")
+    assert list(objects["name"]) == list(result.objects["class"])
     classes = nib.load(tmp_path / "sub-01/anat/sub-01_desc-pvs_dseg.nii.gz")
     assert classes.shape == result.classes.shape
     assert (tmp_path / "dataset_description.json").is_file()
