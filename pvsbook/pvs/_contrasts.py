@@ -112,8 +112,8 @@ def gather(
     InputError
         Another contrast than the one named.
     """
-    values = {contrast: images.array(anatomy.image)}
-    agreement = {}
+    values: dict[str, Floats] = {contrast: images.array(anatomy.image)}
+    agreement: dict[str, float] = {}
     second = "t1" if contrast == "t2" else "t2"
     for name, role, image in ((second, "other", other), ("flair", "flair", flair)):
         if image is None:

@@ -23,7 +23,7 @@ from pvsbook.methods import by_name
 from pvsbook.qsm import _echoes, _placement, _steps, change
 
 DEFAULTS = {
-    "pvs.pipeline.measure": {"contrast": "t2", "registration": "affine"},
+    "pvs.pipeline.measure": {"contrast": "t2", "registration": "affine", "strip": "opening"},
     "pvs.objects.Rules": {
         "expected_false": 1.0,
         "min_contrast": 0.11,
