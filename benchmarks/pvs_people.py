@@ -12,6 +12,7 @@ contrast's objects are moved by 8 mm, six ways.
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 import edt
@@ -36,6 +37,7 @@ WHOLE_HEADS = {
     "first visit": "openms_longitudinal_p01/study1_T2W.nii.gz",
     "second visit": "openms_longitudinal_p01/study2_T2W.nii.gz",
 }
+WITH = ("alone", "mask", "FLAIR", "FLAIR and other")
 HEADS = (
     "t2w_whole_head/T2w.nii.gz",
     *(
@@ -113,6 +115,26 @@ def judge(scans: dict, result: PvsResult, other: PvsResult) -> dict:
     }
 
 
+def agreement_of_lesions(gold: np.ndarray, result: PvsResult) -> dict:
+    """Lesions found on FLAIR against the gold standard, inside the regions."""
+    row = result.to_row()
+    measured = {
+        "csf_like_by_method": row["n_csf_like"] / max(row["n_pvs"], 1),
+        "agreement": row["contrast_agreement"],
+    }
+    if row["wmh_from"] != "FLAIR":
+        return measured
+    inside = result.anatomy.regions > 0
+    true = (gold[result.anatomy.box] > 0.5) & inside
+    wmh = result.wmh
+    return measured | {
+        "dice": 2 * (true & wmh).sum() / (true.sum() + wmh.sum()),
+        "sensitivity": (true & wmh).sum() / true.sum(),
+        "false_ml": (wmh & ~true).sum() / 1000,  # voxels of 1 mm
+        "stated_false_ml": row["wmh_false_ml"],
+    }
+
+
 def compare_masks(mirror: Path) -> None:
     """Overlap and volume of the brain that each tool cuts out of a whole head."""
     for name in HEADS:
@@ -144,19 +166,27 @@ def main() -> None:
         files = {name: mirror / person / f"{stem}.nii.gz" for name, stem in NAMES.items()}
         scans = {name: images.array(images.load(path)) for name, path in files.items()}
         place = None
-        for mask in (None, files["lesions"]):
+        cpu_s: dict[str, float] = {}
+        for what in WITH:
             results = {}
-            for name in ("T2w", "T1w"):
+            for name, other in (("T2w", "T1w"), ("T1w", "T2w")):
+                seconds = time.process_time()
                 results[name] = pvs.measure(
                     files[name],
                     contrast=name[:2].lower(),
-                    wmh_mask=mask,
+                    wmh_mask=files["lesions"] if what == "mask" else None,
+                    flair=files["FLAIR"] if "FLAIR" in what else None,
+                    other=files[other] if "other" in what else None,
                     registration="affine" if place is None else place[name],
                 )
+                cpu_s[name] = time.process_time() - seconds
             place = {name: result.anatomy.registration for name, result in results.items()}
             for name, other in (("T2w", "T1w"), ("T1w", "T2w")):
-                key = {"person": person, "scan": name, "mask": mask is not None}
-                rows.append(key | judge(scans, results[name], results[other]))
+                key = {"person": person, "scan": name, "with": what}
+                measured = judge(scans, results[name], results[other])
+                lesions = agreement_of_lesions(scans["lesions"], results[name])
+                rows.append(key | measured | lesions | {"cpu_s": cpu_s[name]})
+    # Parameters of the search for lesions were chosen on the first person.
     print(pd.DataFrame(rows).round(2).to_string(index=False), flush=True)
     for name, path in WHOLE_HEADS.items():
         result = pvs.measure(mirror / path)

@@ -26,7 +26,7 @@ import yaml
 
 from pvsbook import bids, images, manifest, methods
 from pvsbook._errors import InputError
-from pvsbook.visit import natural
+from pvsbook.visit import NIFTI, natural
 
 __all__ = ["add", "find_scans", "main", "read_keys", "write_entry"]
 
@@ -128,7 +128,12 @@ def find_scans(clone: images.PathLike, subject: str) -> list[manifest.Scan]:
             "subject": one.participant.removeprefix("sub-"),
             "session": one.session.removeprefix("ses-") or None,
             "files": {r: p if r in several[one.method] else p[0] for r, p in paths.items()},
-            "options": one.found.parameters,
+            # A file beside the scan would stand there with the path of this clone.
+            "options": {
+                name: value
+                for name, value in one.found.parameters.items()
+                if not str(value).endswith(NIFTI)
+            },
         }
         scans.append(manifest.Scan.model_validate(content))
     return scans

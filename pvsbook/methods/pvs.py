@@ -81,6 +81,15 @@ def find(visit: Visit) -> Found:
                 notes.append("no T2w, so T1w: fewer perivascular spaces are visible")
             masks, said = visit.masks(scans[0], brain="brain_mask", lesion="wmh_mask")
             parameters = {"contrast": contrast, **masks}
+            beside = {"flair": [f for f in visit.files if f.datatype == "anat" and _is_flair(f)]}
+            if contrast == "t2":
+                beside["other"] = visit.select("anat", "T1w")
+            for name, files in beside.items():
+                # without contrast agent, which makes vessels bright
+                files = [f for f in files if f.get("part") in ("", "mag") and not f.get("ce")]
+                if files:
+                    parameters[name] = str(files[0].path)
+                    notes.append(f"{files[0].name} beside it")
             return Found({"image": [str(scans[0].path)]}, parameters, (), (*notes, *said))
     flair = " (FLAIR alone does not show them)" if any(map(_is_flair, visit.files)) else ""
     return Found(lacks=(f"no T2w and no T1w in anat/{flair}",))
@@ -102,6 +111,21 @@ METHOD = Method(
             "t2",
             "t2: perivascular spaces are bright; t1: dark.",
             choices=("t2", "t1"),
+            is_found=True,
+        ),
+        Option(
+            "flair",
+            None,
+            "FLAIR of the same head, on any grid: lesions are found on it.",
+            kind=Path,
+            is_found=True,
+        ),
+        Option(
+            "other",
+            None,
+            "The T1w beside a T2w, or the T2w beside a T1w, on any grid: objects that look like "
+            "CSF on it too are counted.",
+            kind=Path,
             is_found=True,
         ),
         Option(

@@ -15,7 +15,9 @@ from scipy import ndimage
 
 from pvsbook._errors import InputError
 from pvsbook.atlas import perivascular
+from pvsbook.method import describe_columns
 from pvsbook.pvs.anatomy import Levels, PvsAnatomy
+from pvsbook.pvs.morphometry import COLUMNS as MORPHOMETRY
 from pvsbook.pvs.morphometry import measure_centrelines, measure_ventricle_distance
 
 Floats = NDArray[np.float32]
@@ -25,6 +27,7 @@ __all__ = ["CLASSES", "Rules"]
 
 _RING_MM = 4.0  # tissue around an object that its background is measured in
 _LACUNE_MM = 3.0  # smaller ones are not called lacune-like
+ROUND_MM3 = 15.0  # and not slender: a lesion rather than a space
 _MIN_RING = 30  # voxels of it; with fewer, the smooth background stands
 
 _SCALED = ("min_contrast", "min_depth_mm", "min_length_mm", "min_elongation")
@@ -256,6 +259,15 @@ def is_elongated(shapes: pd.DataFrame, rules: Rules) -> pd.Series:
     return ~shortfalls(shapes[["length_mm", "elongation"]], rules).any(axis=1)
 
 
+def is_round(objects: pd.DataFrame) -> pd.Series:
+    """Tell which objects look like lesions: deep in white matter, bright, not slender."""
+    is_deep = objects["depth_mm"] >= Rules.min_depth_mm
+    is_bright = objects["contrast"] >= Rules.min_contrast
+    is_wide = objects["volume_voxels_mm3"] >= ROUND_MM3
+    is_stout = objects["elongation"] < Rules.min_elongation
+    return is_deep & is_bright & is_wide & is_stout & (objects["class"] != "wmh_overlap")
+
+
 def classify(
     objects: pd.DataFrame, is_lesion: NDArray[np.bool_], rules: Rules
 ) -> NDArray[np.str_]:
@@ -265,3 +277,24 @@ def classify(
     fluid_like = objects["contrast"] >= rules.fluid_like
     lacune = clear & fluid_like & (objects["length_mm"] >= _LACUNE_MM)
     return np.select([is_lesion, tube, lacune], ["wmh_overlap", "pvs", "lacune_like"], "uncertain")
+
+
+OBJECT_COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
+    ("class", "pvs, uncertain, wmh_overlap or lacune_like"),
+    ("region", "Region that holds most of the object"),
+    *MORPHOMETRY.items(),
+    ("width_mm", "Diameter of the cylinder with this volume and length"),
+    ("ventricle_distance_mm", "Distance of the centre from the ventricles"),
+    ("ventricle_angle_deg", "Angle to the shortest way to the ventricles; 0 is radial"),
+    ("volume_se_mm3", "Standard error that noise gives volume_mm3"),
+    ("volume_mm3", "Volume corrected for partial volume"),
+    ("volume_voxels_mm3", "Volume, voxels counted"),
+    ("contrast", "Largest contrast, as a fraction of that of fluid"),
+    ("response", "Largest vesselness"),
+    ("repeat_probability", "Probability that it is found again under new noise"),
+    ("depth_mm", "Median distance to cortex, sulci or ventricles"),
+    ("excess_t2", "Median on T2w less that of white matter 2 to 8 mm away, in its robust SD"),
+    ("excess_t1", "The same on T1w; n/a where it is not there"),
+    ("excess_flair", "The same on FLAIR; above 1.5 the object is a lesion (wmh_overlap)"),
+    ("n_csf_like", "Contrasts on which it looks like CSF, by 1.5 SD"),
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import nibabel as nib
@@ -18,9 +18,9 @@ from pvsbook.atlas import perivascular
 from pvsbook.atlas.registration import Model, Registration, check_model, is_placed
 from pvsbook.derivatives import Writer
 from pvsbook.method import describe_columns
-from pvsbook.pvs import morphometry
+from pvsbook.pvs import _contrasts
 from pvsbook.pvs.anatomy import Contrast, PvsAnatomy, Strip, locate_regions
-from pvsbook.pvs.objects import CLASSES, Rules
+from pvsbook.pvs.objects import CLASSES, OBJECT_COLUMNS, Rules, is_round
 from pvsbook.pvs.quality import MIN_COVERAGE, judge
 from pvsbook.pvs.segmentation import Segmentation, segment
 
@@ -51,6 +51,12 @@ class PvsResult:
         ``"t2"`` or ``"t1"``.
     has_wmh_mask
         Whether a mask of white-matter hyperintensities was given.
+    wmh
+        Where lesions are, shape of the anatomy: given, found on FLAIR, or None.
+    wmh_false_ml
+        Volume that the search for lesions finds where there is none (NaN without a search).
+    contrasts
+        The scan and the other contrasts of this head.
     status
         ``"pass"``, ``"warn"`` or ``"fail"``.
     reasons
@@ -68,6 +74,9 @@ class PvsResult:
     anatomy: PvsAnatomy
     contrast: Contrast
     has_wmh_mask: bool
+    wmh: NDArray[np.bool_] | None
+    wmh_false_ml: float
+    contrasts: _contrasts.Contrasts
     status: str
     reasons: tuple[str, ...]
 
@@ -107,7 +116,15 @@ class PvsResult:
             values[f"median_{shape}"] = float(found[shape].median())
         for kind in CLASSES:
             values[f"n_{kind}"] = int((self.objects["class"] == kind).sum())
+        wmh, inside, n_contrasts = self.wmh, self.anatomy.regions > 0, len(self.contrasts.values)
+        is_fluid = found["n_csf_like"] == n_contrasts
         values |= {
+            "wmh_ml": np.nan if wmh is None else float((wmh & inside).sum() * voxel_ml),
+            "wmh_from": "mask" if self.has_wmh_mask else "none" if wmh is None else "FLAIR",
+            "n_contrasts": n_contrasts,
+            "n_csf_like": np.nan if n_contrasts < 2 else int(is_fluid.sum()),
+            "contrast_agreement": min(self.contrasts.agreement.values(), default=np.nan),
+            "n_round": int(is_round(self.objects).sum()),
             "volume_voxels_mm3": float(found["volume_voxels_mm3"].sum()),
             "snr": levels.white_matter / levels.noise_sd,
             "contrast_to_noise": levels.contrast_to_noise,
@@ -143,6 +160,9 @@ class PvsResult:
         writer.segmentation(self.labels, objects, desc="pvsobjects")
         writer.segmentation(self.regions, perivascular.REGIONS, desc="pvsregions")
         writer.image(self.response, "vesselness", desc="pvs")
+        if self.wmh is not None and not self.has_wmh_mask:
+            lesions = _whole(self.wmh.astype(np.uint8), self.anatomy, self.image)
+            writer.image(lesions, "mask", desc="wmh")
         writer.table(self.to_row(), COLUMNS, "pvs", desc="counts")
         writer.table(self.objects, OBJECT_COLUMNS, "pvs", desc="objects")
 
@@ -176,6 +196,8 @@ def measure(
     image: images.ImageLike,
     *,
     contrast: Contrast = "t2",
+    flair: images.ImageLike | None = None,
+    other: images.ImageLike | None = None,
     wmh_mask: images.ImageLike | None = None,
     brain_mask: images.ImageLike | None = None,
     registration: Registration | Model = "affine",
@@ -195,9 +217,16 @@ def measure(
         T2w or T1w scan, 3D, skull-stripped or whole head: a path or an image.
     contrast
         ``"t2"``: fluid is bright; ``"t1"``: fluid is dark.
+    flair
+        FLAIR of the same head on any grid; it is aligned rigidly, and not used where
+        it does not fit (the status fails).  Lesions are found on it where
+        no `wmh_mask` is given, and objects that are bright on it are *WMH overlap*.
+    other
+        The T1w scan beside a T2w scan, or the T2w scan beside a T1w scan, like `flair`.  It
+        changes no class: it says of each object whether it looks like CSF there too.
     wmh_mask
         Mask of white-matter hyperintensities on the grid of the scan (fractions count from
-        0.5).  Give it wherever there is one: no vesselness filter tells
+        0.5).  Give it, or a FLAIR, wherever there is one: no vesselness filter tells
         lesions from spaces (Bernal et al. 2022, Magn Reson Imaging 93:33).
     brain_mask
         Brain mask on the grid of the scan; found by itself by default.  Give it for whole-head
@@ -219,11 +248,13 @@ def measure(
 
     Notes
     -----
-    One scan is measured.  A FLAIR or T1w scan beside it was tried on simulated brains of 1 mm, in
-    weighted sums that know the contrast of a space, and left out: nothing to gain where spaces
-    are as bright as CSF (every one is found), and F1 .99, .96, .96 and .84 for T2w alone, with
-    FLAIR, with T1w, and for T1w over T2w where they are faint.  Lesions drawn on the FLAIR belong
-    in `wmh_mask` (``benchmarks/pvs_accuracy.py --channels``).
+    Objects are found in one scan.  To search the sum of contrasts was tried on simulated brains
+    of 1 mm, with weights that know the contrast of a space, and left out: nothing to gain where
+    spaces are as bright as CSF (every one is found), and F1 .99, .96, .96 and .84 for T2w alone,
+    with FLAIR, with T1w, and for T1w over T2w where they are faint
+    (``benchmarks/pvs_accuracy.py --channels``).  So the others only say what an object is: bright
+    on FLAIR, it is a lesion.  An object that is not CSF-like on T1w stays what it is, since thin
+    spaces have little contrast there (``benchmarks/pvs_people.py``).
 
     Standard errors are of noise alone, not of registration, movement or tissue.  Over 20 scans of
     a simulated brain (1.2 mm), they were 1.4 times the standard deviation of the count for faint
@@ -253,17 +284,26 @@ def measure(
     mask = _load_mask(brain_mask, scan, "brain_mask")
     if mask is not None and not np.any(mask.dataobj):
         raise InputError("brain_mask: is empty; give a mask of the brain, or none")
+    more = [
+        None if source is None else images.load(source, name=name)
+        for source, name in ((flair, "flair"), (other, "other"))
+    ]
     place: dict[str, Any] = {"mask": mask, "registration": registration, "strip": strip}
     anatomy = locate_regions(scan, contrast=contrast, **place)
-    inside = None if wmh is None else np.asarray(wmh.dataobj)[anatomy.box] != 0
+    contrasts = _contrasts.gather(anatomy, contrast, *more)
+    inside, false_ml = None, np.nan
+    if wmh is not None:
+        inside = np.asarray(wmh.dataobj)[anatomy.box] != 0
+    elif "flair" in contrasts.values:
+        inside, false_ml = _contrasts.find_lesions(contrasts, anatomy)
     segmentation = segment(anatomy, wmh=inside, rules=rules, rng=rng)
-    levels, objects = segmentation.levels, segmentation.objects
+    levels = segmentation.levels
     measured: Contrast = "t2" if levels.sign > 0 else "t1"
     found = anatomy.registration
     if measured != contrast and not is_placed(found):
         # Where the ventricles are not, fluid says nothing of the contrast.
-        other = locate_regions(scan, contrast=measured, **place)
-        if not is_placed(other.registration):
+        again = locate_regions(scan, contrast=measured, **place)
+        if not is_placed(again.registration):
             raise InputError(
                 f"image: correlates with the template by {found.correlation:.2f}, so ventricles "
                 "and regions lie elsewhere; give a brain mask, and check the orientation in the "
@@ -272,8 +312,8 @@ def measure(
     if levels.sign < 0 and levels.grey_matter > levels.white_matter:
         raise InputError(
             f"image: fluid is dark and grey matter ({levels.grey_matter:.3g}) brighter than white "
-            f"({levels.white_matter:.3g}), as on FLAIR; give a T2w or T1w scan, and take lesions "
-            "drawn on the FLAIR as wmh_mask"
+            f"({levels.white_matter:.3g}), as on FLAIR; give a T2w or T1w scan, and this one as "
+            "flair"
         )
     if measured != contrast:
         raise InputError(
@@ -282,8 +322,14 @@ def measure(
             f"contrast is {contrast!r}; is this another scan?  Else use "
             f"contrast={measured!r} (in a BIDS folder the name says it: {measured.upper()}w)"
         )
+    objects = _contrasts.describe(
+        segmentation.objects, segmentation.labels, contrasts, anatomy, inside
+    )
+    segmentation = replace(segmentation, objects=objects)
     codes = np.array([0, *(CLASSES[c] for c in objects["class"])], np.uint8)
-    status, reasons = judge(segmentation, anatomy, inside, images.header_notes(scan))
+    given = None if wmh is None else inside  # what is found on FLAIR lies inside the brain
+    notes = images.header_notes(scan)
+    status, reasons = judge(segmentation, anatomy, given, notes, contrasts.agreement)
     return PvsResult(
         image=scan,
         objects=objects,
@@ -295,6 +341,9 @@ def measure(
         anatomy=anatomy,
         contrast=contrast,
         has_wmh_mask=wmh is not None,
+        wmh=inside,
+        wmh_false_ml=false_ml,
+        contrasts=contrasts,
         status=status,
         reasons=reasons,
     )
@@ -372,6 +421,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
     ("searched_ml", "Volume searched; no limit: see coverage", "mL"),
     ("contrast", "t2: bright fluid, t1: dark fluid"),
     ("has_wmh_mask", "Whether a mask of white-matter hyperintensities was given"),
+    *_contrasts.COLUMNS,
     (
         "snr",
         "White matter over the standard deviation of noise and texture; no limit: see "
@@ -385,19 +435,4 @@ COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
     ("registration_overlap", "Fraction of the brain that lies on the template"),
     ("status", "pass, warn or fail"),
     ("reasons", "What to look at before the numbers are believed"),
-)
-OBJECT_COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
-    ("class", "pvs, uncertain, wmh_overlap or lacune_like"),
-    ("region", "Region that holds most of the object"),
-    *morphometry.COLUMNS.items(),
-    ("width_mm", "Diameter of the cylinder with this volume and length"),
-    ("ventricle_distance_mm", "Distance of the centre from the ventricles"),
-    ("ventricle_angle_deg", "Angle to the shortest way to the ventricles; 0 is radial"),
-    ("volume_se_mm3", "Standard error that noise gives volume_mm3"),
-    ("volume_mm3", "Volume corrected for partial volume"),
-    ("volume_voxels_mm3", "Volume, voxels counted"),
-    ("contrast", "Largest contrast, as a fraction of that of fluid"),
-    ("response", "Largest vesselness"),
-    ("repeat_probability", "Probability that it is found again under new noise"),
-    ("depth_mm", "Median distance to cortex, sulci or ventricles"),
 )

@@ -10,7 +10,9 @@ from scipy.spatial.transform import Rotation
 
 from pvsbook.atlas import perivascular
 from pvsbook.atlas.registration import MIN_CORRELATION
+from pvsbook.pvs._contrasts import MIN_AGREEMENT
 from pvsbook.pvs.anatomy import LARGEST_BRAIN_ML, PvsAnatomy
+from pvsbook.pvs.objects import is_round
 from pvsbook.pvs.segmentation import Segmentation
 
 __all__ = ["LIMITS", "judge"]
@@ -29,6 +31,8 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     "wmh_outside_brain": (0.2, np.inf),
     "wmh_in_regions": (0.25, np.inf),
     "mirrored_per_pvs": (0.25, 1.0),
+    "contrast_agreement": (0.72, MIN_AGREEMENT),
+    "n_round": (3.0, np.inf),
     "largest_share": (0.5, np.inf),
     "centrum_semiovale_least_ml": (30.0, -np.inf),  # of a side; 44 on the template
     "centrum_semiovale_most_ml": (90.0, np.inf),
@@ -81,6 +85,7 @@ def judge(
     anatomy: PvsAnatomy,
     wmh: NDArray[np.bool_] | None,
     notes: Sequence[str] = (),
+    agreement: Mapping[str, float] | None = None,
 ) -> tuple[str, tuple[str, ...]]:
     """Compare quality figures with `LIMITS`; give the status and its reasons, failures first.
 
@@ -92,6 +97,8 @@ def judge(
         Mask of white-matter hyperintensities on the grid of the anatomy, if there is one.
     notes
         What the header of the scan leaves open: a warning each.
+    agreement
+        How well other contrasts of this head agree with the scan, by their names.
     """
     n_pvs = int((segmentation.objects["class"] == "pvs").sum())
     n_mirrored = segmentation.n_mirrored
@@ -122,6 +129,21 @@ def judge(
         "spaces pass: texture, vessels or artefacts may be among them"
     )
     checks.append(("mirrored_per_pvs", n_mirrored / max(n_pvs, _MIN_OBJECTS), text))
+    for name, value in (agreement or {}).items():
+        text = (
+            f"edges of {name} agree with those of the scan by {value:.2f} only: look at both"
+            if value >= MIN_AGREEMENT
+            else f"{name} was not used: its edges agree with those of the scan by {value:.2f}, in "
+            f"the same head by {MIN_AGREEMENT} and more; give that of this head, or none"
+        )
+        checks.append(("contrast_agreement", value, text))
+    if wmh is None and (agreement or {}).get("flair", 0) < MIN_AGREEMENT:
+        n_round = int(is_round(segmentation.objects).sum())
+        text = (
+            f"{n_round} bright objects in white matter are not slender, as lesions are: some may "
+            "be counted; give a FLAIR or a mask of lesions"
+        )
+        checks.append(("n_round", n_round, text))
     volumes = segmentation.objects["volume_mm3"][segmentation.objects["class"] == "pvs"]
     if n_pvs >= _MIN_OBJECTS:
         share = volumes.max() / max(volumes.sum(), 1e-9)

@@ -281,7 +281,8 @@ def test_what_is_chosen_and_what_is_missing(tmp_path):
     touch(one, "sub-1/anat/sub-1_T1w.nii.gz", "sub-1/anat/sub-1_acq-FLAIR_T2w.nii.gz")
     touch(one, "sub-1/dwi/sub-1_dir-AP_dwi.nii.gz", "sub-1/anat/sub-1_part-mag_T2starw.nii.gz")
     found = scans_of(one)
-    assert found["pvs"].found.parameters == {"contrast": "t1"}
+    flair = str(one / "sub-1/anat/sub-1_acq-FLAIR_T2w.nii.gz")
+    assert found["pvs"].found.parameters == {"contrast": "t1", "flair": flair}
     assert "fewer perivascular spaces" in found["pvs"].found.notes[0]
     assert found["alps"].lacks == ("sub-1_dir-AP_dwi.nii.gz: no .bval and no .bvec",)
     assert "no phase (part-phase)" in found["qsm"].lacks[0]
@@ -295,7 +296,11 @@ def test_what_is_chosen_and_what_is_missing(tmp_path):
     assert Path(found["alps"].found.inputs["bvec"][0]) == one / "dwi.bvec"
     assert Path(found["alps"].found.inputs["bval"][0]).name == "sub-1_dir-PA_dwi.bval"
     assert "taken of 2" in found["alps"].found.notes[0]
-    assert found["pvs"].found.notes == ("sub-1_run-1_T2w.nii.gz taken of 2, the first by name",)
+    assert found["pvs"].found.notes == (
+        "sub-1_run-1_T2w.nii.gz taken of 2, the first by name",
+        "sub-1_acq-FLAIR_T2w.nii.gz beside it",
+        "sub-1_T1w.nii.gz beside it",
+    )
     assert "no EchoTime and no MagneticFieldStrength" in found["qsm"].lacks[0]
 
     (one / "T2starw.json").write_text('{"EchoTime": 0.1, "MagneticFieldStrength": 3}')

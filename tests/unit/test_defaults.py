@@ -23,7 +23,7 @@ from pvsbook.methods import by_name
 from pvsbook.qsm import _echoes, _placement, _steps, change
 
 DEFAULTS = {
-    "pvs.pipeline.measure": {"contrast": "t2", "registration": "affine"},
+    "pvs.pipeline.measure": {"contrast": "t2", "registration": "affine", "strip": "opening"},
     "pvs.objects.Rules": {
         "expected_false": 1.0,
         "min_contrast": 0.11,
@@ -177,10 +177,26 @@ LIMITS = {
         "wmh_in_regions": (0.25, float("inf")),
         "turn_deg": (45.0, float("inf")),
         "mirrored_per_pvs": (0.25, 1.0),
+        "contrast_agreement": (0.72, 0.6),
+        "n_round": (3.0, float("inf")),
         "largest_share": (0.5, math.inf),
         "centrum_semiovale_least_ml": (30.0, -math.inf),
         "centrum_semiovale_most_ml": (90.0, math.inf),
     },
+    "pvs._contrasts.MIN_AGREEMENT": 0.6,
+    "pvs._contrasts.RESAMPLED_GAIN": 0.02,
+    "pvs._contrasts.CLEAR_SHARE": 0.3,
+    "pvs._contrasts.EDGE_MM": 1.2,
+    "pvs._contrasts.BACKGROUND_MM": 15.0,
+    "pvs._contrasts.NORMAL_SD": 2.5,
+    "pvs._contrasts.LESION_SD": 3.0,
+    "pvs._contrasts.CONFIRM_SD": 1.0,
+    "pvs._contrasts.LESION_MM3": 5.0,
+    "pvs._contrasts.LESION_DEPTH_MM": 2.2,
+    "pvs._contrasts.AROUND_MM": (2.0, 8.0),
+    "pvs._contrasts.CSF_SD": 1.5,
+    "pvs._contrasts.GREY_SHARE": 0.15,
+    "pvs.objects.ROUND_MM3": 15.0,
     "alps.quality.LIMITS": {
         "bvec_z": (2.0, 3.0),
         "bvec_turn_deg": (10.0, float("inf")),
@@ -362,6 +378,8 @@ def test_the_limits_of_what_is_given_to_qsm_are_these():
 JUDGED_BY = {
     "pvs": {
         r"coverage_.*": "pvs.quality.LIMITS.coverage",
+        r"contrast_agreement": "pvs.quality.LIMITS.contrast_agreement",
+        r"n_round": "pvs.quality.LIMITS.n_round",
         r"n_mirrored": "pvs.quality.LIMITS.mirrored_per_pvs",
         r"largest_volume_mm3": "pvs.quality.LIMITS.largest_share",
         r"contrast_to_noise": "pvs.quality.LIMITS.contrast_to_noise",
@@ -408,7 +426,7 @@ JUDGED_BY = {
     },
 }
 MEASURED = {
-    "pvs": r"n_.*|volume_.*|tissue_.*|fraction_.*|median_.*",
+    "pvs": r"n_.*|wmh_ml|volume_.*|tissue_.*|fraction_.*|median_.*",
     "alps": r"alps_\w+_(left|right|mean)(_low|_high)?|alps_tract_(nlls|free_water|radius_2_5_mm)"
     r"|\w+_(md|l1|l2|l3|dxx|dyy|dzz)_mm2_s",
     "qsm": r"reference_value_ppb|chi_(mean|p1|p99)_ppb"
@@ -419,7 +437,8 @@ MEASURED = {
     "qsmchange": r"\w+_(change|error)_ppb",
 }
 WORDS = (
-    r"status|reasons|contrast|has_wmh_mask|registration|registration_model|bvecs_best|reference"
+    r"status|reasons|contrast|has_wmh_mask|wmh_from|registration|registration_model|bvecs_best"
+    r"|reference"
 )
 WORDS += r"|first_session|shells|left_out|notes|placed_by|sources_status"
 
