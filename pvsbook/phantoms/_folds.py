@@ -102,8 +102,8 @@ def draw_person(rng: Generator) -> Person:
     levels["surface"] -= _SURFACE_MM * atrophy
     atlas = perivascular.regions()
     fine = [sample_mni(images.make(part, affine), atlas.shape, atlas.affine) for part in shift]
-    at = np.indices(atlas.shape, np.float32) + np.stack(fine)
-    regions = ndimage.map_coordinates(np.asarray(atlas.dataobj), at, order=0)
+    there = np.indices(atlas.shape, np.float32) + np.stack(fine)
+    regions = ndimage.map_coordinates(np.asarray(atlas.dataobj), there, order=0)
     levels = {name: level.astype(np.float32) for name, level in levels.items()}
     return Person(levels, affine, images.make(regions, atlas.affine))
 
@@ -132,7 +132,8 @@ def draw_brain(person: Person, grid: Grid, sample_mm: float = 0.6) -> Brain:
 def places_of(person: Person) -> Places:
     """Return where lesions and perivascular spaces of a person may lie: 2 mm from other tissue."""
     regions = person.regions
-    brain = draw_brain(person, Grid(regions.shape, regions.affine, np.eye(4)), 1.0)
+    x, y, z = regions.shape
+    brain = draw_brain(person, Grid((x, y, z), regions.affine, np.eye(4)), 1.0)
     solid = edt.edt(brain.wm + sum(brain.nuclei.values()) > 0.75) >= 2
     labels = np.asarray(regions.dataobj) * solid
     return Places.of(images.make(labels, regions.affine), brain.ventricles, brain.wm)

@@ -403,7 +403,7 @@ def onto_spaces(
     """Move every second hyperintensity to a perivascular space, which crosses or touches it."""
     moved = list(lesions)
     for n in [k for k, lesion in enumerate(lesions) if lesion.kind == "wmh"][::2]:
-        space, lesion = spaces[rng.integers(len(spaces))], lesions[n]
+        space, lesion = spaces[int(rng.integers(len(spaces)))], lesions[n]
         reach = space.diameter_mm / 2 + lesion.half_axes_mm.min()
         aside = rng.standard_normal(3)
         aside *= rng.uniform(0, reach) / np.linalg.norm(aside)

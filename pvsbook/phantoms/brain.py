@@ -174,8 +174,8 @@ def make_brain(voxel_size_mm: float | ArrayLike = 1.0, **options: Unpack[GridOpt
     True
     """
     grid = brain_grid(voxel_size_mm, **options)
-    maps = {kind: _voxel_mean(templates.mni(kind), grid) for kind in TISSUES}
-    return Brain(grid.shape, grid.affine, grid.mni_to_world, **maps)
+    wm, gm, csf, ventricles, brain = (_voxel_mean(templates.mni(kind), grid) for kind in TISSUES)
+    return Brain(grid.shape, grid.affine, grid.mni_to_world, wm, gm, csf, ventricles, brain)
 
 
 def grey_ml(brain: Brain) -> tuple[float, float]:

@@ -237,13 +237,19 @@ def make_phantom(
     if folded:
         person = draw_person(rng)
         places = places_of(person)
-        roomy = {**grid, "margin_mm": grid.get("margin_mm", 4.0) + 4.0}  # the shape is its own
-        brain = draw_brain(person, brain_grid(voxel_size_mm, **roomy))
+        grid["margin_mm"] = grid.get("margin_mm", 4.0) + 4.0  # the shape is its own
+        brain = draw_brain(person, brain_grid(voxel_size_mm, **grid))
     else:
         places, brain = None, make_brain(voxel_size_mm, **grid)
     placed = place_lesions(rng, n_wmh, n_periventricular, n_lacunes, n_microbleeds, places)
-    sizes = {"counts": counts, "diameters_mm": diameters_mm, "lengths_mm": lengths_mm}
-    spaces = place_pvs(rng, **sizes, avoid=placed, places=places)
+    spaces = place_pvs(
+        rng,
+        counts=counts,
+        diameters_mm=diameters_mm,
+        lengths_mm=lengths_mm,
+        avoid=placed,
+        places=places,
+    )
     if folded:
         placed = onto_spaces(rng, placed, spaces)
     labels, fraction = draw_tubes(brain, spaces)
