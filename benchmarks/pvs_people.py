@@ -6,6 +6,7 @@ not.  Tissue is judged on T1w by k-means, apart from the method.  Chance: the sa
 contrast's objects are moved by 8 mm, six ways.
 
     python benchmarks/pvs_people.py MIRROR      # the folder that the manifest's paths start from
+    python benchmarks/pvs_people.py MIRROR --masks   # whole heads: our brain beside deepbet's
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from scipy import ndimage
 from sklearn.cluster import KMeans
 
 from pvsbook import images, pvs
+from pvsbook.pvs import anatomy
 from pvsbook.pvs.pipeline import PvsResult
 
 STEM = "N4_noneck_reduced_winsor_regtoFLAIR"
@@ -34,6 +36,14 @@ WHOLE_HEADS = {
     "first visit": "openms_longitudinal_p01/study1_T2W.nii.gz",
     "second visit": "openms_longitudinal_p01/study2_T2W.nii.gz",
 }
+HEADS = (
+    "t2w_whole_head/T2w.nii.gz",
+    *(
+        f"openms_longitudinal_p01/study{k}_{c}.nii.gz"
+        for k in (1, 2)
+        for c in ("T2W", "T1W", "FLAIR")
+    ),
+)
 MARGIN = 9  # voxels of 1 mm around an object
 NEAR_MM = 2.0
 
@@ -103,10 +113,32 @@ def judge(scans: dict, result: PvsResult, other: PvsResult) -> dict:
     }
 
 
+def compare_masks(mirror: Path) -> None:
+    """Overlap and volume of the brain that each tool cuts out of a whole head."""
+    for name in HEADS:
+        image = images.load(mirror / name)
+        ours, theirs = (
+            np.asarray(anatomy.brain_mask(image, strip)[0].dataobj) > 0
+            for strip in ("opening", "deepbet")
+        )
+        ml = abs(np.linalg.det(image.affine[:3, :3])) / 1000
+        dice = 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum())
+        print(
+            f"{name}: {ours.sum() * ml:.0f} ml, deepbet {theirs.sum() * ml:.0f} ml, "
+            f"Dice {dice:.3f}",
+            flush=True,
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("mirror", type=Path)
-    mirror = parser.parse_args().mirror
+    parser.add_argument("--masks", action="store_true")
+    given = parser.parse_args()
+    mirror = given.mirror
+    if given.masks:
+        compare_masks(mirror)
+        return
     rows = []
     for person in PEOPLE:
         files = {name: mirror / person / f"{stem}.nii.gz" for name, stem in NAMES.items()}

@@ -138,6 +138,20 @@ class Writer:
         self._sidecar({**REQUIRED_META.get(suffix, {}), **(meta or {})}, suffix, **entities)
         return path
 
+    def segmentation(
+        self,
+        image: nib.Nifti1Image,
+        names: Mapping[int, str],
+        *,
+        meta: Mapping[str, Any] | None = None,
+        **entities: str,
+    ) -> Path:
+        """Write a label image, and beside it the table of what its numbers mean."""
+        rows = pd.DataFrame({"index": list(names), "name": list(names.values())})
+        text = rows.to_csv(sep="\t", index=False, lineterminator="\n")
+        self.text(text, "dseg", ".tsv", **entities)
+        return self.image(image, "dseg", meta=meta, **entities)
+
     def table(
         self,
         rows: Mapping[str, Any] | Sequence[Mapping[str, Any]] | pd.DataFrame,

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvsbook import images
 from pvsbook._environment import WINDOWS
-from pvsbook._errors import InputError
+from pvsbook._errors import CANNOT_CREATE, TRY_AGAIN, InputError
 from pvsbook._ours import check_page, keep_edited, refuse_foreign, write_page
 from pvsbook._records import (
     STATE,
@@ -248,13 +248,16 @@ def _lock(top: Path) -> Iterator[None]:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # a link here would lead elsewhere
         handle = os.fdopen(os.open(path, flags, 0o666), "r+")
     except OSError as error:
-        raise InputError(f"{top}: cannot be written ({error.strerror})") from error
+        raise InputError(
+            f"{top}: cannot be written ({error.strerror})", code=CANNOT_CREATE
+        ) from error
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise InputError(
-                f"{top}: another run is writing there; wait for it, or choose another folder"
+                f"{top}: another run is writing there; wait for it, or choose another folder",
+                code=TRY_AGAIN,
             ) from error
         yield
 

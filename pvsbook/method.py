@@ -200,10 +200,14 @@ class Shown:
         The result in one or two sentences, with its uncertainty.
     figures
         Figure, alternative text and caption of each picture.
+    viewer
+        Slices to scroll through and enlarged parts of them, as `pvsbook.report.html_page`
+        describes; none by default.
     """
 
     summary: str
     figures: Sequence[tuple[Figure, str, str]]
+    viewer: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,6 +55,7 @@ def html_page(
     sources: Sequence[str],
     status: str = "",
     reasons: Sequence[str] = (),
+    viewer: Mapping[str, Any] | None = None,
 ) -> str:
     """Render the page of one scan.
 
@@ -74,6 +75,15 @@ def html_page(
         Names of the input files.
     status, reasons
         ``"pass"``, ``"warn"`` or ``"fail"``, and why.
+    viewer
+        Slices to scroll through, and enlarged parts of them: ``title``, ``text`` (what is shown),
+        ``legend`` (pairs of a name and a colour), ``sides`` (letters left and right of a slice),
+        ``shape`` (width and height of a slice, mm), ``slices`` and ``galleries``.  Each slice has
+        ``name``, ``text``, ``alt``, ``picture`` and ``outlines`` (bytes of two PNG files, one over
+        the other) and ``marks`` (``number`` and ``place``, percent from left and from top).
+        Each gallery has ``title``, ``text`` and ``items``, and each item ``title``, ``texts``,
+        ``alt``, ``shape``, ``picture``, ``outlines``, ``slice`` (its number, from 0; None where
+        it is on none) and ``place``.  Without scripts the slices stand one below the other.
 
     Returns
     -------
@@ -98,6 +108,7 @@ def html_page(
         sources=sources,
         status=status,
         reasons=reasons,
+        viewer=viewer,
     )
 
 
@@ -184,10 +195,14 @@ def group_page(
 
 
 def _png(figure: Figure) -> str:
-    """Draw a figure as base64 text, the same for the same figure."""
+    """Draw a figure as the address of a picture, the same for the same figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return base64.b64encode(buffer.getvalue()).decode()
+    return _png_data(buffer.getvalue())
+
+
+def _png_data(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _four_digits(value: Any) -> str:
@@ -196,4 +211,4 @@ def _four_digits(value: Any) -> str:
     return str(value)
 
 
-_PAGES.filters |= {"png": _png, "four_digits": _four_digits}
+_PAGES.filters |= {"png": _png, "png_data": _png_data, "four_digits": _four_digits}

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pvsbook import images
 from pvsbook._errors import InputError
@@ -17,6 +17,10 @@ __all__ = [
 ]  # fmt: skip
 
 NIFTI = (".nii.gz", ".nii")
+MASKS = {
+    "brain": {"brain"},
+    "lesion": {"lesion", "lesions", "wmh"},
+}  # by desc or label of masks that other pipelines made
 INDEX = ("run", "echo")  # entities whose label is a number
 LABELLED = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "part", *INDEX)
 OF_ONE_SCAN = ("sub", "ses", "run", "dir")  # the same in all files of one scan
@@ -329,10 +333,49 @@ class Visit:
         Sorted by name.
     sidecars
         Of the data set.
+    derived
+        Images that other pipelines made of this visit, sorted by name.
     """
 
     files: Sequence[BidsFile]
     sidecars: Sidecars
+    derived: Sequence[BidsFile] = ()
+
+    def masks(self, scan: BidsFile, **options: str) -> tuple[dict[str, str], list[str]]:
+        """Find masks that other pipelines made on the grid of a scan.
+
+        Parameters
+        ----------
+        scan
+            Whose grid they must have.
+        **options
+            Name of the option for each kind: ``brain`` (``desc-brain_mask``) or ``lesion``
+            (``label-lesion`` or ``label-WMH``, or such a ``desc``; suffix ``mask`` or ``roi``).
+
+        Returns
+        -------
+        dict
+            Their paths by the names of the options.
+        list of str
+            What was taken, and what was not and why.
+        """
+        found: dict[str, str] = {}
+        notes = []
+        for kind, option in options.items():
+            for file in self.derived:
+                labels = {file.get("desc").lower(), file.get("label").lower()}
+                is_here = file.get("space") in ("", scan.suffix, "orig", "scanner")
+                is_mask = file.suffix in ("mask", "roi") and bool(labels & MASKS[kind])
+                if not (is_here and is_mask):
+                    continue
+                if not _on_same_grid(file.path, scan.path):
+                    notes.append(f"{file.name} lies on another grid than {scan.name}: not used")
+                elif option in found:
+                    notes.append(f"{file.name} not used, as it is the second {kind} mask")
+                else:
+                    found[option] = str(file.path)
+                    notes.append(f"{kind} mask of {file.name}")
+        return found, notes
 
     def select(self, datatype: str, *suffixes: str) -> list[BidsFile]:
         """Return the images of a data type with one of the suffixes."""
@@ -345,3 +388,14 @@ class Visit:
                     ".nii and .nii.gz"
                 )
         return chosen
+
+
+def _on_same_grid(one: Path, other: Path) -> bool:
+    """Tell by the headers whether two images have the same voxels in space."""
+    import nibabel as nib
+
+    try:
+        images.same_grid(*(cast("nib.Nifti1Image", nib.load(path)) for path in (one, other)))
+    except (InputError, OSError, nib.filebasedimages.ImageFileError):
+        return False
+    return True

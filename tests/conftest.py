@@ -1,13 +1,15 @@
-"""Real public files for tests, and a cache that is not the user's."""
+"""Real public files for tests, a cache that is not the user's, and a Chromium to read pages."""
 
 import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 _own_cache = pytest.StashKey[str]()
 
@@ -66,3 +68,21 @@ def public_file() -> Callable[[str, str], Path]:
         )
 
     return public_file
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[object]:
+    from playwright.sync_api import Error, sync_playwright
+
+    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        found = next((p for name in CHROMIUM if (p := shutil.which(name))), None)
+        try:
+            chromium = playwright.chromium.launch(executable_path=found, args=options)
+        except Error:
+            pytest.skip(
+                "NO CHROMIUM WAS FOUND: THE PAGES WERE NOT LOOKED AT. "
+                "Debian: apt-get install chromium; elsewhere: playwright install chromium"
+            )
+        yield chromium
+        chromium.close()

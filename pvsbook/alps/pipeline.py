@@ -192,8 +192,7 @@ class AlpsResult:
         writer.image(self.fa, "dwimap", model="DTI", param="FA")
         writer.image(self.md, "dwimap", model="DTI", param="MD", meta={"Units": "mm2/s"})
         writer.image(self.colour_fa, "dwimap", model="DTI", param="FA", desc="colour")
-        labels = {name: number for number, name in enumerate(NAMES, 1)}
-        writer.image(self.labels, "dseg", desc="alps", meta={"Labels": labels})
+        writer.segmentation(self.labels, dict(enumerate(NAMES, 1)), desc="alps")
 
 
 def check_options(search_mm: float, n_bootstrap: int, *, by_hand: bool) -> None:

@@ -15,13 +15,18 @@ import pathspec
 
 from pvsbook import images
 from pvsbook import methods as registry
-from pvsbook._errors import InputError
+from pvsbook._errors import INVALID_BIDS, NO_INPUT, NOTHING_SELECTED, USAGE, InputError
 from pvsbook.bids.sessions import order_sessions, read_participants, shorten
 from pvsbook.method import Method
 from pvsbook.visit import NIFTI, BidsFile, Found, Sidecars, Visit, fault_of, natural
 
-__all__ = ["BidsFolder", "Measurement", "find"]
+__all__ = ["BidsFolder", "Measurement", "find", "read_filters"]
 
+Filters = Mapping[str, Mapping[str, Any]]
+ENTITY = {  # as PyBIDS names them in a filter file
+    "subject": "sub", "session": "ses", "acquisition": "acq", "ceagent": "ce",
+    "reconstruction": "rec", "direction": "dir", "inversion": "inv",
+}  # fmt: skip
 MEANT = re.compile("(?i:sub)(?:[-_][0-9a-zA-Z+]+|[0-9][0-9a-zA-Z]*)")  # a participant's folder
 
 
@@ -112,6 +117,8 @@ def find(
     participants: Sequence[str] = (),
     sessions: Sequence[str] = (),
     methods: Sequence[str] | None = None,
+    filters: Filters | None = None,
+    derivatives: Sequence[images.PathLike] = (),
 ) -> BidsFolder:
     """Find what each method needs, for every participant and visit.
 
@@ -127,6 +134,11 @@ def find(
         Labels to keep, with or without ``sub-`` and ``ses-``; by default all.
     methods
         Names of `pvsbook.methods.ALL`; by default all that measure one scan.
+    filters
+        From `read_filters`.
+    derivatives
+        Folders of other pipelines (BIDS-Derivatives), whose brain and lesion masks are taken
+        where they lie on the grid of a scan.
 
     Returns
     -------
@@ -150,18 +162,22 @@ def find(
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise InputError(
-            f"--methods: {', '.join(unknown) or 'none'}; choose from {','.join(known)}"
+            f"--methods: {', '.join(unknown) or 'none'}; choose from {','.join(known)}", code=USAGE
         )
     if not top.is_dir():
-        raise InputError(f"{root}: does not exist; give the top of a BIDS folder (with sub-*)")
+        raise InputError(
+            f"{root}: does not exist; give the top of a BIDS folder (with sub-*)", code=NO_INPUT
+        )
     files = _index(top, [_label(p, "sub") for p in participants])
     wanted = {_label(s, "ses") for s in sessions}
     existing = {f"ses-{f.get('ses')}" for f in files if f.get("ses")}
     if wanted - existing:
         raise InputError(
             f"--session-label: {', '.join(sorted(wanted - existing))} not in {root}; "
-            f"it has {', '.join(sorted(existing)) or 'no sessions'}"
+            f"it has {', '.join(sorted(existing)) or 'no sessions'}",
+            code=NOTHING_SELECTED,
         )
+    files = _filtered(files, filters or {})
     sidecars = Sidecars(top)
     table, columns, notes = read_participants(top)
     ignored = _Ignored(top)
@@ -171,6 +187,12 @@ def find(
     visits: dict[tuple[str, str], list[BidsFile]] = {}
     for file in sorted(files, key=lambda f: f.name):
         visits.setdefault(file.visit, []).append(file)
+    derived: dict[tuple[str, str], list[BidsFile]] = {}
+    for made in derivatives:
+        if not Path(made).is_dir():
+            raise InputError(f"--derivatives: {made} does not exist", code=NO_INPUT)
+        for file in sorted(_index(Path(made), ()), key=lambda f: f.name):
+            derived.setdefault(file.visit, []).append(file)
     measurements: list[Measurement] = []
     orders: dict[tuple[str, str], list[str]] = {}
     for label in _expected(top, participants, table, visits, ignored):
@@ -186,7 +208,9 @@ def find(
             order = f"visits ordered by {how}: {', '.join(ordered)}" if how and members else ""
             for name in names:
                 if members:
-                    found = _find(known[name], Visit(members, sidecars))
+                    of_all = derived.get((label, ""), []) if session else []
+                    made_of = [*derived.get((label, session), []), *of_all]
+                    found = _find(known[name], Visit(members, sidecars, made_of))
                 else:
                     found = Found(lacks=lacks)
                 measurements.append(Measurement(label, session, name, found, order))
@@ -195,8 +219,68 @@ def find(
     if not visits:
         wrong = [text for texts in misplaced.values() for text in texts]
         why = f" that is in its place ({wrong[0]})" if wrong else "; is it a BIDS folder?"
-        raise InputError(f"{root}: holds no image under sub-*/{why}")
+        raise InputError(f"{root}: holds no image under sub-*/{why}", code=NO_INPUT)
     return BidsFolder(top, tuple(measurements), table, columns, tuple(notes))
+
+
+def read_filters(path: images.PathLike | None) -> dict[str, dict[str, Any]]:
+    """Read which scans to take, from a filter file as fMRIPrep has it.
+
+    Parameters
+    ----------
+    path
+        JSON: for a suffix in small letters the entities that its files must have, by their long
+        names or as in file names, as ``{"t2w": {"acquisition": "iso", "run": [1, null]}}``.  null
+        stands for a file without the entity.
+
+    Raises
+    ------
+    InputError
+        Not such a file.
+
+    Examples
+    --------
+    >>> read_filters(None)
+    {}
+    """
+    if path is None:
+        return {}
+    content = images.read_json(path)
+    if not all(isinstance(v, dict) for v in content.values()):
+        raise InputError(
+            f'--bids-filter-file: {path} must hold entities by suffix, as {{"t2w": {{"run": 1}}}}'
+        )
+    return {
+        str(suffix).lower(): {ENTITY.get(name, name): wanted for name, wanted in entities.items()}
+        for suffix, entities in content.items()
+    }
+
+
+def _filtered(files: list[BidsFile], filters: Filters) -> list[BidsFile]:
+    """Keep files that have the entities asked of their suffix; other suffixes stay."""
+
+    def fits(file: BidsFile) -> bool:
+        known = {"suffix": file.suffix, "datatype": file.datatype}
+        for name, wanted in filters.get(file.suffix.lower(), {}).items():
+            found = known.get(name) or file.get(name)
+            values = wanted if isinstance(wanted, list) else [wanted]
+            if not any(_same(found, "" if value is None else str(value)) for value in values):
+                return False
+        return True
+
+    unknown = set(filters) - {file.suffix.lower() for file in files}
+    kept = [file for file in files if fits(file)]
+    nothing = [key for key in filters if not any(f.suffix.lower() == key for f in kept)]
+    if nothing:
+        why = "has no file of this suffix" if set(nothing) <= unknown else "selects no file"
+        raise InputError(f"--bids-filter-file: {', '.join(nothing)} {why}", code=NOTHING_SELECTED)
+    return kept
+
+
+def _same(found: str, wanted: str) -> bool:
+    """Compare labels; those of runs and echoes are numbers."""
+    both = found.isdigit() and wanted.isdigit()
+    return int(found) == int(wanted) if both else found == wanted
 
 
 def _find(method: Method, visit: Visit) -> Found:
@@ -309,7 +393,10 @@ def _label(text: str, entity: str) -> str:
     """Return ``sub-01`` for ``sub-01`` and ``01``."""
     label = text.removeprefix(f"{entity}-")
     if not re.fullmatch(r"[0-9A-Za-z+]+", label):
-        raise InputError(f"{text!r}: a BIDS label has letters and digits only, as {entity}-01")
+        raise InputError(
+            f"{text!r}: a BIDS label has letters and digits only, as {entity}-01",
+            code=USAGE,
+        )
     return f"{entity}-{label}"
 
 
@@ -320,13 +407,15 @@ def _index(top: Path, labels: Sequence[str]) -> list[BidsFile]:
     existing = {p.name for p in top.glob("sub-*") if p.is_dir()}
     if not existing:
         raise InputError(
-            f"{top}: has no sub-* folder; give the top of a BIDS folder, not a folder within"
+            f"{top}: has no sub-* folder; give the top of a BIDS folder, not a folder within",
+            code=INVALID_BIDS,
         )
     missing = [label for label in labels if label not in existing]
     if missing:
         raise InputError(
             f"--participant-label: {', '.join(missing)} not in {top} "
-            f"({len(existing)} participants there)"
+            f"({len(existing)} participants there)",
+            code=NOTHING_SELECTED,
         )
     log = logging.getLogger("bids2table")
     level = log.level

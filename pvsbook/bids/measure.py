@@ -115,6 +115,7 @@ def measure_files(
         row=row,
         columns=method.columns,
         figures=shown.figures,
+        viewer=shown.viewer,
         limits=method.limits,
         sources=names,
         status=result.status,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pvsbook._constants import GAMMA_MHZ_T
-from pvsbook._errors import InputError
+from pvsbook._errors import CANNOT_CREATE, InputError
 
 PathLike = str | os.PathLike[str]
 
@@ -196,6 +196,7 @@ def write_bytes(content: bytes, path: PathLike) -> Path:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise InputError(
-            f"{path}: cannot be written ({error.strerror}); choose another folder or free space"
+            f"{path}: cannot be written ({error.strerror}); choose another folder or free space",
+            code=CANNOT_CREATE,
         ) from error
     return path

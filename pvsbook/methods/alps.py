@@ -152,6 +152,10 @@ def find(visit: Visit) -> Found:
         if mask := _mask_of(file, visit):
             parameters["brain_mask"] = str(mask.path)
             notes.append(f"brain mask of {mask.name}")
+    if "brain_mask" not in parameters:
+        derived, said = visit.masks(file, brain="brain_mask")
+        parameters |= derived
+        notes += said
     inputs = {"dwi": [str(file.path)], **{e: [str(path)] for e, path in gradients.items()}}
     return Found(inputs, parameters, notes=tuple(notes))
 

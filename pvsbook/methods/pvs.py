@@ -37,13 +37,16 @@ def measure(image: Sequence[PathLike], *, rules: Mapping[str, Any], **options: A
 
 
 def show(result: PvsResult) -> Shown:
-    """Say the counts with their uncertainty, and draw regions and objects."""
+    """Say the counts with their uncertainty, and draw regions and every object."""
     from pvsbook.figures import pvs as figures
 
     row = result.to_row()
     summary = (
-        f"{row['n_pvs']} perivascular spaces (SE from noise {row['n_pvs_se']:.1f}) with a volume "
-        f"of {row['volume_mm3']:.0f} mm3 (SE {row['volume_se_mm3']:.0f}). Opposite-contrast "
+        f"{row['n_pvs']} perivascular spaces (SE from noise {row['n_pvs_se']:.1f}; "
+        f"{row['n_pvs_strict']} by rules a quarter stricter, {row['n_pvs_loose']} by rules a "
+        f"fifth looser) with a volume of {row['volume_mm3']:.0f} mm3 (SE from noise "
+        f"{row['volume_se_mm3']:.0f}; {row['volume_strict_mm3']:.0f} to "
+        f"{row['volume_loose_mm3']:.0f} by these rules). Opposite-contrast "
         f"control, an estimate of the false positives: {row['n_mirrored']} "
         f"{'object' if row['n_mirrored'] == 1 else 'objects'}. {row['n_uncertain']} more objects "
         "are uncertain."
@@ -57,12 +60,8 @@ def show(result: PvsResult) -> Shown:
                 f"objects found; {row['n_pvs']} are perivascular spaces.",
                 "Above: the regions that were searched. Below: the objects, by class.",
             ),
-            (
-                figures.plot_objects(result),
-                "Axial slices with many objects, drawn on the scan in the colour of their class.",
-                "The slices with the most objects, by class.",
-            ),
         ],
+        figures.object_viewer(result),
     )
 
 
@@ -80,7 +79,9 @@ def find(visit: Visit) -> Found:
                 notes.append(f"{scans[0].name} taken of {len(scans)}, the first by name")
             if contrast == "t1":
                 notes.append("no T2w, so T1w: fewer perivascular spaces are visible")
-            return Found({"image": [str(scans[0].path)]}, {"contrast": contrast}, (), tuple(notes))
+            masks, said = visit.masks(scans[0], brain="brain_mask", lesion="wmh_mask")
+            parameters = {"contrast": contrast, **masks}
+            return Found({"image": [str(scans[0].path)]}, parameters, (), (*notes, *said))
     flair = " (FLAIR alone does not show them)" if any(map(_is_flair, visit.files)) else ""
     return Found(lacks=(f"no T2w and no T1w in anat/{flair}",))
 
@@ -108,13 +109,26 @@ METHOD = Method(
             None,
             "White-matter hyperintensities, on the grid of the scan.",
             kind=Path,
+            is_found=True,
         ),
-        Option("brain_mask", None, "Brain, on the grid of the scan; for a whole head.", kind=Path),
+        Option(
+            "brain_mask",
+            None,
+            "Brain, on the grid of the scan; for a whole head.",
+            kind=Path,
+            is_found=True,
+        ),
         Option(
             "registration",
             "affine",
             "syn: follow wide ventricles and unusual shapes; 20 s more.",
             choices=("affine", "syn"),
+        ),
+        Option(
+            "strip",
+            "opening",
+            "How to cut the brain out of a whole head; deepbet is a network (extra strip).",
+            choices=("opening", "deepbet"),
         ),
         Option(
             "rules",

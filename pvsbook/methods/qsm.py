@@ -303,6 +303,8 @@ def _read_series(files: Sequence[BidsFile], visit: Visit) -> Found:
             source=file.name,
         )  # fmt: skip
     odd = [f.name for f in parts["phase"] if f.get("part") == "pha"]
+    notes = [f"{odd[0]}: part-pha, which BIDS calls part-phase, read as phase"] if odd else []
+    masks, said = visit.masks(parts["mag"][0], brain="brain_mask", lesion="lesions")
     return Found(
         {
             "magnitude": [str(f.path) for f in parts["mag"]],
@@ -312,9 +314,10 @@ def _read_series(files: Sequence[BidsFile], visit: Visit) -> Found:
             "echo_times_s": times,
             "field_strength_t": strengths.pop() if strengths else None,
             "real_imaginary": are_parts,
+            **masks,
         },
         lacks=tuple(settable),
-        notes=(f"{odd[0]}: part-pha, which BIDS calls part-phase, read as phase",) if odd else (),
+        notes=(*notes, *said),
         settable=settable,
     )
 
@@ -393,7 +396,7 @@ METHOD = Method(
             "Nuclei: Melbourne (Tian), our schematic ones, none, or the first that is at hand.",
             choices=ATLASES,
         ),
-        Option("brain_mask", None, "Brain, on the same grid.", kind=Path),
+        Option("brain_mask", None, "Brain, on the same grid.", kind=Path, is_found=True),
         Option(
             "t1w",
             None,
@@ -403,7 +406,13 @@ METHOD = Method(
         ),
         Option("white_matter", None, "White matter, for the table of references.", kind=Path),
         Option("r2", None, "R2 in 1/s on the same grid, for iron and myelin.", kind=Path),
-        Option("lesions", None, "Mask of lesions on the same grid, for their rims.", kind=Path),
+        Option(
+            "lesions",
+            None,
+            "Mask of lesions on the same grid, for their rims.",
+            kind=Path,
+            is_found=True,
+        ),
     ),
     measure=measure,
     validate=validate,

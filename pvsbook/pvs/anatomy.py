@@ -22,6 +22,7 @@ from pvsbook.images._smooth import smooth_within
 
 Floats = NDArray[np.float32]
 Contrast = Literal["t2", "t1"]
+Strip = Literal["opening", "deepbet"]
 
 __all__ = ["Levels", "PvsAnatomy", "foreground_mask", "locate_regions", "measure_levels"]
 
@@ -63,8 +64,8 @@ class PvsAnatomy:
         Volume of the whole mask that the registration used.
     registration
         From the scan to MNI space.
-    stripped_here
-        Whether the scan held the whole head, and the brain was cut out of it.
+    stripped_by
+        How the brain was cut out of a whole head; empty where the scan held no more.
     """
 
     image: nib.Nifti1Image
@@ -77,7 +78,7 @@ class PvsAnatomy:
     coverage: dict[int, float]
     mask_ml: float
     registration: Registration
-    stripped_here: bool = False
+    stripped_by: str = ""
 
     @property
     def voxel_size_mm(self) -> NDArray[np.float64]:
@@ -162,12 +163,36 @@ def foreground_mask(image: nib.Nifti1Image) -> nib.Nifti1Image:
     return images.make(ndimage.binary_fill_holes(mask), image.affine)
 
 
-def brain_mask(image: nib.Nifti1Image) -> tuple[nib.Nifti1Image, bool]:
-    """Return the `foreground_mask` without the scalp, and whether there was scalp to cut off."""
+def brain_mask(image: nib.Nifti1Image, strip: Strip = "opening") -> tuple[nib.Nifti1Image, bool]:
+    """Return the `foreground_mask` without the scalp, and whether there was scalp to cut off.
+
+    Beside deepbet (Fisch et al. 2024, doi:10.1016/j.compbiomed.2024.108845), on seven whole heads
+    of two people, T2w, T1w and FLAIR, opening overlaps by .97 to .98 (Dice); by .93 on a T2w with
+    open eyes and by .88 on a T1w with 3 mm slices, whose vertex it cuts off.
+    """
+    if strip not in ("opening", "deepbet"):
+        raise InputError(f"strip: {strip!r}; choose 'opening' or 'deepbet'")
     head = foreground_mask(image)
     brain = _strip(image, head)
     is_head = _volume_ml(brain) < _SCALP * _volume_ml(head)
+    if is_head and strip == "deepbet":
+        brain = _deepbet(image)
     return (brain if is_head else head), is_head
+
+
+def _deepbet(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """Cut the brain out of a whole head by the network of deepbet, on the processor."""
+    try:
+        from deepbet import BrainExtraction
+    except ImportError as error:
+        raise InputError(
+            f"strip: 'deepbet' cannot be loaded ({error}); run: pip install 'pvsbook[strip]'"
+        ) from error
+    _, mask, _ = BrainExtraction(no_gpu=True).run(image)
+    inside = np.asarray(mask.dataobj) > 0
+    if not inside.any():
+        raise InputError("image: deepbet finds no brain in it; give a brain mask")
+    return images.make(inside.astype(np.uint8), image.affine)
 
 
 def _head(values: Floats, size: NDArray) -> NDArray[np.bool_]:
@@ -195,6 +220,7 @@ def locate_regions(
     contrast: Contrast = "t2",
     mask: nib.Nifti1Image | None = None,
     registration: Registration | Model = "affine",
+    strip: Strip = "opening",
 ) -> PvsAnatomy:
     """Register a scan to MNI space, and resample regions and tissue priors to its grid.
 
@@ -210,6 +236,8 @@ def locate_regions(
         ``"affine"``; ``"syn"`` for an affine one followed by SyN (see
         `pvsbook.atlas.registration.refine_nonlinear`), where ventricles are wide or the brain is
         far from the template's shape; or where the scan lies in MNI space, if known already.
+    strip
+        How the brain is cut out of a whole head (see `pvsbook.pvs.pipeline.measure`).
 
     Raises
     ------
@@ -218,7 +246,7 @@ def locate_regions(
     """
     whole_head = False
     if mask is None:
-        mask, whole_head = brain_mask(image)
+        mask, whole_head = brain_mask(image, strip)
     registration = register(image, registration, contrast=contrast, mask=mask)
     atlas = _warped(perivascular.regions(), registration, order=0)
     box = _box_around(atlas, registration, image)
@@ -245,7 +273,7 @@ def locate_regions(
         coverage=coverage,
         mask_ml=_volume_ml(mask),
         registration=registration,
-        stripped_here=whole_head,
+        stripped_by=strip if whole_head else "",
     )
 
 

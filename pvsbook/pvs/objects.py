@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import cc3d
@@ -27,7 +27,17 @@ _RING_MM = 4.0  # tissue around an object that its background is measured in
 _LACUNE_MM = 3.0  # smaller ones are not called lacune-like
 _MIN_RING = 30  # voxels of it; with fewer, the smooth background stands
 
+_SCALED = ("min_contrast", "min_depth_mm", "min_length_mm", "min_elongation")
+
 CLASSES: Mapping[str, int] = {"pvs": 1, "uncertain": 2, "wmh_overlap": 3, "lacune_like": 4}
+# The rule that limits each column, and whether from above.
+LIMITS: Mapping[str, tuple[str, bool]] = {
+    "depth_mm": ("min_depth_mm", False),
+    "width_mm": ("max_width_mm", True),
+    "elongation": ("min_elongation", False),
+    "length_mm": ("min_length_mm", False),
+    "contrast": ("min_contrast", False),
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,11 @@ class Rules:
     fluid_like: float = 0.6
     space_contrast: float = 1.0
     min_depth_mm: float = 2.2
+
+    def scaled(self, by: float) -> Rules:
+        """Return rules of contrast, depth and shape that ask for so many times as much."""
+        changed = {name: getattr(self, name) * by for name in _SCALED}
+        return replace(self, **changed, max_width_mm=self.max_width_mm / by)
 
     def __post_init__(self) -> None:
         """Refuse a rule that no object, or every object, would meet."""
@@ -148,7 +163,7 @@ def describe(
     place = measure_ventricle_distance(table, ventricles, anatomy.image.affine)
     table = pd.concat([table, place], axis=1)
     table["region"] = _regions_of(labels, anatomy.regions, count)
-    table.insert(0, "class", _classify(table, total(labels[lesions]) > 0, rules))
+    table.insert(0, "class", classify(table, total(labels[lesions]) > 0, rules))
     return table
 
 
@@ -213,19 +228,40 @@ def _regions_of(labels: NDArray, regions: NDArray, count: int) -> list[str]:
     return [perivascular.REGIONS[int(k)] for k in 1 + both[1:, 1:].argmax(axis=1)]
 
 
+def shortfalls(objects: pd.DataFrame, rules: Rules) -> pd.DataFrame:
+    """Tell by how much objects break each rule: 0 where it is met, .1 for a tenth of its limit.
+
+    Parameters
+    ----------
+    objects
+        Columns named in `LIMITS`; rules on other columns are left out.
+    rules
+        What makes an object a perivascular space.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per object, one column per rule.
+    """
+    missing = {}
+    for column, (limit, is_upper) in LIMITS.items():
+        if column in objects:
+            ratio = objects[column] / max(getattr(rules, limit), 1e-9)
+            missing[column] = (ratio - 1 if is_upper else 1 - ratio).clip(lower=0).fillna(np.inf)
+    return pd.DataFrame(missing)
+
+
 def is_elongated(shapes: pd.DataFrame, rules: Rules) -> pd.Series:
     """Tell which objects are as long and as slender as the rules ask for."""
-    long = shapes["length_mm"] >= rules.min_length_mm
-    return long & (shapes["elongation"] >= rules.min_elongation)
+    return ~shortfalls(shapes[["length_mm", "elongation"]], rules).any(axis=1)
 
 
-def _classify(
+def classify(
     objects: pd.DataFrame, is_lesion: NDArray[np.bool_], rules: Rules
 ) -> NDArray[np.str_]:
+    """Return the class of each object (see `CLASSES`)."""
+    tube = ~shortfalls(objects, rules).any(axis=1)
     clear = objects["depth_mm"] >= rules.min_depth_mm
-    bright = objects["contrast"] >= rules.min_contrast
-    narrow = objects["width_mm"] <= rules.max_width_mm
-    tube = clear & bright & narrow & is_elongated(objects, rules)
     fluid_like = objects["contrast"] >= rules.fluid_like
     lacune = clear & fluid_like & (objects["length_mm"] >= _LACUNE_MM)
     return np.select([is_lesion, tube, lacune], ["wmh_overlap", "pvs", "lacune_like"], "uncertain")

@@ -19,7 +19,7 @@ from pvsbook.atlas.registration import Model, Registration, check_model, is_plac
 from pvsbook.derivatives import Writer
 from pvsbook.method import describe_columns
 from pvsbook.pvs import morphometry
-from pvsbook.pvs.anatomy import Contrast, PvsAnatomy, locate_regions
+from pvsbook.pvs.anatomy import Contrast, PvsAnatomy, Strip, locate_regions
 from pvsbook.pvs.objects import CLASSES, Rules
 from pvsbook.pvs.quality import MIN_COVERAGE, judge
 from pvsbook.pvs.segmentation import Segmentation, segment
@@ -92,6 +92,17 @@ class PvsResult:
             values |= zip(keys, (*totals, tissue_ml, fraction, coverage), strict=True)
         totals = _totals(found, noise)
         values |= zip(("n_pvs", "n_pvs_se", "volume_mm3", "volume_se_mm3"), totals, strict=True)
+        volumes = found["volume_mm3"]
+        values |= {
+            "median_volume_mm3": float(volumes.median()),
+            "largest_volume_mm3": float(volumes.max()),
+        }
+        for kind in ("strict", "loose"):
+            table = getattr(self.segmentation, kind)
+            values |= {
+                f"n_pvs_{kind}": len(table),
+                f"volume_{kind}_mm3": float(table["volume_mm3"].sum()),
+            }
         for shape in ("length_mm", "width_mm", "tortuosity", "ventricle_angle_deg"):
             values[f"median_{shape}"] = float(found[shape].median())
         for kind in CLASSES:
@@ -126,10 +137,11 @@ class PvsResult:
             Names of the input files.
         """
         writer = Writer(folder, prefix=prefix, datatype="anat", sources=sources)
-        writer.image(self.classes, "dseg", desc="pvs", meta={"Labels": dict(CLASSES)})
-        writer.image(self.labels, "dseg", desc="pvsobjects")
-        regions = {name: label for label, name in perivascular.REGIONS.items()}
-        writer.image(self.regions, "dseg", desc="pvsregions", meta={"Labels": regions})
+        classes = {number: name for name, number in CLASSES.items()}
+        writer.segmentation(self.classes, classes, desc="pvs")
+        objects = dict(enumerate(self.objects["class"], 1))
+        writer.segmentation(self.labels, objects, desc="pvsobjects")
+        writer.segmentation(self.regions, perivascular.REGIONS, desc="pvsregions")
         writer.image(self.response, "vesselness", desc="pvs")
         writer.table(self.to_row(), COLUMNS, "pvs", desc="counts")
         writer.table(self.objects, OBJECT_COLUMNS, "pvs", desc="objects")
@@ -167,6 +179,7 @@ def measure(
     wmh_mask: images.ImageLike | None = None,
     brain_mask: images.ImageLike | None = None,
     registration: Registration | Model = "affine",
+    strip: Strip = "opening",
     rules: Rules | None = None,
     rng: np.random.Generator | None = None,
 ) -> PvsResult:
@@ -192,6 +205,9 @@ def measure(
     registration
         ``"affine"``; ``"syn"`` where ventricles are wide or the brain is far from the template's
         shape (20 s more); or where the scan lies in MNI space, if that is known already.
+    strip
+        How the brain is cut out of a whole head: ``"opening"`` cuts the bridges through the
+        skull; ``"deepbet"`` takes the network of that name (``pip install 'pvsbook[strip]'``).
     rules
         Rules other than the default.
     rng
@@ -237,7 +253,8 @@ def measure(
     mask = _load_mask(brain_mask, scan, "brain_mask")
     if mask is not None and not np.any(mask.dataobj):
         raise InputError("brain_mask: is empty; give a mask of the brain, or none")
-    anatomy = locate_regions(scan, contrast=contrast, mask=mask, registration=registration)
+    place: dict[str, Any] = {"mask": mask, "registration": registration, "strip": strip}
+    anatomy = locate_regions(scan, contrast=contrast, **place)
     inside = None if wmh is None else np.asarray(wmh.dataobj)[anatomy.box] != 0
     segmentation = segment(anatomy, wmh=inside, rules=rules, rng=rng)
     levels, objects = segmentation.levels, segmentation.objects
@@ -245,7 +262,7 @@ def measure(
     found = anatomy.registration
     if measured != contrast and not is_placed(found):
         # Where the ventricles are not, fluid says nothing of the contrast.
-        other = locate_regions(scan, contrast=measured, mask=mask, registration=registration)
+        other = locate_regions(scan, contrast=measured, **place)
         if not is_placed(other.registration):
             raise InputError(
                 f"image: correlates with the template by {found.correlation:.2f}, so ventricles "
@@ -317,6 +334,23 @@ COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
     ("n_pvs_se", "Standard error that noise gives n_pvs; says nothing of bias"),
     ("volume_mm3", "Volume of class pvs, corrected for partial volume", "mm^3"),
     ("volume_se_mm3", "Standard error that noise gives volume_mm3", "mm^3"),
+    (
+        "n_pvs_strict",
+        "Objects of class pvs under rules a quarter stricter",
+    ),
+    ("n_pvs_loose", "Objects of class pvs under rules a fifth looser"),
+    (
+        "volume_strict_mm3",
+        "Volume of class pvs under rules a quarter stricter",
+        "mm^3",
+    ),
+    (
+        "volume_loose_mm3",
+        "Volume of class pvs under rules a fifth looser",
+        "mm^3",
+    ),
+    ("median_volume_mm3", "Median volume of class pvs", "mm^3"),
+    ("largest_volume_mm3", "Volume of the largest of class pvs, part of volume_mm3", "mm^3"),
     ("median_length_mm", "Median length along the centreline", "mm"),
     ("median_width_mm", "Median width", "mm"),
     ("median_tortuosity", "Median length over the distance between the ends"),

@@ -29,6 +29,9 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     "wmh_outside_brain": (0.2, np.inf),
     "wmh_in_regions": (0.25, np.inf),
     "mirrored_per_pvs": (0.25, 1.0),
+    "largest_share": (0.5, np.inf),
+    "centrum_semiovale_least_ml": (30.0, -np.inf),  # of a side; 44 on the template
+    "centrum_semiovale_most_ml": (90.0, np.inf),
 }
 """Where a quality figure warns and where it fails; which side is worse follows from the order."""
 
@@ -54,13 +57,23 @@ _REASONS: Mapping[str, str] = {
     "wmh_in_regions": "the mask of white-matter hyperintensities covers {:.0%} of the regions, "
     "and objects in it are not counted",
 }
+_UNLIKELY_ML = (
+    "{} holds {:.0f} ml, unlike that of an adult (30 to 90): look at the regions, or give a brain "
+    "mask"
+)
 _WHOLE_HEAD = (
-    "the scan holds the whole head, and the brain was cut out of it here: look at the regions, or "
-    "give a brain mask"
+    "the scan holds the whole head, and the brain was cut out of it by {}: look at the regions, {}"
+    "or give a brain mask"
 )
 _CUT = "is cut by the field of view or the brain mask"
 _NOT_COUNTED = "is outside the field of view or the brain mask, and was not counted"
 _MIN_OBJECTS = 8  # taken as counted, if fewer are: one or two of opposite contrast say little
+
+
+def _cut_out(by: str) -> list[str]:
+    """Say that the brain was cut out of a whole head, and what else there is."""
+    other = "" if by == "deepbet" else "try strip: deepbet, "
+    return [_WHOLE_HEAD.format(by, other)] if by else []
 
 
 def judge(
@@ -99,12 +112,22 @@ def judge(
         coverage = anatomy.coverage[label]
         text = _CUT if coverage >= MIN_COVERAGE else _NOT_COUNTED
         checks.append(("coverage", coverage, f"{name} {text}"))
+        if name.startswith("cso") and coverage >= LIMITS["coverage"][0]:
+            ml = float((anatomy.regions == label).sum() * anatomy.voxel_size_mm.prod() / 1000)
+            for side in ("least", "most"):
+                key = f"centrum_semiovale_{side}_ml"
+                checks.append((key, ml, _UNLIKELY_ML.format(name, ml)))
     text = (
         f"{n_mirrored} objects of the opposite contrast pass the rules that {n_pvs} perivascular "
         "spaces pass: texture, vessels or artefacts may be among them"
     )
     checks.append(("mirrored_per_pvs", n_mirrored / max(n_pvs, _MIN_OBJECTS), text))
-    failed, warned = [], [*notes, *([_WHOLE_HEAD] if anatomy.stripped_here else [])]
+    volumes = segmentation.objects["volume_mm3"][segmentation.objects["class"] == "pvs"]
+    if n_pvs >= _MIN_OBJECTS:
+        share = volumes.max() / max(volumes.sum(), 1e-9)
+        text = f"one object is {share:.0%} of the volume: look at it; the median says more"
+        checks.append(("largest_share", share, text))
+    failed, warned = [], [*notes, *_cut_out(anatomy.stripped_by)]
     for key, value, text in checks:
         warn, fail = LIMITS[key]
         sign = 1 if fail > warn else -1

@@ -21,7 +21,15 @@ from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.pvs.anatomy import Levels, PvsAnatomy, measure_levels, robust_spread
 from pvsbook.pvs.morphometry import measure_spread
-from pvsbook.pvs.objects import Rules, components, describe, dilate, hysteresis, is_elongated
+from pvsbook.pvs.objects import (
+    Rules,
+    classify,
+    components,
+    describe,
+    dilate,
+    hysteresis,
+    is_elongated,
+)
 from pvsbook.pvs.vesselness import DEFAULT_SCALES_MM, Vesselness, vesselness_filter
 
 Floats = NDArray[np.float32]
@@ -33,6 +41,7 @@ _CONTRAST_TO_NOISE = 4.0  # at which the filter starts to trust a structure
 _CORTEX_HALF_MM = 1.2  # cortex and sulci are at least twice this thick
 _SULCUS = 0.3  # of the contrast of fluid: fluid, in part at least
 _CORTEX_MM3 = 1500.0  # and hang together over more than this
+_STRICT = 1.25  # how much more stricter rules ask for; a response goes with contrast squared
 _BLOCK_MM = 60.0  # side of the simulated block
 _TUBE_DISTANCE_MM = 10.0  # between simulated tubes: they do not touch each other's response
 
@@ -49,6 +58,9 @@ class Segmentation:
         standard error that noise gives it, contrast (largest, as a fraction of fluid), response,
         depth_mm, distance and angle to the ventricles, and the probability that it
         is found again under new noise (`repeat_probability`).
+    strict, loose
+        The perivascular spaces under rules of contrast, depth and shape that ask for 1.25 times
+        as much, and as little: how far the numbers hang on the rules.
     labels
         Object of each voxel (the index of `objects` plus one), shape of the anatomy, int32.
     response
@@ -68,9 +80,13 @@ class Segmentation:
         Volume that was searched.
     levels
         Signal and noise of the scan.
+    rules
+        What made an object a perivascular space.
     """
 
     objects: pd.DataFrame
+    strict: pd.DataFrame
+    loose: pd.DataFrame
     labels: NDArray[np.int32]
     response: Floats
     threshold: float
@@ -79,6 +95,7 @@ class Segmentation:
     n_mirrored: int
     searched_ml: float
     levels: Levels
+    rules: Rules
 
 
 def segment(
@@ -150,44 +167,53 @@ def segment(
         c=_CONTRAST_TO_NOISE * levels.noise_sd,
     )
     threshold = _calibrate(levels, size, filter_tubes, max(scales_mm), n_searched, rules, rng)
-    describe_objects = partial(
-        describe,
-        anatomy=anatomy,
-        levels=levels,
-        depth_mm=depth_mm,
-        searched=searched,
-        lesions=lesions,
-        rules=rules,
-    )
 
-    def find(scaled: Floats, plain: Floats, more: Mask) -> tuple[NDArray, Floats, pd.DataFrame]:
-        """Labels, response and description of the tubes of an image, and of more."""
-        response = filter_tubes(scaled, mask=searched).response
+    def find(
+        response: Floats, plain: Floats, more: Mask, rules: Rules, high: float
+    ) -> tuple[NDArray[np.int32], pd.DataFrame]:
+        """Labels and description of what responds, and of more."""
 
         def cut(where: Mask) -> NDArray[np.int32]:
-            seeded = hysteresis(
-                np.where(where, response, 0), threshold.response, rules.low_to_high
-            )
+            seeded = hysteresis(np.where(where, response, 0), high, rules.low_to_high)
             return components(seeded | (more & where))
 
         # Apart, so that a space that touches a lesion is kept.
         labels, inside = cut(~lesions), cut(lesions)
         labels = np.where(inside > 0, inside + labels.max(), labels)
-        return labels, response, describe_objects(labels, plain, response)
+        return labels, describe(
+            labels,
+            plain,
+            response,
+            anatomy=anatomy,
+            levels=levels,
+            depth_mm=depth_mm,
+            searched=searched,
+            lesions=lesions,
+            rules=rules,
+        )
 
     blobs = _blobs(excess, searched, levels, size, rules)
-    labels, response, objects = find(scaled_excess, excess, blobs)
+    response = filter_tubes(scaled_excess, mask=searched).response
+    labels, objects = find(response, excess, blobs, rules, threshold.response)
     scaling = ndimage.maximum(noise_scaling, labels, np.arange(1, len(objects) + 1))
     root_sd = threshold.root_sd * np.asarray(scaling, np.float32)
     objects["repeat_probability"] = _repeat_probability(
         objects["response"], threshold.response, root_sd
     )
+    strict, loose = rules.scaled(_STRICT), rules.scaled(1 / _STRICT)
+    is_lesion = (objects["class"] == "wmh_overlap").to_numpy()
+    passes = classify(objects, is_lesion, strict) == "pvs"
+    passes &= objects["response"].to_numpy() > _STRICT**2 * threshold.response
+    _, more = find(response, excess, blobs, loose, threshold.response / _STRICT**2)
     # The same search in the image of opposite contrast, without what was found in this one: its
     # objects cannot be perivascular spaces, so they estimate the false ones.
     opposite = np.where(dilate(labels) > 0, 0, -scaled_excess)
-    _, _, mirrored = find(opposite, opposite, np.zeros_like(blobs))
+    respond = filter_tubes(opposite, mask=searched).response
+    _, mirrored = find(respond, opposite, np.zeros_like(blobs), rules, threshold.response)
     return Segmentation(
         objects=objects,
+        strict=objects[passes],
+        loose=more[more["class"] == "pvs"],
         labels=labels,
         response=response,
         threshold=threshold.response,
@@ -196,6 +222,7 @@ def segment(
         n_mirrored=int((mirrored["class"] == "pvs").sum()),
         searched_ml=float(n_searched * np.prod(size) / 1000),
         levels=levels,
+        rules=rules,
     )
 
 

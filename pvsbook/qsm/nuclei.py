@@ -162,16 +162,24 @@ class Nuclei:
         """
         writer = self.map.save_maps(folder, prefix=prefix, sources=sources)
         writer.table(self.table, REGION_COLUMNS, "qsm", desc="nuclei")
-        writer.image(images.make(self.labels, self.map.affine), "dseg", meta={}, desc="nuclei")
+        names = dict(
+            zip(self.table["label"], self.table["region"] + " " + self.table["side"], strict=True)
+        )
+        parts = [("nuclei", self.labels, names)]
         writer.table(self.to_row(), COLUMNS, "qsm")
         for suffix, data, meta, entities in self._pictures():
             writer.image(images.make(data, self.map.affine), suffix, meta=meta, **entities)
-        for part, columns, desc in (
-            (self.objects, OBJECT_COLUMNS, "objects"), (self.lesions, LESION_COLUMNS, "lesions"),
-        ):  # fmt: skip
-            if part is not None:
-                writer.table(part.table, columns, "qsm", desc=desc)
-                writer.image(images.make(part.labels, self.map.affine), "dseg", meta={}, desc=desc)
+        if self.objects is not None:
+            table = self.objects.table
+            writer.table(table, OBJECT_COLUMNS, "qsm", desc="objects")
+            names = dict(zip(table["label"], table["class"], strict=True))
+            parts.append(("objects", self.objects.labels, names))
+        if self.lesions is not None:
+            table = self.lesions.table
+            writer.table(table, LESION_COLUMNS, "qsm", desc="lesions")
+            parts.append(("lesions", self.lesions.labels, dict.fromkeys(table["label"], "lesion")))
+        for desc, labels, names in parts:
+            writer.segmentation(images.make(labels, self.map.affine), names, desc=desc)
 
     def _pictures(
         self,

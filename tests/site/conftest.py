@@ -1,8 +1,7 @@
-"""The built site over HTTP on loopback, and a Chromium to read it with."""
+"""The built site over HTTP on loopback."""
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -12,7 +11,6 @@ from pathlib import Path
 import pytest
 
 SITE = Path(__file__).resolve().parents[2] / "_build" / "html"
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -57,21 +55,3 @@ def site_url(site: Path) -> Iterator[str]:
     server.shutdown()
     server.server_close()
     thread.join()
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[object]:
-    from playwright.sync_api import Error, sync_playwright
-
-    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        found = next((p for name in CHROMIUM if (p := shutil.which(name))), None)
-        try:
-            chromium = playwright.chromium.launch(executable_path=found, args=options)
-        except Error:
-            pytest.skip(
-                "NO CHROMIUM WAS FOUND: THE PAGES WERE NOT LOOKED AT. "
-                "Debian: apt-get install chromium; elsewhere: playwright install chromium"
-            )
-        yield chromium
-        chromium.close()

@@ -15,7 +15,7 @@ import pytest
 import stubs
 from test_methods import TOY
 
-from pvsbook import InputError, cli, images, jobs, methods
+from pvsbook import InputError, _run_command, cli, images, jobs, methods
 from pvsbook.atlas import deep_grey
 from pvsbook.bids import _trends, app, group, inputs, measure, sessions
 from pvsbook.methods import by_name
@@ -352,18 +352,146 @@ def test_bad_settings(tmp_path, text, message):
         app.read_settings(path)
 
 
-def test_bad_usage_is_exit_code_2(bids, tmp_path, capsys):
-    assert call("run", tmp_path / "no", tmp_path / "o", "participant") == 2
-    assert "does not exist" in capsys.readouterr().err
-    assert call("run", bids, bids, "participant", "--workers", 0) == 2
-    assert "is the data set itself" in capsys.readouterr().err
-    assert call("run", bids, tmp_path / "o", "group") == 2
-    assert "run the participant level first" in capsys.readouterr().err
-    assert (
-        call("run", bids, tmp_path / "o", "participant", "--methods", "alps", "--workers", 0) == 2
-    )
-    assert "no scan has what a method needs" in capsys.readouterr().err
+def test_exit_codes_are_those_of_the_bids_execution_specification(bids, tmp_path, capsys):
+    def ends(code, message, *words):
+        assert call("run", *words) == code
+        assert message in capsys.readouterr().err
+
+    new = tmp_path / "o"
+    empty, odd = tmp_path / "empty", tmp_path / "odd"
+    empty.mkdir()
+    (odd / "sub-01").mkdir(parents=True)
+    table = tmp_path / "table"
+    shutil.copytree(bids / "sub-01", table / "sub-01")
+    (table / ".bidsignore").mkdir()
+    (tmp_path / "file").write_text("")
+    (tmp_path / "nobody.json").write_text('{"megre": {"acquisition": "none"}}')
+    ends(16, "has no sub-* folder", empty, new, "participant")
+    ends(17, "choose participant or group", bids, new, "subject")
+    ends(18, "sub-99 not in", bids, new, "participant", "--participant_label", "99")
+    ends(18, "ses-9 not in", bids, new, "participant", "--session_label", "9")
+    ends(18, "megre selects no file", bids, new, "participant", "--bids-filter-file",
+         tmp_path / "nobody.json")  # fmt: skip
+    ends(64, "No such option", bids, new, "participant", "--no-such-option")
+    ends(64, "Missing argument", bids)
+    ends(64, "choose from pvs", bids, new, "participant", "--methods", "mri")
+    ends(64, "not both", bids, new, "participant", "--mem-gb", 8, "--memory-gb", 4)
+    ends(64, "is the data set itself", bids, bids, "participant", "--workers", 0)
+    ends(65, ".bidsignore: cannot be read", table, new, "participant")
+    ends(65, "run the participant level first", bids, new, "group")
+    ends(66, "does not exist", tmp_path / "no", new, "participant")
+    ends(66, "holds no image", odd, new, "participant")
+    qsm = ("--methods", "alps", "--workers", 0)
+    ends(66, "no scan has what a method needs", bids, new, "participant", *qsm)
+    ends(73, "cannot be written", bids, tmp_path / "file" / "o", "participant", "--workers", 0)
+    ends(73, "--work-dir", bids, new, "participant", "-w", tmp_path / "file" / "w")
+    with jobs._lock(new):
+        ends(75, "another run is writing there", bids, new, "participant", "--workers", 0)
     assert call("run", "--version") == 0
+
+
+def test_a_filter_file_says_which_scans_to_take(tmp_path):
+    path = tmp_path / "filter.json"
+    for name in ("acq-iso_run-01_T2w", "acq-fast_run-02_T2w", "run-2_FLAIR"):
+        scan = tmp_path / "bids" / "sub-01" / "anat" / f"sub-01_{name}.nii"
+        images.save(images.make(np.ones((2, 2, 2), np.uint8), np.eye(4)), scan)
+
+    def image(filters):
+        path.write_text(json.dumps(filters))
+        folder = inputs.find(tmp_path / "bids", methods=["pvs"], filters=inputs.read_filters(path))
+        (measurement,) = folder.measurements
+        return Path(measurement.found.inputs["image"][0]).name
+
+    assert image({}) == "sub-01_acq-fast_run-02_T2w.nii"
+    assert image({"t2w": {"acquisition": "iso"}}) == "sub-01_acq-iso_run-01_T2w.nii"
+    assert image({"T2w": {"acq": ["iso", "none"], "run": 1}}) == "sub-01_acq-iso_run-01_T2w.nii"
+    with pytest.raises(InputError, match="t2w selects no file"):
+        image({"t2w": {"acquisition": None}})
+    with pytest.raises(InputError, match="dwi has no file of this suffix"):
+        image({"dwi": {"run": 1}})
+    with pytest.raises(InputError, match="must hold entities by suffix"):
+        image({"t2w": "iso"})
+
+
+def test_a_look_before_the_run_names_who_lacks_what(bids, tmp_path, capsys):
+    assert call("doctor", bids) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "qsm: 8 of 10 visits can be measured" in lines
+    assert any(
+        f"sub-{BROKEN}_qsm: " in line and "cannot be read as NIfTI" in line for line in lines
+    )
+    assert f"  sub-{SILENT}_qsm: " in "\n".join(lines)
+    assert any(line.startswith("  10 x ") and " mm" in line for line in lines)
+    assert "pvs: 0 of 10 visits can be measured" in lines
+    odd = tmp_path / "bids" / "sub-1" / "anat" / "sub-1_T2w.nii"
+    images.save(images.make(np.ones((3, 3, 3), np.uint8), np.diag([30.0, 30, 30, 1])), odd)
+    assert call("doctor", tmp_path / "bids") == 1
+    assert "  sub-1_pvs: sub-1_T2w.nii: " in capsys.readouterr().out
+    odd.write_bytes(b"no image")
+    assert call("doctor", tmp_path / "bids") == 1
+    assert "sub-1_T2w.nii: cannot be read as NIfTI" in capsys.readouterr().out
+    assert call("doctor", tmp_path / "nothing") == 2
+
+
+def test_masks_of_other_pipelines_are_taken_where_their_grid_fits(tmp_path, capsys):
+    def put(where, name, n=4):
+        image = images.make(np.ones((n, n, n), np.uint8), np.diag([2.0, 2, 2, 1]))
+        return images.save(image, tmp_path / where / f"sub-01_{name}.nii")
+
+    put("bids/sub-01/anat", "T2w")
+    put("bids/sub-01/dwi", "dwi")
+    for end in ("bval", "bvec"):
+        (tmp_path / f"bids/sub-01/dwi/sub-01_dwi.{end}").write_text("0 1000")
+    for part in ("mag", "phase"):
+        put("bids/sub-01/anat", f"part-{part}_MEGRE")
+    (tmp_path / "bids/MEGRE.json").write_text('{"EchoTime": 0.01, "MagneticFieldStrength": 3}')
+    made = "out/sub-01/anat"
+    brain = put(made, "desc-brain_mask")
+    put(made, "space-MNI152NLin2009cAsym_desc-brain_mask", 5)
+    lesion = put(made, "label-WMH_mask")
+    put(made, "label-lesion_roi", 5)
+    put(made, "space-orig_desc-brain_mask")
+    put(made, "desc-preproc_T2w")
+    folder = inputs.find(tmp_path / "bids", derivatives=[tmp_path / "out"])
+    found = {m.method: m.found for m in folder.measurements}
+    assert not any(f.lacks for f in found.values())
+    assert found["pvs"].inputs["image"][0].endswith("bids/sub-01/anat/sub-01_T2w.nii")
+    assert {found[m].parameters["brain_mask"] for m in ("pvs", "alps", "qsm")} == {str(brain)}
+    assert found["pvs"].parameters["wmh_mask"] == str(lesion)
+    assert found["qsm"].parameters["lesions"] == str(lesion)
+    assert "brain mask of sub-01_desc-brain_mask.nii" in found["pvs"].notes
+    (other,) = (note for note in found["pvs"].notes if "another grid" in note)
+    assert other.startswith("sub-01_label-lesion_roi.nii lies on another grid than sub-01_T2w.nii")
+    assert any("not used, as it is the second brain mask" in note for note in found["pvs"].notes)
+    plain = {m.method: m.found for m in inputs.find(tmp_path / "bids").measurements}
+    assert "brain_mask" not in plain["pvs"].parameters
+    words = ("run", tmp_path / "bids", tmp_path / "o", "participant", "-d", tmp_path / "no")
+    assert call(*words) == 66
+    assert "--derivatives" in capsys.readouterr().err
+
+
+def test_a_run_ends_at_the_first_failure_and_goes_on_later(bids, tmp_path, capsys):
+    some = ("--participant_label", BROKEN, "08", "--methods", "qsm", "--n_cpus", 0)
+    temporary = ("--work-dir", tmp_path / "w")
+    out = tmp_path / "o"
+    assert call("run", bids, out, "participant", *some, *temporary, "--stop-on-first-crash") == 1
+    assert "stopped at the first failure, 1 scans before the end" in capsys.readouterr().out
+    assert not (out / "sub-08").exists()
+    assert call("run", bids, out, "participant", *some) == 1
+    assert "1 done, 1 failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "shared"),
+    [
+        ((2, None, 6.0), (2, 3.0)),
+        ((None, 3.0, None), (None, 3.0)),
+        ((None, None, 4.0), (1, 4.0)),
+        ((0, None, 4.0), (0, 4.0)),
+    ],
+)
+def test_a_bound_of_all_processes_is_shared(given, shared):
+    assert _run_command._share(*given) == shared
 
 
 def test_robust_distance_marks_the_odd_one():

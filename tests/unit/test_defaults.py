@@ -7,6 +7,7 @@ what it was chosen.
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Mapping
 from importlib import import_module
@@ -124,7 +125,7 @@ DEFAULTS = {
     },
 }
 OPTIONS = {
-    "pvs": {"contrast": "t2", "registration": "affine", "rules": {}},
+    "pvs": {"contrast": "t2", "registration": "affine", "strip": "opening", "rules": {}},
     "alps": {
         "rois": "5mm",
         "search_mm": 0.0,
@@ -175,6 +176,9 @@ LIMITS = {
         "wmh_in_regions": (0.25, float("inf")),
         "turn_deg": (45.0, float("inf")),
         "mirrored_per_pvs": (0.25, 1.0),
+        "largest_share": (0.5, math.inf),
+        "centrum_semiovale_least_ml": (30.0, -math.inf),
+        "centrum_semiovale_most_ml": (90.0, math.inf),
     },
     "alps.quality.LIMITS": {
         "bvec_z": (2.0, 3.0),
@@ -356,6 +360,7 @@ JUDGED_BY = {
     "pvs": {
         r"coverage_.*": "pvs.quality.LIMITS.coverage",
         r"n_mirrored": "pvs.quality.LIMITS.mirrored_per_pvs",
+        r"largest_volume_mm3": "pvs.quality.LIMITS.largest_share",
         r"contrast_to_noise": "pvs.quality.LIMITS.contrast_to_noise",
         r"thickest_voxel_side_mm": "pvs.quality.LIMITS.thickest_voxel_side_mm",
         r"registration_correlation": "pvs.quality.LIMITS.registration_correlation_t2",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -80,26 +79,17 @@ def test_a_glance_fits_its_boxes():
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    """A file with both on it, in a Chromium; files have a storage of their own."""
-    from playwright.sync_api import Error, sync_playwright
-
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    found = next((p for name in names if (p := shutil.which(name))), None)
+def page(browser, tmp_path_factory):
+    """A file with both on it; files have a storage of their own."""
     path = tmp_path_factory.mktemp("page") / "page.html"
     path.write_text(
         "<!doctype html><html lang=en><title>Parts of a page</title>"
         f"<main><h1>Parts</h1>{a_slider().data}{a_trainer().data}</main>"
     )
-    with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        except Error:
-            pytest.skip("no Chromium: sliders and trainer were not tried")
-        opened = browser.new_page()
-        opened.goto(path.as_uri())
-        yield opened
-        browser.close()
+    opened = browser.new_page()
+    opened.goto(path.as_uri())
+    yield opened
+    opened.close()
 
 
 def test_a_slider_moves_by_the_arrow_keys(page):

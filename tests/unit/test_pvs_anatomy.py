@@ -1,6 +1,8 @@
 """Regions, brain and levels of a scan."""
 
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import edt
 import nibabel as nib
@@ -12,7 +14,7 @@ from pvsbook import InputError, images
 from pvsbook.atlas import registration
 from pvsbook.atlas.registration import Registration
 from pvsbook.phantoms.brain import make_brain
-from pvsbook.pvs.anatomy import LARGEST_BRAIN_ML, foreground_mask, locate_regions
+from pvsbook.pvs.anatomy import LARGEST_BRAIN_ML, brain_mask, foreground_mask, locate_regions
 
 
 def known_registration(contrast):
@@ -51,11 +53,8 @@ def whole(part, found):
     return out
 
 
-@pytest.mark.parametrize("contrast", ["t2", "t1"])
-def test_a_brain_is_cut_out_of_a_whole_head(monkeypatch, contrast):
-    where = known_registration(contrast)
-    monkeypatch.setattr(registration, "register_to_mni", lambda *args, **named: where)
-    brain = make_brain(2.0, margin_mm=30)
+def whole_head(brain, contrast):
+    """Signal of a brain on a grid of 2 mm, with a skull, scalp, and a bridge to it."""
     levels = {"t2": (100, 130, 300), "t1": (200, 140, 40)}[contrast]
     parts = (brain.wm, brain.gm, brain.csf)
     values = sum(level * part for level, part in zip(levels, parts, strict=True))
@@ -64,8 +63,43 @@ def test_a_brain_is_cut_out_of_a_whole_head(monkeypatch, contrast):
     x, y, z = (n // 2 for n in brain.shape)
     values[x - 1 : x + 2, y:, z - 1 : z + 2][away[x - 1 : x + 2, y:, z - 1 : z + 2] < 9] = 250
     values = np.abs(values + np.random.default_rng(0).normal(5, 3, brain.shape))
+    return values
+
+
+def test_a_network_cuts_the_brain_out_where_it_is_asked_for(monkeypatch):
+    brain = make_brain(2.0, margin_mm=30)
+    image = brain.image(whole_head(brain, "t2"))
+    found = brain.brain > 0.5
+    monkeypatch.setitem(sys.modules, "deepbet", None)
+    with pytest.raises(InputError, match=r"run: pip install 'pvsbook\[strip\]'"):
+        brain_mask(image, "deepbet")
+
+    class BrainExtraction:
+        def __init__(self, no_gpu):
+            assert no_gpu
+
+        def run(self, scan):
+            return scan, images.make(found.astype(np.uint8), scan.affine), 0.0
+
+    monkeypatch.setitem(sys.modules, "deepbet", SimpleNamespace(BrainExtraction=BrainExtraction))
+    mask, is_head = brain_mask(image, "deepbet")
+    assert is_head
+    assert np.array_equal(np.asarray(mask.dataobj) > 0, found)
+    found = np.zeros_like(found)
+    with pytest.raises(InputError, match="deepbet finds no brain"):
+        brain_mask(image, "deepbet")
+    with pytest.raises(InputError, match="choose 'opening' or 'deepbet'"):
+        brain_mask(image, "bet")
+
+
+@pytest.mark.parametrize("contrast", ["t2", "t1"])
+def test_a_brain_is_cut_out_of_a_whole_head(monkeypatch, contrast):
+    where = known_registration(contrast)
+    monkeypatch.setattr(registration, "register_to_mni", lambda *args, **named: where)
+    brain = make_brain(2.0, margin_mm=30)
+    values = whole_head(brain, contrast)
     found = locate_regions(brain.image(values), contrast=contrast)
-    assert found.stripped_here
+    assert found.stripped_by
     inside = (brain.brain > 0.5)[found.box]
     assert 2 * (found.brain & inside).sum() / (found.brain.sum() + inside.sum()) > 0.93
     again = locate_regions(brain.image(values), contrast=contrast, registration=where)
@@ -74,7 +108,7 @@ def test_a_brain_is_cut_out_of_a_whole_head(monkeypatch, contrast):
     small = images.make(values, np.diag([0.75, 0.75, 0.75, 1]) @ brain.affine)
     assert np.count_nonzero(foreground_mask(small).dataobj) * 1.5**3 / 1000 < LARGEST_BRAIN_ML
     there = replace(where, native_to_mni=np.diag([4 / 3, 4 / 3, 4 / 3, 1]))
-    assert locate_regions(small, contrast=contrast, registration=there).stripped_here
+    assert locate_regions(small, contrast=contrast, registration=there).stripped_by
 
 
 def test_a_head_that_does_not_come_apart_is_kept_whole():
@@ -82,7 +116,7 @@ def test_a_head_that_does_not_come_apart_is_kept_whole():
     affine = nib.affines.from_matvec(2.5 * np.eye(3), [-112.5] * 3)
     head = images.make(np.where(ball, 100.0, 1), affine)
     found = locate_regions(head, registration=known_registration("t2"))
-    assert not found.stripped_here
+    assert not found.stripped_by
     assert found.mask_ml > LARGEST_BRAIN_ML  # which warns
     assert np.array_equal(found.brain, ball[found.box])
 

@@ -166,6 +166,10 @@ def test_saved_as_bids_derivatives(result, tmp_path):
     result.save(tmp_path, prefix="sub-01", sources=["T2w.nii.gz"])
     row = pd.read_csv(tmp_path / "sub-01/anat/sub-01_desc-counts_pvs.tsv", sep="\t")
     assert row["n_pvs"][0] == (result.objects["class"] == "pvs").sum()
+    names = pd.read_csv(tmp_path / "sub-01/anat/sub-01_desc-pvs_dseg.tsv", sep="\t")
+    assert names.to_dict("list") == {"index": [1, 2, 3, 4], "name": list(pvs.CLASSES)}
+    objects = pd.read_csv(tmp_path / "sub-01/anat/sub-01_desc-pvsobjects_dseg.tsv", sep="\t")
+    assert list(objects["name"]) == list(result.objects["class"])
     classes = nib.load(tmp_path / "sub-01/anat/sub-01_desc-pvs_dseg.nii.gz")
     assert classes.shape == result.classes.shape
     assert (tmp_path / "dataset_description.json").is_file()
@@ -271,6 +275,36 @@ def test_many_objects_of_the_opposite_contrast_warn(result, n_mirrored, n_pvs, w
     segmentation = replace(result.segmentation, objects=objects, n_mirrored=n_mirrored)
     _, reasons = judge(segmentation, result.anatomy, None)
     assert len(reasons) == warns
+
+
+@pytest.mark.parametrize(("largest", "warns"), [(50.0, True), (5.0, False)])
+def test_one_object_that_is_most_of_the_volume_is_named(result, largest, warns):
+    few = result.objects[result.objects["class"] == "pvs"][:1]
+    objects = pd.concat([few] * 8, ignore_index=True).assign(volume_mm3=[largest] + [5.0] * 7)
+    segmentation = replace(result.segmentation, objects=objects)
+    status, reasons = judge(segmentation, result.anatomy, None)
+    assert (status, len(reasons)) == (("warn", 1) if warns else ("pass", 0))
+    assert not warns or reasons[0].startswith("one object is 59% of the volume")
+
+
+@pytest.mark.parametrize(("factor", "warns"), [(1.0, 0), (1.4, 2), (0.7, 2)])
+def test_a_centrum_semiovale_unlike_an_adults_is_named(result, factor, warns):
+    image = result.anatomy.image
+    affine = image.affine @ np.diag([factor] * 3 + [1])
+    anatomy = replace(result.anatomy, image=images.make(np.asarray(image.dataobj), affine))
+    _, reasons = judge(result.segmentation, anatomy, None)
+    assert sum("unlike that of an adult (30 to 90)" in reason for reason in reasons) == warns
+
+
+def test_rules_a_quarter_stricter_and_a_fifth_looser_bracket_the_numbers(result):
+    row = result.to_row()
+    assert row["n_pvs_strict"] <= row["n_pvs"] <= row["n_pvs_loose"]
+    assert row["volume_strict_mm3"] <= row["volume_mm3"]
+    assert row["largest_volume_mm3"] <= row["volume_mm3"]
+    strict = result.segmentation.strict
+    assert (strict["depth_mm"] >= 1.25 * 2.2).all()
+    assert (strict["contrast"] >= 1.25 * 0.11).all()
+    assert (result.segmentation.loose["length_mm"] >= 2.5 / 1.25).all()
 
 
 def test_nan_four_dimensions_and_constants(scan):

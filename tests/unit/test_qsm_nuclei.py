@@ -84,6 +84,9 @@ def test_one_command_writes_all_that_the_echoes_hold(found, tmp_path):
         path = tmp_path / f"sub-1/anat/sub-1_desc-{desc}_qsm.tsv"
         assert len(pd.read_csv(path, sep="\t")) == len(table)
         assert path.with_name(f"sub-1_desc-{desc}_dseg.nii.gz").exists()
+        assert len(pd.read_csv(path.with_name(f"sub-1_desc-{desc}_dseg.tsv"), sep="\t")) == len(
+            table
+        )
     shown = by_name("qsm").show(found)
     assert "candidates of microbleeds" in shown.summary
     assert "0 of 1 lesions" in shown.summary

@@ -301,7 +301,7 @@ def test_a_notebook_has_parameters_and_takes_the_scans_that_it_declares(path):
         ("10", "openms_mni_p07", "uncertain"),
         ("12", "openms_mni_p07", "<th>midbrain</th>"),
         ("13", "openms_mni_p07", "Normalised vesselness of the scan"),
-        ("14", "openms_mni_p07", "left after width &lt;= 4.5 mm: "),
+        ("14", "openms_mni_p07", "left after width &lt;= 3 mm: "),
         ("15", "openms_mni_p07", "are thinner than a voxel side of 1 mm"),
         ("20", "dwi_philips_slab", "12 directions, 5 volumes b=0"),
         ("21", "dwi_philips_slab", "b-vectors: as given"),
