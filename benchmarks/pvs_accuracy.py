@@ -6,11 +6,14 @@ peers get the package's regions, and the threshold and smallest size that score 
 choosing seeds, with the truth known.  An object counts only if it lies mostly on its target.
 
     python benchmarks/pvs_accuracy.py [--first 1000] [--seeds 3] [--grids 1mm anisotropic 0.5mm]
-                                      [--peers | --channels | --repeats 40] [--out table.tsv]
+                                      [--peers | --channels | --repeats 40 | --folded]
+                                      [--out table.tsv]
 
 With ``--channels``, a second scan of the same brain (FLAIR or T1w, with noise of its own) joins
 the T2w, weighted as is best for spaces of known contrast.  With ``--repeats``, each brain is
-scanned that often with new noise, and the standard errors are held against the scatter.
+scanned that often with new noise, and the standard errors are held against the scatter.  With
+``--folded``, brains have sulci that reach the white matter, nuclei, lesions that spaces cross and
+a shape and size of their own; T2w and T1w scans are scored, and false objects sorted by kind.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from pvsbook import images, pvs
 from pvsbook.atlas import register_to_mni
 from pvsbook.atlas.perivascular import REGIONS
 from pvsbook.phantoms.brain import pose
-from pvsbook.phantoms.perivascular import SIGNALS, WEAK, PvsPhantom, make_phantom
+from pvsbook.phantoms.perivascular import SIGNALS, WEAK, Artefacts, PvsPhantom, make_phantom
 from pvsbook.pvs.anatomy import PvsAnatomy, foreground_mask, locate_regions
 from pvsbook.pvs.pipeline import PvsResult
 from pvsbook.pvs.segmentation import default_scales
@@ -71,10 +74,37 @@ def case(seed: int, grid: str) -> tuple[PvsPhantom, dict, object]:
     return phantom, scans, register_to_mni(scan, contrast="t2", mask=foreground_mask(scan))
 
 
+def folded_case(seed: int, grid: str) -> tuple[PvsPhantom, dict, object]:
+    """Folded brain, scans by contrast and strength, and registration."""
+    rng = np.random.default_rng(seed)
+    size = np.diag([*rng.uniform(0.92, 1.08, 3), 1.0])
+    phantom = make_phantom(
+        rng,
+        voxel_size_mm=GRIDS[grid],
+        contrasts=(),
+        folded=True,
+        n_wmh=12,
+        n_periventricular=3,
+        n_lacunes=2,
+        mni_to_world=pose(rng.uniform(-10, 10, 3), rng.uniform(-8, 8, 3)) @ size,
+        axcodes=("RAS", "LAS", "LPI", "ASR")[seed % 4],
+    )
+    scanner = {"artefacts": Artefacts(bias=0.1, texture=0.02)}
+    scans = {
+        (contrast, strength): phantom.scan_again(
+            rng, contrast=contrast, strength=strength, **scanner
+        )
+        for contrast in ("T2w", "T1w")
+        for strength in ("csf", "weak")
+    }
+    scan = scans["T2w", "csf"]
+    return phantom, scans, register_to_mni(scan, contrast="t2", mask=foreground_mask(scan))
+
+
 def match(
     phantom: PvsPhantom, anatomy: PvsAnatomy, labels: np.ndarray, called: np.ndarray
-) -> tuple[np.ndarray, int]:
-    """Object of each true space (-1: missed), and how many objects lie mostly elsewhere.
+) -> tuple[np.ndarray, list[int]]:
+    """Object of each true space (-1: missed), and the objects that lie mostly elsewhere.
 
     A voxel beside the truth still is on it; two objects on one space are one hit and no error.
     """
@@ -84,17 +114,38 @@ def match(
     inside = labels > 0
     on = np.zeros((labels.max() + 1, n + 1), int)
     np.add.at(on, (labels[inside], grown[inside]), 1)
-    owner, size, false = np.full(n, -1), np.zeros(n), 0
+    owner, size, false = np.full(n, -1), np.zeros(n), []
     for k in called:
         best = int(on[k + 1, 1:].argmax())
         if on[k + 1, best + 1] < 0.5 * on[k + 1].sum():
-            false += 1
+            false.append(int(k))
         elif on[k + 1, best + 1] > size[best]:
             owner[best], size[best] = k, on[k + 1, best + 1]
     return owner, false
 
 
-def detection(phantom: PvsPhantom, owner: np.ndarray, false: int) -> dict[str, float]:
+def kinds(phantom: PvsPhantom, anatomy: PvsAnatomy, labels: np.ndarray, false: list) -> dict:
+    """How many false objects lie in what: at least half of the object, or within a voxel of it."""
+    brain, box = phantom.brain, anatomy.box
+    nuclei = sum(brain.nuclei.values())
+    lesions = np.maximum.reduce(list(phantom.lesions.values()))
+    shares = {
+        "lesion": lesions[box],
+        "sulcus": (brain.csf - brain.ventricles + brain.gm - nuclei)[box],
+        "ventricle": brain.ventricles[box],
+        "nucleus": nuclei[box],
+        "part": phantom.fraction[box],
+    }
+    near = {kind: ndimage.maximum_filter(part, 3) > 0.25 for kind, part in shares.items()}
+    row = dict.fromkeys([*shares, "noise"], 0)
+    for k in false:
+        inside = labels == k + 1
+        held = (kind for kind in shares if near[kind][inside].mean() >= 0.5)
+        row[next(held, "noise")] += 1
+    return {f"in_{kind}": count for kind, count in row.items()}
+
+
+def detection(phantom: PvsPhantom, owner: np.ndarray, false: list[int]) -> dict[str, float]:
     """Sensitivity, by diameter too, false objects and F1."""
     hit, diameter = owner >= 0, phantom.truth["diameter_mm"].to_numpy()
     row: dict[str, float] = {"sensitivity": hit.mean()}
@@ -102,8 +153,8 @@ def detection(phantom: PvsPhantom, owner: np.ndarray, false: int) -> dict[str, f
         row[f"d{low}-{high}"] = hit[(diameter >= low) & (diameter < high)].mean()
     row["d>=1.5"] = hit[diameter >= 1.5].mean()
     return row | {
-        "false": false,
-        "f1": 2 * hit.sum() / (2 * hit.sum() + false + (~hit).sum()),
+        "false": len(false),
+        "f1": 2 * hit.sum() / (2 * hit.sum() + len(false) + (~hit).sum()),
     }
 
 
@@ -245,6 +296,27 @@ def run(seed: int, grid: str, best: dict, tools: dict) -> list[dict]:
     return rows
 
 
+def run_folded(seed: int, grid: str) -> list[dict]:
+    """Score T2w and T1w scans of a folded brain."""
+    phantom, scans, where = folded_case(seed, grid)
+    rows = []
+    for (contrast, strength), with_mask in itertools.product(scans, (False, True)):
+        result = pvs.measure(
+            scans[contrast, strength],
+            contrast=contrast[:2].lower(),
+            wmh_mask=phantom.wmh if with_mask else None,
+            registration=where,
+        )
+        called = np.flatnonzero(result.objects["class"] == "pvs")
+        labels = result.segmentation.labels
+        owner, false = match(phantom, result.anatomy, labels, called)
+        key = {"grid": grid, "contrast": contrast, "strength": strength, "wmh_mask": with_mask}
+        row = detection(phantom, owner, false) | kinds(phantom, result.anatomy, labels, false)
+        rows.append({**key, "seed": seed, **row, "passes": float(result.status == "pass")})
+    print(pd.DataFrame(rows).round(3).to_string(index=False), flush=True)
+    return rows
+
+
 def run_channels(seed: int, grid: str) -> list[dict]:
     """Score the T2w scan alone, and with a FLAIR or a T1w scan beside it."""
     phantom, scans, where = case(seed, grid)
@@ -330,7 +402,7 @@ def show_repeats(table: pd.DataFrame) -> None:
 
 def show(table: pd.DataFrame, grids: Sequence[str]) -> None:
     """Print means and spread over seeds, with the targets beside them."""
-    known = ("grid", "strength", "wmh_mask", "tool", "channels")
+    known = ("grid", "contrast", "strength", "wmh_mask", "tool", "channels")
     groups = table.drop(columns="seed").groupby([k for k in known if k in table], sort=False)
     print("mean over seeds\n" + groups.mean().round(3).to_string())
     print("standard deviation over seeds\n" + groups.std().round(3).to_string())
@@ -347,6 +419,7 @@ def main() -> None:
     parser.add_argument("--grids", nargs="+", choices=GRIDS, default=["1mm", "anisotropic"])
     parser.add_argument("--peers", action="store_true", help="scikit-image and ITK beside it")
     parser.add_argument("--channels", action="store_true", help="FLAIR and T1w beside the T2w")
+    parser.add_argument("--folded", action="store_true", help="folded brains, T2w and T1w")
     parser.add_argument("--repeats", type=int, help="scans of each brain, for the standard errors")
     parser.add_argument("--out")
     options = parser.parse_args()
@@ -358,6 +431,8 @@ def main() -> None:
         for seed in range(options.first, options.first + options.seeds):
             if options.channels:
                 rows += run_channels(seed, grid)
+            elif options.folded:
+                rows += run_folded(seed, grid)
             elif options.repeats:
                 rows += run_repeats(seed, grid, options.repeats)
             else:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import edt
+import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine
 from numba import njit
@@ -70,6 +71,41 @@ class Spheroid:
     centre_mni_mm: NDArray[np.float64]
     half_axes_mm: NDArray[np.float64]
     kind: str
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where perivascular spaces and lesions may lie: images in MNI space as arrays.
+
+    Attributes
+    ----------
+    labels, affine
+        Regions, as of `pvsbook.atlas.perivascular.regions`.
+    depth, away
+        How deep inside its region, and how far from the ventricles (smooth), voxels lie.
+    white
+        White matter.
+    """
+
+    labels: NDArray[np.uint8]
+    affine: NDArray[np.float64]
+    depth: NDArray[np.float32]
+    away: NDArray[np.float32]
+    white: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, regions: nib.Nifti1Image, ventricles: NDArray, wm: NDArray) -> Places:
+        """Take regions, and fractions of ventricles and white matter on their grid."""
+        labels = np.asarray(regions.dataobj)
+        away = ndimage.gaussian_filter(edt.edt(ventricles < 0.5), 2.0)
+        return cls(labels, regions.affine, edt.edt(labels), away, wm > 0.6)
+
+    @classmethod
+    @lru_cache(maxsize=1)
+    def of_template(cls) -> Places:
+        """Those of the MNI152 brain."""
+        ventricles, wm = (np.asarray(templates.mni(k).dataobj) for k in ("ventricles", "wm"))
+        return cls.of(perivascular.regions(), ventricles, wm)
 
 
 def draw_tube(
@@ -213,6 +249,7 @@ def place_pvs(
     diameters_mm: tuple[float, float] = (0.75, 3.0),
     lengths_mm: tuple[float, float] = (5.0, 16.0),
     avoid: Sequence[Spheroid] = (),
+    places: Places | None = None,
 ) -> list[Pvs]:
     """Place curved tubes: radial to the ventricles, fanning upwards in the basal ganglia.
 
@@ -224,29 +261,29 @@ def place_pvs(
         As in `make_phantom`.
     avoid
         Lesions to stay away from.
+    places
+        Where tissue lies; the MNI152 brain's by default.
 
     Raises
     ------
     InputError
         An unknown region, or no room left.
     """
-    atlas = perivascular.regions()
+    places = places or Places.of_template()
     names = {name: label for label, name in perivascular.REGIONS.items()}
     unknown = set(counts) - set(names)
     if unknown:
         raise InputError(f"counts: {', '.join(sorted(unknown))}: not one of {', '.join(names)}")
-    labels = np.asarray(atlas.dataobj)
-    depth, away = _distances()
-    to_voxel = np.linalg.inv(atlas.affine)
+    to_voxel = np.linalg.inv(places.affine)
     spaces: list[Pvs] = []
     for region, count in counts.items():
-        inside = labels == names[region]
-        candidates = np.argwhere(inside & (depth > 2.5))
+        inside = places.labels == names[region]
+        candidates = np.argwhere(inside & (places.depth > 2.5))
         for _ in range(count):
             for _attempt in range(2000):
                 start = candidates[rng.integers(len(candidates))] + rng.uniform(-0.5, 0.5, 3)
-                start_mm = apply_affine(atlas.affine, start)
-                along = _direction(region, start_mm, away, start.round().astype(int))
+                start_mm = apply_affine(places.affine, start)
+                along = _direction(region, start_mm, places.away, start.round().astype(int))
                 length = rng.uniform(*lengths_mm)
                 line = _bend(rng, start_mm, along, length)
                 space = Pvs(line, rng.uniform(*diameters_mm), length, region)
@@ -259,14 +296,6 @@ def place_pvs(
                     f"counts: no room for {count} spaces in {region}; ask for fewer, or shorter"
                 )
     return spaces
-
-
-@lru_cache(maxsize=1)
-def _distances() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """How deep inside its region, and how far from the ventricles (smooth), MNI voxels lie."""
-    outside = np.asarray(templates.mni("ventricles").dataobj) < 0.5
-    depth = edt.edt(np.asarray(perivascular.regions().dataobj))
-    return depth, ndimage.gaussian_filter(edt.edt(outside), 2.0)
 
 
 def _direction(region: str, at_mm: NDArray, away: NDArray, at: NDArray) -> NDArray:
@@ -316,7 +345,12 @@ def _extent(one: Pvs | Spheroid) -> tuple[NDArray[np.float64], float]:
 
 
 def place_lesions(
-    rng: Generator, n_wmh: int, n_periventricular: int, n_lacunes: int, n_microbleeds: int
+    rng: Generator,
+    n_wmh: int,
+    n_periventricular: int,
+    n_lacunes: int,
+    n_microbleeds: int,
+    places: Places | None = None,
 ) -> list[Spheroid]:
     """Place white-matter hyperintensities, lacunes with their rims, and microbleeds.
 
@@ -332,24 +366,23 @@ def place_lesions(
     lesions: list[Spheroid] = []
     if n_wmh + n_periventricular + n_lacunes + n_microbleeds == 0:
         return lesions
-    atlas = perivascular.regions()
-    depth, away = _distances()
-    deep = np.where(depth > 3.5, np.asarray(atlas.dataobj), 0)
-    white = np.asarray(templates.mni("wm").dataobj) > 0.6
-    heights = np.arange(atlas.shape[2]) + atlas.affine[2, 3]
-    beside = white & (away > 1) & (away < 4) & (heights > 5)
-    for kind, name, count, places, radii_mm in (
+    places = places or Places.of_template()
+    away = places.away
+    deep = np.where(places.depth > 3.5, places.labels, 0)
+    heights = np.arange(away.shape[2]) + places.affine[2, 3]
+    beside = places.white & (away > 1) & (away < 4) & (heights > 5)
+    for kind, name, count, allowed, radii_mm in (
         ("wmh", "n_wmh", n_wmh, (deep > 0) & (deep <= 2), (1.5, 4.0)),
         ("wmh", "n_periventricular", n_periventricular, beside, (3.0, 6.0)),
         ("lacune", "n_lacunes", n_lacunes, (deep > 0) & (deep <= 4), (1.5, 4.0)),
         ("microbleed", "n_microbleeds", n_microbleeds, deep > 0, (0.75, 2.0)),
     ):
-        candidates = np.argwhere(places)
+        candidates = np.argwhere(allowed)
         for _ in range(count):
             radius = rng.uniform(*radii_mm)
             spread = rng.uniform(0.75, 1.35, 3) if kind == "wmh" else rng.uniform(0.9, 1.1, 3)
             for _attempt in range(500):
-                centre = apply_affine(atlas.affine, candidates[rng.integers(len(candidates))])
+                centre = apply_affine(places.affine, candidates[rng.integers(len(candidates))])
                 lesion = Spheroid(centre, radius * spread, kind)
                 if _is_free(lesion, lesions, 2.0):
                     lesions.append(lesion)
@@ -362,3 +395,18 @@ def place_lesions(
         if lesion.kind == "lacune"
     ]
     return lesions + rims
+
+
+def onto_spaces(
+    rng: Generator, lesions: Sequence[Spheroid], spaces: Sequence[Pvs]
+) -> list[Spheroid]:
+    """Move every second hyperintensity to a perivascular space, which crosses or touches it."""
+    moved = list(lesions)
+    for n in [k for k, lesion in enumerate(lesions) if lesion.kind == "wmh"][::2]:
+        space, lesion = spaces[int(rng.integers(len(spaces)))], lesions[n]
+        reach = space.diameter_mm / 2 + lesion.half_axes_mm.min()
+        aside = rng.standard_normal(3)
+        aside *= rng.uniform(0, reach) / np.linalg.norm(aside)
+        point = space.centreline_mni_mm[rng.integers(len(space.centreline_mni_mm))]
+        moved[n] = replace(lesion, centre_mni_mm=point + aside)
+    return moved

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TypedDict, Unpack
 
 import nibabel as nib
@@ -76,12 +77,15 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class Brain(Grid):
-    """Tissue fractions of the MNI152 brain on a scanner grid.
+    """Tissue fractions of the MNI152 brain, or of one person's, on a scanner grid.
 
     Attributes
     ----------
     wm, gm, csf, ventricles, brain
         Fractions 0..1, shape (x, y, z), float32; `csf` includes `ventricles`.
+    nuclei
+        Parts of `gm` by name, where a phantom knows them (``folded`` in
+        `pvsbook.phantoms.perivascular.make_phantom`).
     """
 
     wm: NDArray[np.float32]
@@ -89,6 +93,7 @@ class Brain(Grid):
     csf: NDArray[np.float32]
     ventricles: NDArray[np.float32]
     brain: NDArray[np.float32]
+    nuclei: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 def pose(
@@ -169,8 +174,8 @@ def make_brain(voxel_size_mm: float | ArrayLike = 1.0, **options: Unpack[GridOpt
     True
     """
     grid = brain_grid(voxel_size_mm, **options)
-    maps = {kind: _voxel_mean(templates.mni(kind), grid) for kind in TISSUES}
-    return Brain(grid.shape, grid.affine, grid.mni_to_world, **maps)
+    wm, gm, csf, ventricles, brain = (_voxel_mean(templates.mni(kind), grid) for kind in TISSUES)
+    return Brain(grid.shape, grid.affine, grid.mni_to_world, wm, gm, csf, ventricles, brain)
 
 
 def grey_ml(brain: Brain) -> tuple[float, float]:
@@ -240,7 +245,7 @@ def resize_grey(brain: Brain, *, deep_grey: float = 1.0, cortex: float = 1.0) ->
 
 def _deep_share(brain: Brain) -> NDArray[np.float32]:
     """Fraction of each voxel that lies in the region of deep grey matter."""
-    return _sample_mni(deep_grey_atlas.region(), brain.shape, brain.to_mni)
+    return sample_mni(deep_grey_atlas.region(), brain.shape, brain.to_mni)
 
 
 def brain_grid(
@@ -276,7 +281,7 @@ def brain_grid(
     return Grid((x, y, z), affine + 0.0, to_world)
 
 
-def _sample_mni(
+def sample_mni(
     image: nib.Nifti1Image, shape: tuple[int, ...], to_mni: NDArray[np.float64]
 ) -> NDArray[np.float32]:
     """Interpolate an MNI image linearly on a grid; zero outside the image."""
@@ -326,7 +331,7 @@ def _voxel_mean(image: nib.Nifti1Image, grid: Grid) -> NDArray[np.float32]:
     parts = np.ceil(grid.voxel_size_mm - 0.25).astype(int)
     fine = grid.to_mni @ np.diag([*(1 / parts), 1])
     fine[:3, 3] = (grid.to_mni @ np.append(0.5 / parts - 0.5, 1))[:3]
-    many = _sample_mni(image, tuple(np.array(grid.shape) * parts), fine)
+    many = sample_mni(image, tuple(np.array(grid.shape) * parts), fine)
     blocks = [n for pair in zip(grid.shape, parts, strict=True) for n in pair]
     return many.reshape(blocks).mean(axis=(1, 3, 5), dtype=np.float32)
 

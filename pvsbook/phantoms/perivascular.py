@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from pvsbook._errors import InputError
+from pvsbook.phantoms._folds import draw_brain, draw_person, places_of
 from pvsbook.phantoms._shapes import (
     DEFAULT_COUNTS,
     LESIONS,
@@ -27,10 +28,11 @@ from pvsbook.phantoms._shapes import (
     draw_spheroids,
     draw_tube,
     draw_tubes,
+    onto_spaces,
     place_lesions,
     place_pvs,
 )
-from pvsbook.phantoms.brain import Brain, GridOptions, make_brain
+from pvsbook.phantoms.brain import Brain, GridOptions, brain_grid, make_brain
 
 __all__ = [
     "LESIONS",
@@ -57,6 +59,18 @@ SIGNALS: Mapping[str, Mapping[str, float]] = {
         "T1w": (1.0, 0.75, 0.3, 0.85, 0.9, 0.3, 1.0),
         "FLAIR": (1.0, 1.15, 0.2, 1.8, 1.6, 0.2, 1.0),
         "SWI": (1.0, 0.95, 1.0, 1.05, 1.0, 1.0, 0.1),
+    }.items()
+}
+# Signal of the nuclei, where a brain knows them.  Iron shortens T2, most in the pallidum (Hallgren
+# & Sourander 1958, doi:10.1111/j.1471-4159.1958.tb12607.x); myelin makes pallidum and thalamus
+# whiter on T1w than caudate and putamen.  `benchmarks/pvs_heads.py` prints those of two people.
+_NUCLEI: Mapping[str, Mapping[str, float]] = {
+    contrast: dict(zip(("caudate", "putamen", "pallidum", "thalamus"), values, strict=True))
+    for contrast, values in {
+        "T2w": (1.1, 1.05, 0.75, 1.05),
+        "T1w": (0.8, 0.83, 0.95, 0.9),
+        "FLAIR": (1.05, 1.05, 0.8, 1.05),
+        "SWI": (0.85, 0.8, 0.6, 0.9),
     }.items()
 }
 # Signal of a perivascular space: that of CSF, or so many times the tissue around it.
@@ -163,6 +177,7 @@ def make_phantom(
     n_periventricular: int = 0,
     n_lacunes: int = 0,
     n_microbleeds: int = 0,
+    folded: bool = False,
     snr: float = 20.0,
     artefacts: Artefacts | None = None,
     **grid: Unpack[GridOptions],
@@ -188,6 +203,11 @@ def make_phantom(
     n_wmh, n_periventricular, n_lacunes, n_microbleeds
         How many confounders: deep and periventricular white-matter hyperintensities, lacunes
         with a rim (bright on FLAIR), microbleeds (dark on ``"SWI"``).
+    folded
+        A person's brain, drawn from `rng`, instead of the average of many: sulci 0.2 to 3 mm wide
+        that reach the white matter, a blurred border of grey and white matter, caudate, putamen,
+        pallidum and thalamus with their own signals, a shape and atrophy of its own; and every
+        second hyperintensity is crossed or touched by a space.
     snr
         Signal of white matter over the standard deviation of the noise in each channel.
     artefacts
@@ -214,11 +234,24 @@ def make_phantom(
     >>> phantom.truth["region"].tolist()
     ['bg_left', 'bg_left', 'bg_left']
     """
-    brain = make_brain(voxel_size_mm, **grid)
-    placed = place_lesions(rng, n_wmh, n_periventricular, n_lacunes, n_microbleeds)
+    if folded:
+        person = draw_person(rng)
+        places = places_of(person)
+        grid["margin_mm"] = grid.get("margin_mm", 4.0) + 4.0  # the shape is its own
+        brain = draw_brain(person, brain_grid(voxel_size_mm, **grid))
+    else:
+        places, brain = None, make_brain(voxel_size_mm, **grid)
+    placed = place_lesions(rng, n_wmh, n_periventricular, n_lacunes, n_microbleeds, places)
     spaces = place_pvs(
-        rng, counts=counts, diameters_mm=diameters_mm, lengths_mm=lengths_mm, avoid=placed
+        rng,
+        counts=counts,
+        diameters_mm=diameters_mm,
+        lengths_mm=lengths_mm,
+        avoid=placed,
+        places=places,
     )
+    if folded:
+        placed = onto_spaces(rng, placed, spaces)
     labels, fraction = draw_tubes(brain, spaces)
     lesions = {kind: draw_spheroids(brain, placed, kind) for kind in LESIONS}
     settings: ScanSettings = {"strength": strength, "snr": snr, "artefacts": artefacts}
@@ -271,6 +304,8 @@ def draw_scan(
         raise InputError(f"strength: {strength!r} is not one of {', '.join(STRENGTHS)}")
     signal = SIGNALS[contrast]
     mixed = sum(signal[t] * getattr(brain, t) for t in ("wm", "gm", "csf"))
+    for nucleus, share in brain.nuclei.items():
+        mixed += share * (_NUCLEI[contrast][nucleus] - signal["gm"])
     for kind in LESIONS:
         if signal[kind] != 1.0:
             mixed += lesions[kind] * (signal[kind] - mixed)
