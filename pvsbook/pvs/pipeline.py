@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import nibabel as nib
@@ -108,6 +109,7 @@ class PvsResult:
         }
         for kind in ("strict", "loose"):
             table = getattr(self.segmentation, kind)
+            table = table[table["class"] == "pvs"]
             values |= {
                 f"n_pvs_{kind}": len(table),
                 f"volume_{kind}_mm3": float(table["volume_mm3"].sum()),
@@ -322,10 +324,13 @@ def measure(
             f"contrast is {contrast!r}; is this another scan?  Else use "
             f"contrast={measured!r} (in a BIDS folder the name says it: {measured.upper()}w)"
         )
-    objects = _contrasts.describe(
-        segmentation.objects, segmentation.labels, contrasts, anatomy, inside
-    )
+    look = partial(_contrasts.describe, contrasts=contrasts, anatomy=anatomy, lesions=inside)
+    objects = look(segmentation.objects, segmentation.labels)
     segmentation = replace(segmentation, objects=objects)
+    if "flair" in contrasts.values:  # what is bright on it is no perivascular space by any rules
+        strict = objects.loc[segmentation.strict.index]
+        loose = look(segmentation.loose, segmentation.loose_labels)
+        segmentation = replace(segmentation, strict=strict, loose=loose)
     codes = np.array([0, *(CLASSES[c] for c in objects["class"])], np.uint8)
     given = None if wmh is None else inside  # what is found on FLAIR lies inside the brain
     notes = images.header_notes(scan)

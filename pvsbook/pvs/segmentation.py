@@ -58,9 +58,11 @@ class Segmentation:
         standard error that noise gives it, contrast (largest, as a fraction of fluid), response,
         depth_mm, distance and angle to the ventricles, and the probability that it
         is found again under new noise (`repeat_probability`).
-    strict, loose
-        The perivascular spaces under rules of contrast, depth and shape that ask for 1.25 times
-        as much, and as little: how far the numbers hang on the rules.
+    strict
+        The perivascular spaces that pass rules of contrast, depth and shape which ask for 1.25
+        times as much: how far the numbers hang on the rules.
+    loose, loose_labels
+        Objects of all classes, and their voxels, under rules that ask for 1.25 times as little.
     labels
         Object of each voxel (the index of `objects` plus one), shape of the anatomy, int32.
     response
@@ -87,6 +89,7 @@ class Segmentation:
     objects: pd.DataFrame
     strict: pd.DataFrame
     loose: pd.DataFrame
+    loose_labels: NDArray[np.int32]
     labels: NDArray[np.int32]
     response: Floats
     threshold: float
@@ -204,7 +207,7 @@ def segment(
     is_lesion = (objects["class"] == "wmh_overlap").to_numpy()
     passes = classify(objects, is_lesion, strict) == "pvs"
     passes &= objects["response"].to_numpy() > _STRICT**2 * threshold.response
-    _, more = find(response, excess, blobs, loose, threshold.response / _STRICT**2)
+    loose_labels, more = find(response, excess, blobs, loose, threshold.response / _STRICT**2)
     # The same search in the image of opposite contrast, without what was found in this one: its
     # objects cannot be perivascular spaces, so they estimate the false ones.
     opposite = np.where(dilate(labels) > 0, 0, -scaled_excess)
@@ -213,7 +216,8 @@ def segment(
     return Segmentation(
         objects=objects,
         strict=objects[passes],
-        loose=more[more["class"] == "pvs"],
+        loose=more,
+        loose_labels=loose_labels,
         labels=labels,
         response=response,
         threshold=threshold.response,

@@ -100,6 +100,14 @@ def test_one_contrast_says_nothing_of_others(alone):
     assert (alone.objects["excess_t2"][alone.objects["class"] == "pvs"] > 0).all()
 
 
+def test_what_is_bright_on_flair_is_counted_by_no_rules(together):
+    row = together.to_row()
+    assert row["n_pvs_strict"] <= row["n_pvs"] <= row["n_pvs_loose"]
+    for table in (together.segmentation.strict, together.segmentation.loose):
+        counted = table[table["class"] == "pvs"]
+        assert not (counted["excess_flair"] > _contrasts.CSF_SD).any()
+
+
 def test_a_given_mask_wins(phantom, scan, flair, tmp_path):
     found = measured(scan, flair=flair, wmh_mask=phantom.wmh)
     row = found.to_row()

@@ -306,7 +306,8 @@ def test_rules_a_quarter_stricter_and_a_fifth_looser_bracket_the_numbers(result)
     strict = result.segmentation.strict
     assert (strict["depth_mm"] >= 1.25 * 2.2).all()
     assert (strict["contrast"] >= 1.25 * 0.11).all()
-    assert (result.segmentation.loose["length_mm"] >= 2.5 / 1.25).all()
+    loose = result.segmentation.loose
+    assert (loose.loc[loose["class"] == "pvs", "length_mm"] >= 2.5 / 1.25).all()
 
 
 def test_nan_four_dimensions_and_constants(scan):
