@@ -71,8 +71,17 @@ def render() -> int:
     return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
+def quiet_kernels() -> None:
+    """Keep kernels from a warning per chapter: they are reached from this machine alone."""
+    profile = BUILD / "ipython" / "profile_default"
+    profile.mkdir(parents=True, exist_ok=True)
+    (profile / "ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 40\n")
+    os.environ["IPYTHONDIR"] = str(profile.parent)
+
+
 def main() -> int:
     """Execute, with the home page's figure drawn beside it, then render."""
+    quiet_kernels()
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     figure = subprocess.Popen([sys.executable, str(Path(__file__).with_name("overview.py"))])
     failed = execute()
