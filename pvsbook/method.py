@@ -242,6 +242,8 @@ class Method:
         visits are compared.
     limits
         What a result cannot show, in sentences.
+    prose
+        ``prose(options, table)`` writes what a paper has to say of the measurements in a table.
     key_columns
         The columns that the page of a group draws, with the label of each.
     datatype, suffix
@@ -277,6 +279,7 @@ class Method:
     datatype: str
     suffix: str
     desc: str = ""
+    prose: Callable[[Mapping[str, Any], pd.DataFrame], str] | None = None
     validate: Callable[[Mapping[str, Any]], None] | None = None
     settle: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     compares: str = ""

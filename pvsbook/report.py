@@ -55,6 +55,7 @@ def html_page(
     sources: Sequence[str],
     status: str = "",
     reasons: Sequence[str] = (),
+    methods: tuple[str, str] = ("", ""),
     viewer: Mapping[str, Any] | None = None,
 ) -> str:
     """Render the page of one scan.
@@ -75,6 +76,8 @@ def html_page(
         Names of the input files.
     status, reasons
         ``"pass"``, ``"warn"`` or ``"fail"``, and why.
+    methods
+        What a paper has to say, and its BibTeX (see `pvsbook.bids.citation.methods_text`).
     viewer
         Slices to scroll through, and enlarged parts of them: ``title``, ``text`` (what is shown),
         ``legend`` (pairs of a name and a colour), ``sides`` (letters left and right of a slice),
@@ -108,6 +111,7 @@ def html_page(
         sources=sources,
         status=status,
         reasons=reasons,
+        methods=methods,
         viewer=viewer,
     )
 
@@ -154,6 +158,7 @@ def group_page(
     sections: Sequence[Mapping[str, Any]],
     limits: Sequence[str],
     notes: Sequence[str] = (),
+    methods: tuple[str, str] = ("", ""),
 ) -> str:
     """Render the page of all participants.
 
@@ -170,6 +175,8 @@ def group_page(
         Sentences on what the group cannot show.
     notes
         Remarks on the data set as a whole.
+    methods
+        As in `html_page`.
 
     Returns
     -------
@@ -191,6 +198,7 @@ def group_page(
         sections=sections,
         limits=limits,
         notes=notes,
+        methods=methods,
     )
 
 

@@ -21,6 +21,7 @@ from pvsbook import methods as registry
 from pvsbook._errors import InputError
 from pvsbook.bids import app
 from pvsbook.bids._trends import trend
+from pvsbook.bids.citation import methods_text
 from pvsbook.bids.inputs import BidsFolder, Measurement
 from pvsbook.bids.sessions import UNUSED
 from pvsbook.figures import people
@@ -30,6 +31,7 @@ __all__ = ["OUTLYING", "Group", "robust_z", "summarise"]
 
 OUTCOMES = ("failed", "skipped", "not run", "out of date")  # that leave no number
 OUTLYING = 3.5
+CITATION = ("logs/CITATION.md", "logs/CITATION.bib")
 MIN_VALUES = 5
 OWN: Mapping[str, Mapping[str, Any]] = {
     "participant_id": {"Description": "participant"},
@@ -166,7 +168,11 @@ def summarise(
         )
     trended = [key for key in rows if registry.by_name(key).trend is not None]
     names = [*rows, *(f"{key}slopes" for key in trended)]
-    for name in ("group.html", *(f"group_{key}.{e}" for key in names for e in ("tsv", "json"))):
+    for name in (
+        "group.html",
+        *CITATION,
+        *(f"group_{key}.{e}" for key in names for e in ("tsv", "json")),
+    ):
         jobs.check_page(top / name)
     derivatives.describe(top)
     tables, files, sections = {}, [], []
@@ -180,6 +186,11 @@ def summarise(
             slopes = pd.concat(people_of, names=["participant_id"]).reset_index(level=0)
             files += _write(top, folder, f"{name}slopes", method.trend_columns, slopes)
         sections.append(_section(method, table, z, links[name], reasons[name]))
+    written = methods_text(
+        (method, method.settled({**method.defaults, **(settings or {}).get(key, {})}), tables[key])
+        for key, method in ((key, registry.by_name(key)) for key in tables)
+    )
+    files += [jobs.write_page(t, top / n) for t, n in zip(written, CITATION, strict=True)]
     page = report.group_page(
         "All participants",
         summary=_summary(folder, tables),
@@ -187,6 +198,7 @@ def summarise(
         overview=_overview(tables),
         sections=sections,
         limits=LIMITS,
+        methods=written,
     )
     for section in sections:
         for figure, _, _ in section["figures"]:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import pandas as pd
 
 from pvsbook import derivatives, images, report
 from pvsbook._ours import refuse_foreign
 from pvsbook._records import sha256
 from pvsbook._stop import uninterrupted
+from pvsbook.bids.citation import methods_text
 from pvsbook.figures import use_style
 from pvsbook.method import Method
 from pvsbook.visit import check_names, entities_of
@@ -120,6 +122,7 @@ def measure_files(
         sources=names,
         status=result.status,
         reasons=result.reasons,
+        methods=methods_text([(method, settings, pd.DataFrame([row]))]),
     )
     for figure, _, _ in shown.figures:
         plt.close(figure)

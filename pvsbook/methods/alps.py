@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvsbook._errors import InputError
 from pvsbook.method import Input, Method, Option, Shown
+from pvsbook.methods import _prose
 from pvsbook.visit import BidsFile, Found, Visit, entities_of
 
 if TYPE_CHECKING:
@@ -348,6 +349,7 @@ METHOD = Method(
     validate=validate,
     columns_at="pvsbook.alps.pipeline.COLUMNS",
     show=show,
+    prose=_prose.alps,
     find=find,
     limits=(
         "The index is a ratio of diffusivities at one site; write 'lower ALPS index', not "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvsbook._errors import InputError
 from pvsbook.method import Input, Method, Option, Shown
-from pvsbook.methods import qsm
+from pvsbook.methods import _prose, qsm
 from pvsbook.visit import Found
 
 if TYPE_CHECKING:
@@ -188,6 +188,7 @@ METHOD = Method(
     settle=qsm.settle,
     columns_at="pvsbook.qsm.change.COLUMNS",
     show=show,
+    prose=_prose.qsmchange,
     find=None,
     limits=(
         "The nuclei are those of an atlas, brought over from MNI space, the same at both visits: "

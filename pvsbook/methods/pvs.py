@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvsbook.method import Input, Method, Option, Shown
+from pvsbook.methods import _prose
 from pvsbook.visit import BidsFile, Found, Visit
 
 if TYPE_CHECKING:
@@ -165,6 +166,7 @@ METHOD = Method(
     validate=validate,
     columns_at="pvsbook.pvs.pipeline.COLUMNS",
     show=show,
+    prose=_prose.pvs,
     find=find,
     limits=(
         "A bright thread is not always a perivascular space: white-matter hyperintensities and "

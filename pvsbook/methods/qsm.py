@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvsbook.method import Input, Method, Option, Shown
+from pvsbook.methods import _prose
 from pvsbook.visit import BidsFile, Found, Visit, natural
 
 if TYPE_CHECKING:
@@ -419,6 +420,7 @@ METHOD = Method(
     settle=settle,
     columns_at="pvsbook.qsm.nuclei.COLUMNS",
     show=show,
+    prose=_prose.qsm,
     find=find,
     limits=(
         "Susceptibility is relative: a value means something only with its reference region.",

@@ -57,7 +57,11 @@ class PvsResult:
     wmh_false_ml
         Volume that the search for lesions finds where there is none (NaN without a search).
     contrasts
-        The scan and the other contrasts of this head.
+        The scan and the other contrasts of this head, by name (``"t2"``, ``"t1"``, ``"flair"``),
+        each of the shape of the anatomy.
+    agreement
+        How well edges of ``"other"`` and ``"flair"`` agree with those of the scan: 1 at best, 0.33
+        by chance.
     status
         ``"pass"``, ``"warn"`` or ``"fail"``.
     reasons
@@ -77,7 +81,8 @@ class PvsResult:
     has_wmh_mask: bool
     wmh: NDArray[np.bool_] | None
     wmh_false_ml: float
-    contrasts: _contrasts.Contrasts
+    contrasts: Mapping[str, NDArray[np.float32]]
+    agreement: Mapping[str, float]
     status: str
     reasons: tuple[str, ...]
 
@@ -118,14 +123,14 @@ class PvsResult:
             values[f"median_{shape}"] = float(found[shape].median())
         for kind in CLASSES:
             values[f"n_{kind}"] = int((self.objects["class"] == kind).sum())
-        wmh, inside, n_contrasts = self.wmh, self.anatomy.regions > 0, len(self.contrasts.values)
+        wmh, inside, n_contrasts = self.wmh, self.anatomy.regions > 0, len(self.contrasts)
         is_fluid = found["n_csf_like"] == n_contrasts
         values |= {
             "wmh_ml": np.nan if wmh is None else float((wmh & inside).sum() * voxel_ml),
             "wmh_from": "mask" if self.has_wmh_mask else "none" if wmh is None else "FLAIR",
             "n_contrasts": n_contrasts,
             "n_csf_like": np.nan if n_contrasts < 2 else int(is_fluid.sum()),
-            "contrast_agreement": min(self.contrasts.agreement.values(), default=np.nan),
+            "contrast_agreement": min(self.agreement.values(), default=np.nan),
             "n_round": int(is_round(self.objects).sum()),
             "volume_voxels_mm3": float(found["volume_voxels_mm3"].sum()),
             "snr": levels.white_matter / levels.noise_sd,
@@ -348,7 +353,8 @@ def measure(
         has_wmh_mask=wmh is not None,
         wmh=inside,
         wmh_false_ml=false_ml,
-        contrasts=contrasts,
+        contrasts=contrasts.values,
+        agreement=contrasts.agreement,
         status=status,
         reasons=reasons,
     )
