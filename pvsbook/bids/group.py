@@ -31,7 +31,7 @@ __all__ = ["OUTLYING", "Group", "robust_z", "summarise"]
 
 OUTCOMES = ("failed", "skipped", "not run", "out of date")  # that leave no number
 OUTLYING = 3.5
-CITATION = ("logs/CITATION.md", "logs/CITATION.bib")
+CITATION = ("group_methods.md", "group_methods.bib")
 MIN_VALUES = 5
 OWN: Mapping[str, Mapping[str, Any]] = {
     "participant_id": {"Description": "participant"},

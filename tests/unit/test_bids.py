@@ -121,7 +121,8 @@ def test_pages_are_accessible_lead_on_and_ask_for_nothing_outside(done):
         assert all(th["scope"] in ("col", "row") for th in page.all("th"))
         assert all(len(img["alt"]) > 40 for img in page.all("img"))
         assert all(img["src"].startswith("data:") for img in page.all("img"))
-        assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe"}
+        assert not {tag for tag, _ in page.tags} & {"link", "iframe"}
+        assert not any("src" in script for script in page.all("script"))
         labels = [div["aria-label"] for div in page.all("div") if "aria-label" in div]
         assert len(set(labels)) == len(labels)
         ids = {a["id"] for _, a in page.tags if "id" in a}
@@ -131,6 +132,11 @@ def test_pages_are_accessible_lead_on_and_ask_for_nothing_outside(done):
     text = (done / "group.html").read_text()
     assert "cannot be read as NIfTI" in text
     assert "What this does not show" in text
+    assert "Of 8 scans," in text
+    assert "2 of 10 could not be measured" in text
+    words = (done / "group_methods.md").read_text()
+    assert "Susceptibility was mapped from gradient echoes at 3 T with 3 echoes" in words
+    assert "@article{bilgic2024," in (done / "group_methods.bib").read_text()
 
 
 def validate(folder: Path) -> list[dict]:

@@ -191,6 +191,6 @@ def _gre():
 def test_regions_that_are_no_file_are_told_before_corrections(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "load_dwi", None)
     files = [[tmp_path / "a.nii"], [tmp_path / "a.bval"], [tmp_path / "a.bvec"]]
-    options = methods.by_name("alps").defaults | {"brain_mask": None, "rois": "4mm"}
+    options = {option.name: option.default for option in methods.by_name("alps").options}
     with pytest.raises(InputError, match="4mm"):
-        methods.by_name("alps").measure(*files, **options)
+        methods.by_name("alps").measure(*files, **options | {"rois": "4mm"})
