@@ -84,7 +84,7 @@ def measure_files(
     >>> from pvsbook.methods import ALL
     >>> measure_files(ALL[0], {"image": "no.nii"}, "out", contrasts="t1")
     Traceback (most recent call last):
-    pvsbook._errors.InputError: options: pvs has no option contrasts; it has contrast, wmh...
+    pvsbook._errors.InputError: options: pvs has no option contrasts; it has contrast, flair...
     """
     method.check(options, "options")
     settings = method.settled({**{o.name: o.default for o in method.options}, **options})
