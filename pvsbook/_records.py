@@ -10,7 +10,7 @@ import json
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -130,8 +130,8 @@ def fingerprint(function: Function, task: Task, hashes: Mapping[str, str]) -> st
 
     Examples
     --------
-    >>> task = Task("a", {"scan": ["x/a.nii"]}, {"k": 1})
-    >>> moved = Task("a", {"scan": ["y/a.nii"]}, {"k": 1})
+    >>> task = Task("a", {"scan": ["x/a.nii"]}, {"mask": "x/a.nii"})
+    >>> moved = Task("a", {"scan": ["y/a.nii"]}, {"mask": "y/a.nii"})
     >>> known = {"x/a.nii": "1", "y/a.nii": "1"}
     >>> one, two = (fingerprint(code_hash, t, known) for t in (task, moved))
     >>> one == two
@@ -142,12 +142,20 @@ def fingerprint(function: Function, task: Task, hashes: Mapping[str, str]) -> st
         "caller": _hash_of_caller(function),
         "function": f"{function.__module__}.{function.__qualname__}",
         "name": task.name,
-        "parameters": task.parameters,
+        "parameters": _without_folders(task.parameters, {Path(p).name for p in hashes}),
         "inputs": {
             role: [[Path(p).name, hashes[p]] for p in paths] for role, paths in task.inputs.items()
         },
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _without_folders(values: Any, names: Container[str]) -> Any:
+    """Write an option that is one of the input files as its name."""
+    if isinstance(values, Mapping):
+        return {key: _without_folders(value, names) for key, value in values.items()}
+    name = Path(values).name if isinstance(values, str) else ""
+    return name if name in names else values
 
 
 def _hash_of_caller(function: Function) -> str:
@@ -308,7 +316,9 @@ def outdated(task: Task, record: Record, folder: images.PathLike) -> str:
     parameters = json.loads(json.dumps(task.parameters))
     hashes, _ = hash_inputs(task, Path(folder))
     by_name = {Path(path).name: value for path, value in hashes.items()}
-    names = _differing_keys(record.parameters, parameters)
+    names = _differing_keys(
+        _without_folders(record.parameters, record.inputs), _without_folders(parameters, by_name)
+    )
     return ", ".join([*names, *_differing_keys(record.inputs, by_name)])
 
 

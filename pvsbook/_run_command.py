@@ -207,16 +207,21 @@ def _share(
     workers: int | None, memory_gb: float | None, mem_gb: float | None
 ) -> tuple[int | None, float | None]:
     """Share a bound of all processes among them."""
+    if mem_gb is not None and memory_gb is not None:
+        raise InputError("--mem-gb, --memory-gb: bound all processes together, or each; not both")
+    if workers == 0 and (mem_gb is not None or memory_gb is not None):
+        name = "--memory-gb" if mem_gb is None else "--mem-gb"
+        raise InputError(f"{name}: bounds no process with --workers 0; use --workers 1")
     if mem_gb is None:
         return workers, memory_gb
-    if memory_gb is not None:
-        raise InputError("--mem-gb, --memory-gb: bound all processes together, or each; not both")
+    if mem_gb < 1:
+        raise InputError(f"--mem-gb: {mem_gb:g}; give 1 GB at least, and 4 GB for a whole head")
     from pvsbook._workers import MEMORY_PER_WORKER_GB, default_workers
 
     n = workers
     if n is None:
         n = max(1, min(default_workers(), int(mem_gb / MEMORY_PER_WORKER_GB)))
-    return n, mem_gb / max(n, 1)
+    return n, mem_gb / n
 
 
 def _summarise(folder: BidsFolder, out_dir: Path, options: dict[str, Any]) -> None:

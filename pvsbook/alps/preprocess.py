@@ -281,8 +281,10 @@ def find_displacement(
         threads = int(os.environ.get("OMP_NUM_THREADS", "0")) or None
         try:
             unpile.run(command, threads=threads)
-        except (OSError, subprocess.CalledProcessError) as error:
-            said = str(getattr(error, "stderr", "") or error).strip().splitlines()[-1:]
+        except OSError as error:  # its program is not found: the words say what to do
+            raise InputError(f"reverse: unpile failed ({' '.join(str(error).split())})") from error
+        except subprocess.CalledProcessError as error:
+            said = str(error.stderr or error).strip().splitlines()[-1:]
             raise InputError(f"reverse: unpile failed ({''.join(said)})") from error
         mm = images.array(nib.Nifti1Image.from_filename(Path(folder, "disp_pe_mm.nii.gz")), float)
     found = Displacement(mm.reshape(there.shape), axis, float(size[axis]))

@@ -164,7 +164,8 @@ def summarise(
     if not any(row["outcome"] == "done" for entries in rows.values() for row in entries):
         raise InputError(
             f"{out}: nothing has been measured there with these files and settings; run the "
-            "participant level first, with the same --settings"
+            "participant level first, with the same --settings, --derivatives and "
+            "--bids-filter-file"
         )
     trended = [key for key in rows if registry.by_name(key).trend is not None]
     names = [*rows, *(f"{key}slopes" for key in trended)]

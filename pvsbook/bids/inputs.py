@@ -236,7 +236,7 @@ def read_filters(path: images.PathLike | None) -> dict[str, dict[str, Any]]:
     Raises
     ------
     InputError
-        Not such a file.
+        Not such a file, or an entity that BIDS does not have.
 
     Examples
     --------
@@ -245,15 +245,27 @@ def read_filters(path: images.PathLike | None) -> dict[str, dict[str, Any]]:
     """
     if path is None:
         return {}
+    import bids2table
+
+    if not Path(path).exists():
+        raise InputError(f"--bids-filter-file: {path} does not exist")
     content = images.read_json(path)
     if not all(isinstance(v, dict) for v in content.values()):
         raise InputError(
             f'--bids-filter-file: {path} must hold entities by suffix, as {{"t2w": {{"run": 1}}}}'
         )
-    return {
+    filters = {
         str(suffix).lower(): {ENTITY.get(name, name): wanted for name, wanted in entities.items()}
         for suffix, entities in content.items()
     }
+    known = {c.value for c in bids2table.get_column_names()} - {"ext", "path", "root", "dataset"}
+    unknown = sorted({name for wanted in filters.values() for name in wanted} - known)
+    if unknown:
+        raise InputError(
+            f"--bids-filter-file: {path}: {', '.join(unknown)}: BIDS has no such entity; "
+            f"known are {', '.join(ENTITY)} and those of file names, as run or part"
+        )
+    return filters
 
 
 def _filtered(files: list[BidsFile], filters: Filters) -> list[BidsFile]:

@@ -15,6 +15,8 @@ from pvsbook.visit import NIFTI
 
 __all__ = ["survey"]
 
+SERIES = ("_dwi", "_MEGRE", "_T2starw", "_GRE")  # may have a fourth dimension
+
 
 def survey(folder: BidsFolder) -> tuple[list[str], bool]:
     """Say who has what each method needs, which protocols there are, and what cannot be used.
@@ -29,8 +31,8 @@ def survey(folder: BidsFolder) -> tuple[list[str], bool]:
     Returns
     -------
     list of str
-        Lines: for each method a count, the voxel sizes by how common they are, and per visit what
-        is lacking and what was chosen.
+        Lines: for each method a count, the voxel sizes by how common they are, what is lacking
+        and what was chosen, with the visits of which it is true.
     bool
         Whether everybody has what each method needs.
     """
@@ -43,9 +45,13 @@ def survey(folder: BidsFolder) -> tuple[list[str], bool]:
         is_whole &= ready == len(visits)
         lines.append(f"{method}: {ready} of {len(visits)} visits can be measured")
         lines += _protocols(visits)
+        said: dict[str, list[str]] = {}
         for visit in visits:
-            said = [*faults[visit.name], *(f"note: {note}" for note in visit.found.notes)]
-            lines += [f"  {visit.name}: {text}" for text in said]
+            for text in (*faults[visit.name], *(f"note: {note}" for note in visit.found.notes)):
+                said.setdefault(text, []).append(visit.name)
+        for text, names in said.items():
+            who = "each of them" if len(names) == len(visits) > 1 else ", ".join(names)
+            lines.append(f"  {who}: {text}")
     return lines, is_whole
 
 
@@ -56,7 +62,8 @@ def _unusable(measurement: Measurement) -> list[str]:
         try:
             if image is None:
                 raise InputError(f"{path}: cannot be read as NIfTI")
-            ndim = max(3, sum(n > 1 for n in image.shape))
+            volumes = image.ndim if path.name.split(".")[0].endswith(SERIES) else 3
+            ndim = min(volumes, max(3, sum(n > 1 for n in image.shape)))
             images.load(path, ndim=ndim, check_values=False)
         except InputError as error:
             faults.append(str(error).replace(str(path), path.name))
@@ -81,7 +88,9 @@ def _protocols(visits: list[Measurement]) -> list[str]:
 
 def _images_of(measurement: Measurement) -> Iterator[tuple[Path, nib.Nifti1Image | None]]:
     """Yield the images of a measurement with their headers; None where there is none to read."""
-    for several in measurement.found.inputs.values():
+    parameters = measurement.found.parameters.values()
+    beside = [[p] for p in parameters if isinstance(p, str)]  # FLAIR, masks
+    for several in (*measurement.found.inputs.values(), *beside):
         for path in map(Path, several):
             if path.name.endswith(NIFTI):
                 try:

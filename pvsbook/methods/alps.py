@@ -58,18 +58,15 @@ def measure(
     mask = None if brain_mask is None else images.load(brain_mask)
     series = images.load_dwi(dwi[0], bval[0], bvec[0], b0_below_s_mm2=b0_threshold)
     raw, before, displacement = series, None, None
+    if reverse is not None:  # before what takes minutes
+        back, axis = images.load(reverse), phase_encoding_axis(dwi[0], reverse, phase_encoding)
     if denoise is not None:
         series = preprocess.denoise(series, method=denoise, mask=mask)
         before = raw  # its noise is what the index still has
     if gibbs:
         series = preprocess.remove_ringing(series)
     if reverse is not None:
-        displacement = preprocess.find_displacement(
-            series,
-            images.load(reverse),
-            phase_encoding=phase_encoding_axis(dwi[0], reverse, phase_encoding),
-            mask=mask,
-        )
+        displacement = preprocess.find_displacement(series, back, phase_encoding=axis, mask=mask)
         before = displacement.correct(raw, order=0)  # interpolation hides noise
     if motion:
         series = preprocess.correct_motion(series, mask=mask, displacement=displacement).dwi

@@ -27,6 +27,7 @@ Mask = NDArray[np.bool_]
 # Of one head, even in slices of 4 mm, 0.77 to 0.91; 2 mm off, 0.63 to 0.70; of another head that
 # was aligned to the same template, 0.46 to 0.49 (three people; all of T1w, T2w and FLAIR).
 MIN_AGREEMENT = 0.6
+MIN_COVERED = 0.5  # of the regions; a contrast that shows less of them is not used
 RESAMPLED_GAIN = 0.02  # of agreement, by blur alone
 CLEAR_SHARE = 0.3  # of the voxels, those with the strongest edges: the rest is noise
 EDGE_MM = 1.2  # standard deviation of the Gaussian whose gradient is compared
@@ -91,10 +92,13 @@ class Contrasts:
         cosine of the angle between both gradients, whatever their signs, where edges are strong
         (normalised gradients, Haber and Modersitzki 2006, doi:10.1007/11866763_89); 0.33 by
         chance.
+    covered
+        Share of the regions that each other contrast shows.
     """
 
     values: Mapping[str, Floats]
     agreement: Mapping[str, float]
+    covered: Mapping[str, float]
 
 
 def gather(
@@ -106,21 +110,26 @@ def gather(
     """Align the other contrasts of a head to its scan (`align`).
 
     What agrees with the scan by less than `MIN_AGREEMENT` is left out of the values: it is of
-    another head, or lies elsewhere.
+    another head, or lies elsewhere.  So is what shows less than `MIN_COVERED` of the regions.
 
     Raises
     ------
     InputError
-        Another contrast than the one named.
+        Another contrast than the one named, or no brain.
     """
     values: dict[str, Floats] = {contrast: images.array(anatomy.image)}
     agreement: dict[str, float] = {}
+    covered: dict[str, float] = {}
     second = "t1" if contrast == "t2" else "t2"
     for name, role, image in ((second, "other", other), ("flair", "flair", flair)):
         if image is None:
             continue
-        aligned, agreement[role] = align(image, anatomy)
-        if agreement[role] < MIN_AGREEMENT:
+        try:
+            aligned, agreement[role] = align(_above_zero(image), anatomy)
+        except InputError as error:
+            raise InputError(f"{role}: {error}; or leave it out") from error
+        covered[role] = float((aligned > 0)[anatomy.regions > 0].mean())
+        if agreement[role] < MIN_AGREEMENT or covered[role] < MIN_COVERED:
             continue
         looks = _looks_like(aligned, anatomy)
         if is_placed(anatomy.registration) and looks not in ("", name):
@@ -129,7 +138,14 @@ def gather(
                 "expected; give the right file, or leave it out"
             )
         values[name] = aligned
-    return Contrasts(values, agreement)
+    return Contrasts(values, agreement, covered)
+
+
+def _above_zero(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """Lift a standardised image: what is not above zero counts as outside the field of view."""
+    values = images.array(image)
+    lowest = min(float(values.min()), 0.0)
+    return images.make(np.where(values != 0, values - 1.01 * lowest, 0), image.affine)
 
 
 def _looks_like(values: Floats, anatomy: PvsAnatomy) -> str:

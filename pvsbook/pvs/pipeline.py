@@ -339,7 +339,9 @@ def measure(
     codes = np.array([0, *(CLASSES[c] for c in objects["class"])], np.uint8)
     given = None if wmh is None else inside  # what is found on FLAIR lies inside the brain
     notes = images.header_notes(scan)
-    status, reasons = judge(segmentation, anatomy, given, notes, contrasts.agreement)
+    status, reasons = judge(
+        segmentation, anatomy, given, notes, contrasts.agreement, contrasts.covered
+    )
     return PvsResult(
         image=scan,
         objects=objects,

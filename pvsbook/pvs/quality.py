@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from pvsbook.atlas import perivascular
 from pvsbook.atlas.registration import MIN_CORRELATION
-from pvsbook.pvs._contrasts import MIN_AGREEMENT
+from pvsbook.pvs._contrasts import MIN_AGREEMENT, MIN_COVERED
 from pvsbook.pvs.anatomy import LARGEST_BRAIN_ML, PvsAnatomy
 from pvsbook.pvs.objects import is_round
 from pvsbook.pvs.segmentation import Segmentation
@@ -32,6 +32,7 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     "wmh_in_regions": (0.25, np.inf),
     "mirrored_per_pvs": (0.25, 1.0),
     "contrast_agreement": (0.72, MIN_AGREEMENT),
+    "contrast_covered": (0.95, MIN_COVERED),
     "n_round": (3.0, np.inf),
     "largest_share": (0.5, np.inf),
     "centrum_semiovale_least_ml": (30.0, -np.inf),  # of a side; 44 on the template
@@ -86,6 +87,7 @@ def judge(
     wmh: NDArray[np.bool_] | None,
     notes: Sequence[str] = (),
     agreement: Mapping[str, float] | None = None,
+    covered: Mapping[str, float] | None = None,
 ) -> tuple[str, tuple[str, ...]]:
     """Compare quality figures with `LIMITS`; give the status and its reasons, failures first.
 
@@ -99,6 +101,8 @@ def judge(
         What the header of the scan leaves open: a warning each.
     agreement
         How well other contrasts of this head agree with the scan, by their names.
+    covered
+        Share of the regions that they show.
     """
     n_pvs = int((segmentation.objects["class"] == "pvs").sum())
     n_mirrored = segmentation.n_mirrored
@@ -137,7 +141,12 @@ def judge(
             f"the same head by {MIN_AGREEMENT} and more; give that of this head, or none"
         )
         checks.append(("contrast_agreement", value, text))
-    if wmh is None and (agreement or {}).get("flair", 0) < MIN_AGREEMENT:
+    for name, value in (covered or {}).items():
+        unused = "was not used, as it " if value < MIN_COVERED else ""
+        text = f"{name} {unused}shows {value:.0%} of the regions: elsewhere it says nothing"
+        checks.append(("contrast_covered", value, text))
+    agrees = (agreement or {}).get("flair", 0) >= MIN_AGREEMENT
+    if wmh is None and not (agrees and (covered or {}).get("flair", 1) >= MIN_COVERED):
         n_round = int(is_round(segmentation.objects).sum())
         text = (
             f"{n_round} bright objects in white matter are not slender, as lesions are: some may "

@@ -129,6 +129,13 @@ def test_what_cannot_be_corrected_is_refused(head, unpile, monkeypatch):
     unpile.run = run
     with pytest.raises(InputError, match=r"unpile failed \(no such metric\)"):
         find_displacement(clean.dwi, b0(clean), phase_encoding="j", mask=clean.mask)
+
+    def absent(command, threads):
+        raise FileNotFoundError("neither here\nnor on PATH; set UNPILE_BIN to its path")
+
+    unpile.run = absent
+    with pytest.raises(InputError, match=r"unpile failed \(neither here nor on PATH; set"):
+        find_displacement(clean.dwi, b0(clean), phase_encoding="j", mask=clean.mask)
     monkeypatch.setitem(sys.modules, "unpile", None)
     with pytest.raises(
         InputError, match=r"unpile, which is missing here; run: pip install unpile"

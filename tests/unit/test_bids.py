@@ -422,6 +422,10 @@ def test_a_filter_file_says_which_scans_to_take(tmp_path):
         image({"dwi": {"run": 1}})
     with pytest.raises(InputError, match="must hold entities by suffix"):
         image({"t2w": "iso"})
+    with pytest.raises(InputError, match="acquisiton: BIDS has no such entity"):
+        image({"t2w": {"acquisiton": None}})
+    with pytest.raises(InputError, match=r"no\.json does not exist"):
+        inputs.read_filters(tmp_path / "no.json")
 
 
 def test_a_look_before_the_run_names_who_lacks_what(bids, tmp_path, capsys):
@@ -441,6 +445,12 @@ def test_a_look_before_the_run_names_who_lacks_what(bids, tmp_path, capsys):
     odd.write_bytes(b"no image")
     assert call("doctor", tmp_path / "bids") == 1
     assert "sub-1_T2w.nii: cannot be read as NIfTI" in capsys.readouterr().out
+    images.save(images.make(np.ones((3, 3, 3, 2), np.uint8), np.eye(4)), odd)
+    odd.with_name("sub-1_FLAIR.nii").write_bytes(b"no image")
+    assert call("doctor", tmp_path / "bids") == 1
+    out = capsys.readouterr().out
+    assert "sub-1_T2w.nii: has 4 dimensions" in out
+    assert "sub-1_FLAIR.nii: cannot be read as NIfTI" in out
     assert call("doctor", tmp_path / "nothing") == 2
 
 
@@ -498,11 +508,24 @@ def test_a_run_ends_at_the_first_failure_and_goes_on_later(bids, tmp_path, capsy
         ((2, None, 6.0), (2, 3.0)),
         ((None, 3.0, None), (None, 3.0)),
         ((None, None, 4.0), (1, 4.0)),
-        ((0, None, 4.0), (0, 4.0)),
+        ((0, None, None), (0, None)),
     ],
 )
 def test_a_bound_of_all_processes_is_shared(given, shared):
     assert _run_command._share(*given) == shared
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ((None, None, 0.5), "--mem-gb: 0.5; give 1 GB at least"),
+        ((0, None, 4.0), "--mem-gb: bounds no process"),
+        ((0, 4.0, None), "--memory-gb: bounds no process"),
+    ],
+)
+def test_a_bound_that_bounds_nothing_is_refused(given, text):
+    with pytest.raises(InputError, match=text):
+        _run_command._share(*given)
 
 
 def test_robust_distance_marks_the_odd_one():

@@ -100,11 +100,17 @@ def test_other_code_has_another_hash(tmp_path):
 
 
 def test_a_moved_data_set_stays_done(tmp_path, scans, believe_stamps):
+    """An option that names one of the files moves with it."""
     calls, out = tmp_path / "calls", tmp_path / "out"
-    run(stubs.work, with_inputs(scans, calls), out)
+    run(stubs.work, with_inputs(scans, calls, options={"flair": str(scans[0])})[:1], out)
     moved = [p.rename(tmp_path / p.name) for p in scans]
-    again = run(stubs.work, with_inputs(moved, calls), out)
+    tasks = with_inputs(moved, calls, options={"flair": str(moved[0])})
+    again = run(stubs.work, tasks[:1], out)
     assert all(r.is_cached for r in again.values())
+    assert jobs.outdated(tasks[0], again["t0"], out) == ""
+    (other,) = with_inputs(moved[:1], calls, options={"flair": None})
+    assert jobs.outdated(other, again["t0"], out) == "flair"
+    assert not run(stubs.work, [other], out)["t0"].is_cached
 
 
 def test_failures_have_reasons_and_stop_nobody(tmp_path):

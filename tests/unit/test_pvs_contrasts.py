@@ -143,6 +143,36 @@ def test_another_head_is_not_used_and_fails(flair, alone):
     assert any("not slender" in reason for reason in reasons), "lesions are not known"
 
 
+@pytest.mark.parametrize(("slices", "is_used"), [((None, None), True), ((0, 50), False)])
+def test_a_flair_that_shows_part_of_the_regions_is_told(alone, flair, slices, is_used):
+    part = flair.slicer[:, :, slice(*slices)]
+    found = _contrasts.gather(alone.anatomy, "t2", part, None)
+    assert ("flair" in found.values) == is_used
+    told = (found.agreement, found.covered)
+    status, reasons = judge(alone.segmentation, alone.anatomy, None, (), *told)
+    assert any("flair was not used, as it shows" in text for text in reasons) != is_used
+    assert any("not slender" in text for text in reasons) != is_used
+    assert (status == "fail") != is_used
+    partly = judge(alone.segmentation, alone.anatomy, None, (), {"flair": 0.9}, {"flair": 0.8})
+    assert "flair shows 80% of the regions: elsewhere it says nothing" in partly[1]
+
+
+def test_a_standardised_flair_is_like_the_same_flair(alone, flair):
+    values = images.array(flair)
+    standard = images.make((values - values.mean()) / values.std(), flair.affine)
+    (one, two) = (
+        _contrasts.gather(alone.anatomy, "t2", image, None) for image in (flair, standard)
+    )
+    assert two.agreement["flair"] == pytest.approx(one.agreement["flair"], abs=0.01)
+    lesions = [_contrasts.find_lesions(c, alone.anatomy)[0] for c in (one, two)]
+    assert dice(*lesions) > 0.99
+
+
+def test_a_flair_without_a_brain_is_named(alone, flair):
+    with pytest.raises(InputError, match=r"flair: .*; or leave it out"):
+        _contrasts.gather(alone.anatomy, "t2", flair.slicer[30:40, 30:40, 30:40], None)
+
+
 def test_a_doubtful_place_is_told(together):
     def judged(agreement):
         place = {"flair": agreement}
