@@ -69,7 +69,6 @@ class PvsResult:
     """
 
     image: nib.Nifti1Image
-
     objects: pd.DataFrame
     labels: nib.Nifti1Image
     classes: nib.Nifti1Image
