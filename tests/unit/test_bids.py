@@ -422,8 +422,8 @@ def test_a_filter_file_says_which_scans_to_take(tmp_path):
         image({"dwi": {"run": 1}})
     with pytest.raises(InputError, match="must hold entities by suffix"):
         image({"t2w": "iso"})
-    with pytest.raises(InputError, match="acquisiton: BIDS has no such entity"):
-        image({"t2w": {"acquisiton": None}})
+    with pytest.raises(InputError, match="acquisitions: BIDS has no such entity"):
+        image({"t2w": {"acquisitions": None}})
     with pytest.raises(InputError, match=r"no\.json does not exist"):
         inputs.read_filters(tmp_path / "no.json")
 
