@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from pybtex.database import parse_string
 
+from pvsbook import report
 from pvsbook.bids.citation import methods_text
 from pvsbook.methods import ALL, _prose, by_name
 
@@ -84,3 +85,26 @@ def test_references_are_those_of_the_book():
 def test_options_of_steps_are_all_known():
     known = {o.name: o.choices for o in by_name("qsm").options}
     assert set(_prose.STEPS) == {*known["background"], *known["inversion"]}
+
+
+def test_a_button_copies_the_paragraph(browser, tmp_path):
+    text, references = written("pvs", [PVS])
+    page_at = tmp_path / "page.html"
+    page_at.write_text(
+        report.html_page(
+            "Scan", summary="", row={}, columns={}, figures=[], limits=[], sources=[],
+            methods=(text, references),
+        ),
+        encoding="utf-8",
+    )  # fmt: skip
+    page = browser.new_page()
+    page.goto(page_at.as_uri())
+    page.get_by_role("button", name="Copy the text").click()
+    assert page.get_by_role("button", name="Copied").is_visible()
+    assert page.evaluate("getSelection().toString()").strip() == text.strip()
+    page.close()
+    silent = browser.new_context(java_script_enabled=False).new_page()
+    silent.goto(page_at.as_uri())
+    assert not silent.get_by_role("button").count(), "a button that does nothing is not shown"
+    assert silent.get_by_label("Text to copy").is_visible()
+    silent.close()
