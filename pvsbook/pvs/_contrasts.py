@@ -18,7 +18,7 @@ from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas.registration import is_placed, rigid_between
 from pvsbook.images._smooth import smooth_within
-from pvsbook.pvs.anatomy import Contrast, PvsAnatomy, brain_mask, robust_spread
+from pvsbook.pvs.anatomy import Contrast, PvsAnatomy, above_zero, brain_mask, robust_spread
 from pvsbook.pvs.objects import components
 
 Floats = NDArray[np.float32]
@@ -125,7 +125,7 @@ def gather(
         if image is None:
             continue
         try:
-            aligned, agreement[role] = align(_above_zero(image), anatomy)
+            aligned, agreement[role] = align(above_zero(image), anatomy)
         except InputError as error:
             raise InputError(f"{role}: {error}; or leave it out") from error
         covered[role] = float((aligned > 0)[anatomy.regions > 0].mean())
@@ -139,13 +139,6 @@ def gather(
             )
         values[name] = aligned
     return Contrasts(values, agreement, covered)
-
-
-def _above_zero(image: nib.Nifti1Image) -> nib.Nifti1Image:
-    """Lift a standardised image: what is not above zero counts as outside the field of view."""
-    values = images.array(image)
-    lowest = min(float(values.min()), 0.0)
-    return images.make(np.where(values != 0, values - 1.01 * lowest, 0), image.affine)
 
 
 def _looks_like(values: Floats, anatomy: PvsAnatomy) -> str:

@@ -130,6 +130,15 @@ class Levels:
         return self.fluid_contrast / self.noise_sd
 
 
+def above_zero(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """Lift a standardised image, whose signal is in part negative; exact zeros are outside it."""
+    values = images.array(image)
+    lowest = float(values.min())
+    if lowest >= 0:
+        return image
+    return images.make(np.where(values != 0, values - 1.01 * lowest, 0), image.affine)
+
+
 def foreground_mask(image: nib.Nifti1Image) -> nib.Nifti1Image:
     """Find the brain in a skull-stripped scan, or the head in a whole one.
 

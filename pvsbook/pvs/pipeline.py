@@ -20,7 +20,7 @@ from pvsbook.atlas.registration import Model, Registration, check_model, is_plac
 from pvsbook.derivatives import Writer
 from pvsbook.method import describe_columns
 from pvsbook.pvs import _contrasts
-from pvsbook.pvs.anatomy import Contrast, PvsAnatomy, Strip, locate_regions
+from pvsbook.pvs.anatomy import Contrast, PvsAnatomy, Strip, above_zero, locate_regions
 from pvsbook.pvs.objects import CLASSES, OBJECT_COLUMNS, Rules, is_round
 from pvsbook.pvs.quality import MIN_COVERAGE, judge
 from pvsbook.pvs.segmentation import Segmentation, segment
@@ -285,7 +285,8 @@ def measure(
     if contrast not in ("t2", "t1"):
         raise InputError(f"contrast: {contrast!r}; choose 't2' (bright fluid) or 't1' (dark)")
     check_model(registration)
-    scan = images.load(image, name="image")
+    loaded = images.load(image, name="image")
+    scan = above_zero(loaded)
     wmh = _load_mask(wmh_mask, scan, "wmh_mask")
     mask = _load_mask(brain_mask, scan, "brain_mask")
     if mask is not None and not np.any(mask.dataobj):
@@ -337,10 +338,8 @@ def measure(
         segmentation = replace(segmentation, strict=strict, loose=loose)
     codes = np.array([0, *(CLASSES[c] for c in objects["class"])], np.uint8)
     given = None if wmh is None else inside  # what is found on FLAIR lies inside the brain
-    notes = images.header_notes(scan)
-    status, reasons = judge(
-        segmentation, anatomy, given, notes, contrasts.agreement, contrasts.covered
-    )
+    doubts = (images.header_notes(loaded), contrasts.agreement, contrasts.covered)
+    status, reasons = judge(segmentation, anatomy, given, *doubts)
     return PvsResult(
         image=scan,
         objects=objects,

@@ -310,6 +310,17 @@ def test_rules_a_quarter_stricter_and_a_fifth_looser_bracket_the_numbers(result)
     assert (loose.loc[loose["class"] == "pvs", "length_mm"] >= 2.5 / 1.25).all()
 
 
+@pytest.mark.parametrize("shift", [0.3, 1.0])
+def test_a_standardised_scan_gives_the_same_numbers(scan, result, shift):
+    def standardise(data):
+        inside = data != 0
+        data[inside] = (data[inside] - shift * data[inside].mean()) / data[inside].std()
+
+    row, known = measured(spoilt(scan, standardise)).to_row(), result.to_row()
+    assert (row["n_pvs"], row["status"]) == (known["n_pvs"], known["status"])
+    assert row["volume_mm3"] == pytest.approx(known["volume_mm3"], rel=0.01)
+
+
 def test_nan_four_dimensions_and_constants(scan):
     def poison(data):
         data[3, 3, 3] = np.nan
