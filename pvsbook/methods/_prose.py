@@ -30,14 +30,16 @@ STEPS = {
 
 def pvs(options: Options, table: pd.DataFrame) -> str:
     """Perivascular spaces."""
+    from pvsbook.pvs._contrasts import LESION_SD
     from pvsbook.pvs.objects import Rules
 
     rules = Rules(**options["rules"])
     scans = {"t2": "T2-weighted", "t1": "T1-weighted"}
     contrasts = _names(table, "contrast", scans)
     lesions = {
-        "FLAIR": "White-matter hyperintensities were found on FLAIR (above 3 robust standard "
-        "deviations of white matter) and cut out before spaces were formed.",
+        "FLAIR": "White-matter hyperintensities were found on FLAIR (above "
+        f"{LESION_SD:g} robust standard deviations of white matter) and cut out before spaces "
+        "were formed.",
         "mask": "White-matter hyperintensities were cut out with a given mask before spaces were "
         "formed.",
         "none": "No lesions were masked, so lesions may be counted.",
@@ -78,10 +80,10 @@ def alps(options: Options, table: pd.DataFrame) -> str:
         "The index of diffusivity along the perivascular space (ALPS [@taoka2017]) was measured "
         f"from series with {_range(table, 'n_directions', 'directions')} at "
         f"{_range(table, 'b_s_mm2', 's/mm2')}; the series were {done}. Tensors were fitted by "
-        f"weighted least squares with DIPY [@garyfallidis2014]. Regions were {where}, one in "
-        "projection and one in association fibres of each side. The index is the ratio of "
-        "diffusivities in the frame of the two tracts of each head; the classic index, along the "
-        "axes of the scanner, is given beside it and falls where the head is tilted "
+        f"weighted least squares, and their scalars are those of DIPY [@garyfallidis2014]. "
+        f"Regions were {where}, one in projection and one in association fibres of each "
+        "side. The index is the ratio of diffusivities in the frame of the two tracts of each head; the classic index, along the "
+        "axes of the scanner, is given beside it and changes where the head is tilted "
         f"(pitch {_range(table, 'pitch_deg', 'degrees')}). Intervals of 95 % hold noise "
         f"({options['n_bootstrap']} wild bootstraps), the place of the regions and the "
         "registration. The index is a ratio of diffusivities at one site, not a measure of "
@@ -92,6 +94,14 @@ def alps(options: Options, table: pd.DataFrame) -> str:
 def qsm(options: Options, table: pd.DataFrame) -> str:
     """Susceptibility of one scan."""
     zero = table.get("reference_value_ppb", pd.Series(dtype=float)).astype(float)
+    reference = "No reference was subtracted."
+    if options["reference"] != "none":
+        name = str(options["reference"])
+        place = "a given mask" if name.endswith((".nii", ".nii.gz")) else f"the {name}"
+        reference = (
+            f"Values are relative to {place}, whose mean ({zero.mean():.1f} ppb, SD "
+            f"{zero.std(ddof=0):.1f} between scans) was subtracted."
+        )
     return (
         "Susceptibility was mapped from gradient echoes at "
         f"{_range(table, 'field_strength_t', 'T')} with {_range(table, 'n_echoes', 'echoes')}"
@@ -99,8 +109,7 @@ def qsm(options: Options, table: pd.DataFrame) -> str:
         f"{_range(table, 'b0_tilt_deg', 'degrees')} against the slices. Phase was unwrapped with "
         "ROMEO [@dymerska2021] and the field fitted over the echoes, weighted by the magnitude. "
         f"Background fields were removed by {STEPS[options['background']]}, and dipoles inverted "
-        f"by {STEPS[options['inversion']]}. Values are relative to {options['reference']}, whose "
-        f"mean ({zero.mean():.1f} ppb, SD {zero.std(ddof=0):.1f} between scans) was subtracted. "
+        f"by {STEPS[options['inversion']]}. {reference} "
         f"Deep grey nuclei were placed by the {_names(table, 'placed_by', {})} from "
         f"{_ATLAS.get(options['atlas'], options['atlas'])}; the report follows the QSM consensus "
         "[@bilgic2024]. "
@@ -154,7 +163,9 @@ def _each(table: pd.DataFrame, column: str, words: Mapping[str, str]) -> list[st
     values = table[column].dropna().astype(str) if column in table else pd.Series(dtype=str)
     counts = values[values != ""].value_counts()
     known = [(words.get(str(name), str(name)), n) for name, n in counts.items()]
-    return [text if len(known) == 1 else f"{text} ({n} scans)" for text, n in known]
+    if len(known) == 1:
+        return [known[0][0]]
+    return [f"{text} ({n} {'scan' if n == 1 else 'scans'})" for text, n in known]
 
 
 def _names(table: pd.DataFrame, column: str, words: Mapping[str, str]) -> str:

@@ -63,8 +63,8 @@ _REASONS: Mapping[str, str] = {
     "and objects in it are not counted",
 }
 _UNLIKELY_ML = (
-    "{} holds {:.0f} ml, unlike that of an adult (30 to 90): look at the regions, or give a brain "
-    "mask"
+    "{} holds {:.0f} ml, unlike that of an adult ({:.0f} to {:.0f}): look at the regions, or give "
+    "a brain mask"
 )
 _WHOLE_HEAD = (
     "the scan holds the whole head, and the brain was cut out of it by {}: look at the regions, {}"
@@ -125,9 +125,10 @@ def judge(
         checks.append(("coverage", coverage, f"{name} {text}"))
         if name.startswith("cso") and coverage >= LIMITS["coverage"][0]:
             ml = float((anatomy.regions == label).sum() * anatomy.voxel_size_mm.prod() / 1000)
-            for side in ("least", "most"):
-                key = f"centrum_semiovale_{side}_ml"
-                checks.append((key, ml, _UNLIKELY_ML.format(name, ml)))
+            keys = [f"centrum_semiovale_{end}_ml" for end in ("least", "most")]
+            adult_ml = [LIMITS[key][0] for key in keys]
+            for key in keys:
+                checks.append((key, ml, _UNLIKELY_ML.format(name, ml, *adult_ml)))
     text = (
         f"{n_mirrored} objects of the opposite contrast pass the rules that {n_pvs} perivascular "
         "spaces pass: texture, vessels or artefacts may be among them"
