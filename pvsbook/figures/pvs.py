@@ -396,7 +396,7 @@ def _why_not(one: pd.DataFrame, rules: Rules) -> list[str]:
     if kind == "pvs":
         return []
     missing = shortfalls(one, rules).iloc[0]
-    reasons = ["in the mask of lesions"] if kind == "wmh_overlap" else []
+    reasons = ["in a lesion, or bright on FLAIR"] if kind == "wmh_overlap" else []
     for column in missing.index[missing > 0]:
         limit, is_upper = LIMITS[column]
         unit = " mm" if column.endswith("_mm") else ""
