@@ -28,6 +28,7 @@ __all__ = ["Levels", "PvsAnatomy", "foreground_mask", "locate_regions", "measure
 
 LARGEST_BRAIN_ML = 2200.0  # with ventricles and sulci; a mask that holds more holds scalp
 _SMALLEST_BRAIN_ML = 700.0
+_OVERSHOOTS = 0.01  # of what is not zero
 _SCALP = 0.9  # of what is not air; a brain without scalp keeps .98 and more
 _HEIGHT_MM = 130.0  # of a whole brain; of less, the smallest brain is smaller
 _DEEP_MM = 25.0  # below the skin: brain, whatever the scalp looks like
@@ -131,11 +132,14 @@ class Levels:
 
 
 def above_zero(image: nib.Nifti1Image) -> nib.Nifti1Image:
-    """Lift a standardised image, whose signal is in part negative; exact zeros are outside it."""
+    """Lift a standardised image, whose signal is in part negative; exact zeros are outside it.
+
+    A few negative voxels are overshoots of an interpolation, and stay.
+    """
     values = images.array(image)
-    lowest = float(values.min())
-    if lowest >= 0:
+    if (values < 0).sum() <= _OVERSHOOTS * np.count_nonzero(values):
         return image
+    lowest = float(values.min())
     return images.make(np.where(values != 0, values - 1.01 * lowest, 0), image.affine)
 
 
