@@ -1,6 +1,6 @@
 # Two commands are enough: `make book` and `make test`.  Both set up .venv by themselves.
 .DEFAULT_GOAL := help
-.PHONY: help setup book test test-public check links bench serve lab pdf notebooks wheel lock clean distclean
+.PHONY: help setup book test test-public test-slurm check links bench serve lab pdf notebooks wheel lock clean distclean
 
 PYTHON ?= python3
 VENV := .venv
@@ -35,13 +35,18 @@ book: $(STAMP)  ## Execute every notebook and render the site into _build/html
 
 test: $(STAMP) book  ## Unit, property, notebook and site tests; coverage of pvsbook
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m pytest tests pvsbook book/pvsbook_book tools -m "not site and not rerun" --cov --cov-report=term:skip-covered --cov-fail-under=95
+	$(BIN)/python -m pytest tests pvsbook book/pvsbook_book tools -m "not site and not rerun and not slurm" --cov --cov-report=term:skip-covered --cov-fail-under=95
 	$(BIN)/python -m pytest tests/unit/test_rerun.py -m rerun -n $(CORES)
 	$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg -n $(CORES) --dist loadscope notebooks
 	$(BIN)/python -m pytest tests/site -n $(CORES)
 
 test-public: $(STAMP)  ## The tests on real files, fetched from their public hosts
 	PVSBOOK_TEST_PUBLIC=1 $(BIN)/python -m pytest tests -m public
+
+test-slurm: $(STAMP)  ## SLURM, set up and taken down on this machine (needs slurm-wlm and munge)
+	@PATH="$$PATH:/usr/sbin"; for tool in munged slurmctld slurmd; do command -v $$tool >/dev/null || \
+	  { echo "make: no $$tool; on Debian and Ubuntu: apt-get install slurm-wlm munge"; exit 1; }; done
+	$(BIN)/python -m pytest tests/slurm -m slurm -s
 
 check: $(STAMP)  ## Lint, format, types, layers, dependencies, spelling, links inside
 	$(BIN)/ruff check .

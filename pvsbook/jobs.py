@@ -48,7 +48,7 @@ from pvsbook._records import (
     write_record,
 )
 from pvsbook._stop import uninterrupted
-from pvsbook._workers import DEATHS, default_workers, workers
+from pvsbook._workers import default_workers, workers
 
 if sys.platform == "win32":
     raise InputError(WINDOWS)
@@ -326,10 +326,10 @@ def _outcome(future: Any, task: Task, top: Path) -> Record:
     error = future.exception() if future.status == "error" else None
     if future.status == "finished":
         return future.result()
-    if type(error).__name__ == "KilledWorker":
+    if error is not None and type(error).__name__ == "KilledWorker":
         reason = (
-            f"its worker process died {DEATHS + 1} times, killed or out of memory; "
-            "give it more memory (fewer --workers, or --memory-gb)"
+            f"its worker process died {error.allowed_failures + 1} times, killed or out of "
+            "memory; give it more memory (fewer --workers, or --memory-gb)"
         )
     else:
         reason = (
