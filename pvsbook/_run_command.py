@@ -141,7 +141,7 @@ def run(
         options = bids_app.read_settings(settings)
         filters = inputs.read_filters(filter_file)
         workers, memory_gb = _share(workers, memory_gb, mem_gb)
-    names = None if methods is None else [m.strip() for m in methods.split(",") if m.strip()]
+    names = names_of(methods)
     with _ends_with(BAD_DATA):
         folder = inputs.find(
             bids_dir,
@@ -167,6 +167,11 @@ def run(
         total = sum(1 for _ in bids_app.plan(folder, options))
         records = watch(steps, total)
     _report(records, out_dir, folder.labels, total)
+
+
+def names_of(methods: str | None) -> list[str] | None:
+    """Read names with commas between them."""
+    return None if methods is None else [m.strip() for m in methods.split(",") if m.strip()]
 
 
 @contextmanager

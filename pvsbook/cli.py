@@ -19,7 +19,7 @@ from pvsbook._data_commands import data
 from pvsbook._environment import check_spelling
 from pvsbook._errors import USAGE, InputError
 from pvsbook._method_commands import flag_of, make_command
-from pvsbook._run_command import SEVERAL, run
+from pvsbook._run_command import SEVERAL, names_of, run
 from pvsbook._stop import Stopped, stoppable
 from pvsbook._version import __version__
 
@@ -55,14 +55,17 @@ def doctor(
         list[Path] | None,
         typer.Option("--derivatives", "-d", help="Folders of other pipelines, with masks."),
     ] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Which methods, with commas between them; by default all.")
+    ] = None,
 ) -> None:
-    """Look at this machine, and at a BIDS folder: who has what, and what will be refused.
+    """Look at this machine, or at a BIDS folder: who has what, what will be refused, what warns.
 
-    Of the folder, names, sidecars and headers are judged, and no voxel. Ends with 1 where somebody
-    lacks what a method needs.
+    Of the folder, each file is read once; nothing is fitted or registered. Ends with 1 where
+    somebody lacks what a method needs.
     """
     if bids_dir is not None:
-        _look_at(bids_dir, derivatives or ())
+        _look_at(bids_dir, derivatives or (), methods)
         return
     import platform
 
@@ -100,11 +103,12 @@ def doctor(
         )
 
 
-def _look_at(bids_dir: Path, derivatives: Sequence[Path]) -> None:
+def _look_at(bids_dir: Path, derivatives: Sequence[Path], methods: str | None) -> None:
     """Print what of a BIDS folder can be measured."""
     from pvsbook.bids import inputs, survey
 
-    lines, is_whole = survey.survey(inputs.find(bids_dir, derivatives=derivatives))
+    folder = inputs.find(bids_dir, methods=names_of(methods), derivatives=derivatives)
+    lines, is_whole = survey.survey(folder)
     for line in lines:
         console().print(line, markup=False, soft_wrap=True)
     if not is_whole:

@@ -242,6 +242,8 @@ class Method:
         visits are compared.
     limits
         What a result cannot show, in sentences.
+    look
+        ``look(found)`` says of what a result will warn, by the files alone; refuses as `measure`.
     prose
         ``prose(options, table)`` writes what a paper has to say of the measurements in a table.
     key_columns
@@ -280,6 +282,7 @@ class Method:
     suffix: str
     desc: str = ""
     prose: Callable[[Mapping[str, Any], pd.DataFrame], str] | None = None
+    look: Callable[[Any], list[str]] | None = None
     validate: Callable[[Mapping[str, Any]], None] | None = None
     settle: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     compares: str = ""

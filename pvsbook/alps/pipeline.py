@@ -304,15 +304,20 @@ def measure(
     """
     check_model(registration)
     _check_rois(rois)
+    check_size(dwi)
+    check_options(search_mm, n_bootstrap, by_hand=not isinstance(rois, RoiSet))
+    scan = _fitted.fit(dwi, mask, registration, before_denoising, displacement)
+    return _measure_regions(scan, rois, search_mm, n_bootstrap, rng)
+
+
+def check_size(dwi: images.Dwi) -> None:
+    """Refuse voxels that are larger than the tracts are wide."""
     size = images.voxel_size_mm(dwi.image)
     if size.max() > MAX_VOXEL_MM + 0.05:
         raise InputError(
             f"dwi: voxels of {' x '.join(f'{s:.2g}' for s in size)} mm; above 3 mm the regions "
             "mix projection and association fibres, so the index means nothing"
         )
-    check_options(search_mm, n_bootstrap, by_hand=not isinstance(rois, RoiSet))
-    scan = _fitted.fit(dwi, mask, registration, before_denoising, displacement)
-    return _measure_regions(scan, rois, search_mm, n_bootstrap, rng)
 
 
 def _check_rois(rois: object) -> None:

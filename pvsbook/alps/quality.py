@@ -183,11 +183,14 @@ def judge(
             f"for adults ({mean} +- {sd}); look at the regions before you believe it"
         )
     if result.n_directions < STEADY_DIRECTIONS:
-        warned.append(
-            f"{result.n_directions} directions; {STEADY_DIRECTIONS} or more give a steadier tensor"
-        )
+        warned.append(few_directions(result.n_directions))
     status = "fail" if failed else "warn" if warned or doubts else "pass"
     return status, (*doubts, *failed, *warned), notes
+
+
+def few_directions(n: int) -> str:
+    """Say that a tensor has few directions."""
+    return f"{n} directions; {STEADY_DIRECTIONS} or more give a steadier tensor"
 
 
 def _sentence(key: str, seen: Sequence[tuple[str, float]], is_fail: bool) -> str:

@@ -1,4 +1,4 @@
-"""What of a BIDS folder can be measured, told before an hour is spent, from names and headers."""
+"""What of a BIDS folder can be measured, and what of it will warn, before an hour is spent."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ import nibabel as nib
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.bids.inputs import BidsFolder, Measurement
-from pvsbook.visit import NIFTI
+from pvsbook.images._volumes import open_image
+from pvsbook.methods import by_name
+from pvsbook.methods._looks import beside
+from pvsbook.visit import NIFTI, Found
 
 __all__ = ["survey"]
-
-SERIES = ("_dwi", "_MEGRE", "_T2starw", "_GRE")  # may have a fourth dimension
 
 
 def survey(folder: BidsFolder) -> tuple[list[str], bool]:
     """Say who has what each method needs, which protocols there are, and what cannot be used.
 
-    Names, sidecars and headers are judged; what voxels say shows when they are measured.
+    Names, sidecars, headers and gradient tables are judged, and of gradient echoes and anatomical
+    scans the voxels as they are loaded.  What a fit or a registration says shows when they are
+    measured.
 
     Parameters
     ----------
@@ -31,8 +34,8 @@ def survey(folder: BidsFolder) -> tuple[list[str], bool]:
     Returns
     -------
     list of str
-        Lines: for each method a count, the voxel sizes by how common they are, what is lacking
-        and what was chosen, with the visits of which it is true.
+        Lines: for each method a count, the voxel sizes by how common they are, what is lacking,
+        what the result will warn of and what was chosen, with the visits of which it is true.
     bool
         Whether everybody has what each method needs.
     """
@@ -40,14 +43,19 @@ def survey(folder: BidsFolder) -> tuple[list[str], bool]:
     is_whole = True
     for method in dict.fromkeys(m.method for m in folder.measurements):
         visits = [m for m in folder.measurements if m.method == method]
-        faults = {m.name: [*m.lacks, *_unusable(m)] for m in visits}
+        judged = {m.name: judge(m) for m in visits}
+        faults = {m.name: [*m.lacks, *judged[m.name][0]] for m in visits}
+        warned = sum(not faults[name] and bool(found[1]) for name, found in judged.items())
         ready = sum(not found for found in faults.values())
         is_whole &= ready == len(visits)
-        lines.append(f"{method}: {ready} of {len(visits)} visits can be measured")
+        words = f"; {warned} of them will warn" if warned else ""
+        lines.append(f"{method}: {ready} of {len(visits)} visits can be measured{words}")
         lines += _protocols(visits)
         said: dict[str, list[str]] = {}
         for visit in visits:
-            for text in (*faults[visit.name], *(f"note: {note}" for note in visit.found.notes)):
+            warnings = [f"will warn: {text}" for text in judged[visit.name][1]]
+            notes = [f"note: {note}" for note in visit.found.notes]
+            for text in (*faults[visit.name], *warnings, *notes):
                 said.setdefault(text, []).append(visit.name)
         for text, names in said.items():
             who = "each of them" if len(names) == len(visits) > 1 else ", ".join(names)
@@ -55,26 +63,52 @@ def survey(folder: BidsFolder) -> tuple[list[str], bool]:
     return lines, is_whole
 
 
-def _unusable(measurement: Measurement) -> list[str]:
-    """Say which images cannot be used, by their headers alone."""
-    faults = []
-    for path, image in _images_of(measurement):
+def judge(measurement: Measurement) -> tuple[list[str], list[str]]:
+    """Say why a visit will be refused, and of what its result will warn."""
+    found, look = measurement.found, by_name(measurement.method).look
+    faults: list[str] = []
+    warnings: list[str] = []
+    if not found.inputs:
+        return [], []
+    for name, path in beside(found):
         try:
-            if image is None:
-                raise InputError(f"{path}: cannot be read as NIfTI")
-            volumes = image.ndim if path.name.split(".")[0].endswith(SERIES) else 3
-            ndim = min(volumes, max(3, sum(n > 1 for n in image.shape)))
-            images.load(path, ndim=ndim, check_values=False)
+            images.load(path, check_values=False)
+        except InputError as error:  # without a T1w image nuclei are placed by the scan itself
+            (warnings if name == "t1w" else faults).append(_named(error, path))
+    paths = [Path(path) for several in found.inputs.values() for path in several]
+    damaged = [text for text in map(_damage, paths) if text]
+    if not damaged:
+        try:
+            warnings += look(found) if look else []
         except InputError as error:
-            faults.append(str(error).replace(str(path), path.name))
-    return faults
+            damaged.append(_named(error, *paths, *(path for _, path in beside(found))))
+    return [*dict.fromkeys([*faults, *damaged])], warnings
+
+
+def _named(error: InputError, *paths: Path) -> str:
+    """Say an error with the names of files and not their folders."""
+    text = str(error)
+    for path in paths:
+        text = text.replace(str(path), path.name)
+    return text
+
+
+def _damage(path: Path) -> str:
+    """Say why a file cannot be read to its end; nothing where it can."""
+    if not path.name.endswith(NIFTI):
+        return ""
+    try:
+        _, image = open_image(path, path.name)
+    except InputError as error:
+        return _named(error, path)
+    return "" if all(image.shape) else f"{path.name}: is empty; export the series again"
 
 
 def _protocols(visits: list[Measurement]) -> list[str]:
     """Count the voxel sizes of the first images, the most common first; name the single ones."""
     groups: dict[str, list[str]] = {}
     for visit in visits:
-        _, image = next(_images_of(visit), (None, None))
+        image = next(_headers(visit.found), None)
         if image is not None:
             size = " x ".join(f"{edge:.2g}" for edge in images.voxel_size_mm(image))
             volumes = f", {image.shape[3]} volumes" if image.ndim > 3 else ""
@@ -86,14 +120,11 @@ def _protocols(visits: list[Measurement]) -> list[str]:
     ]
 
 
-def _images_of(measurement: Measurement) -> Iterator[tuple[Path, nib.Nifti1Image | None]]:
-    """Yield the images of a measurement with their headers; None where there is none to read."""
-    parameters = measurement.found.parameters.values()
-    beside = [[p] for p in parameters if isinstance(p, str)]  # FLAIR, masks
-    for several in (*measurement.found.inputs.values(), *beside):
-        for path in map(Path, several):
-            if path.name.endswith(NIFTI):
-                try:
-                    yield path, cast("nib.Nifti1Image", nib.load(path))
-                except (OSError, nib.filebasedimages.ImageFileError):
-                    yield path, None
+def _headers(found: Found) -> Iterator[nib.Nifti1Image]:
+    """Yield the images of a visit that can be opened."""
+    for path in (path for several in found.inputs.values() for path in several):
+        if path.endswith(NIFTI):
+            try:
+                yield cast("nib.Nifti1Image", nib.load(path))
+            except (OSError, nib.filebasedimages.ImageFileError):
+                continue

@@ -55,6 +55,7 @@ def load_dwi(
     bvec: PathLike | ArrayLike,
     *,
     b0_below_s_mm2: float = B0_BELOW_S_MM2,
+    check_values: bool = True,
 ) -> Dwi:
     """Load a diffusion series and turn its FSL b-vectors into scanner axes.
 
@@ -73,6 +74,8 @@ def load_dwi(
         that are weighted and have no direction, such as trace and ADC maps, are left out.
     b0_below_s_mm2
         b-values below it count as b=0: 50 to 250 s/mm2.
+    check_values
+        Read the voxels and refuse NaN, infinity and a constant image.
 
     Returns
     -------
@@ -99,7 +102,7 @@ def load_dwi(
             f"b0_threshold is {b0_below_s_mm2:g} s/mm2; use {B0_BELOW_S_MM2:g} to "
             f"{HIGHEST_B0_S_MM2:g}"
         )
-    volumes = load(image, ndim=4, name="dwi")
+    volumes = load(image, ndim=4, name="dwi", check_values=check_values)
     label = label_of(image, "dwi")
     n = volumes.shape[3]
     bvals, bval_name = _numbers(bval, "bval")

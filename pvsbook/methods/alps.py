@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvsbook._errors import InputError
 from pvsbook.method import Input, Method, Option, Shown
-from pvsbook.methods import _prose
+from pvsbook.methods import _looks, _prose
 from pvsbook.visit import BidsFile, Found, Visit, entities_of
 
 if TYPE_CHECKING:
@@ -348,6 +348,7 @@ METHOD = Method(
     show=show,
     prose=_prose.alps,
     find=find,
+    look=_looks.alps,
     limits=(
         "The index is a ratio of diffusivities at one site; write 'lower ALPS index', not "
         "'glymphatic dysfunction'.",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvsbook.method import Input, Method, Option, Shown
-from pvsbook.methods import _prose
+from pvsbook.methods import _looks, _prose
 from pvsbook.visit import BidsFile, Found, Visit
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pvsbook.pvs.pipeline import PvsResult
 
 __all__ = ["METHOD"]
+
+INVERSION_S = 1.0  # to null CSF at 1.5 T and more takes 1.6 s and longer
 
 
 def validate(options: Mapping[str, Any]) -> None:
@@ -72,7 +74,7 @@ def find(visit: Visit) -> Found:
         scans = [
             f
             for f in visit.select("anat", suffix)
-            if not _is_flair(f) and f.get("part") in ("", "mag")
+            if not _is_flair(f, visit) and f.get("part") in ("", "mag")
         ]
         if scans:
             notes = []
@@ -82,7 +84,8 @@ def find(visit: Visit) -> Found:
                 notes.append("no T2w, so T1w: fewer perivascular spaces are visible")
             masks, said = visit.masks(scans[0], brain="brain_mask", lesion="wmh_mask")
             parameters = {"contrast": contrast, **masks}
-            beside = {"flair": [f for f in visit.files if f.datatype == "anat" and _is_flair(f)]}
+            anat = [f for f in visit.files if f.datatype == "anat"]
+            beside = {"flair": [f for f in anat if _is_flair(f, visit)]}
             if contrast == "t2":
                 beside["other"] = visit.select("anat", "T1w")
             for name, files in beside.items():
@@ -92,13 +95,21 @@ def find(visit: Visit) -> Found:
                     parameters[name] = str(files[0].path)
                     notes.append(f"{files[0].name} beside it")
             return Found({"image": [str(scans[0].path)]}, parameters, (), (*notes, *said))
-    flair = " (FLAIR alone does not show them)" if any(map(_is_flair, visit.files)) else ""
-    return Found(lacks=(f"no T2w and no T1w in anat/{flair}",))
+    flair = [f for f in visit.files if f.datatype == "anat" and _is_flair(f, visit)]
+    named = next((f"{f.name} is a FLAIR, " for f in flair if f.suffix == "T2w"), "FLAIR alone ")
+    words = f" ({named}{'which ' * ('is' in named.split())}does not show them)" if flair else ""
+    return Found(lacks=(f"no T2w and no T1w in anat/{words}",))
 
 
-def _is_flair(file: BidsFile) -> bool:
-    """Tell FLAIR by its suffix, or by its label where it is filed as T2w."""
-    return file.suffix == "FLAIR" or "flair" in file.get("acq").lower()
+def _is_flair(file: BidsFile, visit: Visit) -> bool:
+    """Tell FLAIR by its suffix; where it is filed as T2w, by its label or its sidecar."""
+    if file.suffix != "T2w":
+        return file.suffix == "FLAIR"
+    meta = visit.sidecars.read(file)
+    names = [file.get("acq"), *(meta.get(key) for key in ("SeriesDescription", "ProtocolName"))]
+    seconds = meta.get("InversionTime")  # of STIR 0.2 s, of a T2w scan none
+    is_inverted = isinstance(seconds, int | float) and seconds >= INVERSION_S
+    return is_inverted or any("flair" in str(name).lower() for name in names)
 
 
 METHOD = Method(
@@ -168,6 +179,7 @@ METHOD = Method(
     show=show,
     prose=_prose.pvs,
     find=find,
+    look=_looks.pvs,
     limits=(
         "A bright thread is not always a perivascular space: white-matter hyperintensities and "
         "lacunes look alike to any filter.",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvsbook.method import Input, Method, Option, Shown
-from pvsbook.methods import _prose
+from pvsbook.methods import _looks, _prose
 from pvsbook.visit import BidsFile, Found, Visit, natural
 
 if TYPE_CHECKING:
@@ -422,6 +422,7 @@ METHOD = Method(
     show=show,
     prose=_prose.qsm,
     find=find,
+    look=_looks.qsm,
     limits=(
         "Susceptibility is relative: a value means something only with its reference region.",
         "Iron raises it, myelin and calcium lower it; one map cannot tell them apart.",

@@ -135,8 +135,18 @@ def above_zero(image: nib.Nifti1Image) -> nib.Nifti1Image:
     """Lift a standardised image, whose signal is in part negative; exact zeros are outside it.
 
     A few negative voxels are overshoots of an interpolation, and stay.
+
+    Raises
+    ------
+    InputError
+        Integers that overflowed when the scan was stored.
     """
     values = images.array(image)
+    if image.get_data_dtype().kind in "iu" and images.is_wrapped(values):
+        raise InputError(
+            "image: neighbours differ by nearly the whole range of its values, as where integers "
+            "overflowed; convert the scan again, as floating point or with a scale factor"
+        )
     if (values < 0).sum() <= _OVERSHOOTS * np.count_nonzero(values):
         return image
     lowest = float(values.min())

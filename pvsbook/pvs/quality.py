@@ -44,7 +44,7 @@ _UNLIKE = (
     "the scan correlates with the template by {:.2f}, so the regions may lie elsewhere: look at "
     "them, check the orientation in the header, and give a brain mask"
 )
-_REASONS: Mapping[str, str] = {
+REASONS: Mapping[str, str] = {
     "registration_correlation_t1": _UNLIKE,
     "registration_correlation_t2": _UNLIKE,
     "turn_deg": "the head lies {:.0f} degrees from where the header says: check the orientation, "
@@ -75,7 +75,7 @@ _NOT_COUNTED = "is outside the field of view or the brain mask, and was not coun
 _MIN_OBJECTS = 8  # taken as counted, if fewer are: one or two of opposite contrast say little
 
 
-def _cut_out(by: str) -> list[str]:
+def cut_out(by: str) -> list[str]:
     """Say that the brain was cut out of a whole head, and what else there is."""
     other = "" if by == "deepbet" else "try strip: deepbet, "
     return [_WHOLE_HEAD.format(by, other)] if by else []
@@ -118,7 +118,7 @@ def judge(
     if wmh is not None and wmh.any():
         figures["wmh_outside_brain"] = (~anatomy.brain)[wmh].mean()
         figures["wmh_in_regions"] = wmh[anatomy.regions > 0].mean()
-    checks = [(key, value, _REASONS[key].format(value)) for key, value in figures.items()]
+    checks = [(key, value, REASONS[key].format(value)) for key, value in figures.items()]
     for label, name in perivascular.REGIONS.items():
         coverage = anatomy.coverage[label]
         text = _CUT if coverage >= MIN_COVERAGE else _NOT_COUNTED
@@ -159,7 +159,7 @@ def judge(
         share = volumes.max() / max(volumes.sum(), 1e-9)
         text = f"one object is {share:.0%} of the volume: look at it; the median says more"
         checks.append(("largest_share", share, text))
-    failed, warned = [], [*notes, *_cut_out(anatomy.stripped_by)]
+    failed, warned = [], [*notes, *cut_out(anatomy.stripped_by)]
     for key, value, text in checks:
         warn, fail = LIMITS[key]
         sign = 1 if fail > warn else -1

@@ -129,7 +129,7 @@ class Flag:
     steps: tuple[str, ...] = ()
 
 
-def _flag(code: str, *found: object) -> Flag:
+def flag(code: str, *found: object) -> Flag:
     first, message = FLAGS[code]
     return Flag(code, message.format(*found), STEPS[STEPS.index(first) :] if first else ())
 
@@ -168,7 +168,7 @@ def _volume_cm3(inside: NDArray[np.bool_], gre: images.Gre) -> float:
 
 def check_magnitude(gre: images.Gre) -> tuple[Flag, ...]:
     """Flag a magnitude that is a wrapped phase; the last echo has the most wraps."""
-    return (_flag("exchanged"),) if images.is_wrapped(gre.magnitude[..., -1]) else ()
+    return (flag("exchanged"),) if images.is_wrapped(gre.magnitude[..., -1]) else ()
 
 
 def check_pair(gre: images.Gre) -> tuple[Flag, ...]:
@@ -182,7 +182,7 @@ def check_pair(gre: images.Gre) -> tuple[Flag, ...]:
         return ()
     still, best, moved_mm = _fit_of_noise(gre)
     is_other = best > max(still + PAIR_GAIN, PAIR_FIT)
-    return (_flag("other scan", moved_mm),) if is_other else ()
+    return (flag("other scan", moved_mm),) if is_other else ()
 
 
 def _fit_of_noise(gre: images.Gre) -> tuple[float, float, float]:
@@ -235,15 +235,24 @@ def check_echoes(
     medians = np.array([np.median(echo[inside]) for echo in np.moveaxis(gre.magnitude, -1, 0)])
     values = ", ".join(f"{m:.3g}" for m in medians)
     if (medians < SILENT_SHARE * medians[0]).any():
-        found: tuple[Flag, ...] = (_flag("silent echo", values),)
+        found: tuple[Flag, ...] = (flag("silent echo", values),)
     elif (medians[1:] > ECHO_RISE * medians[:-1]).any():
-        found = (_flag("decay", values),)
+        found = (flag("decay", values),)
     else:
         words = odd_echo(gre, inside)
-        found = (_flag("odd echo", words),) if words else ()
+        found = (flag("odd echo", words),) if words else ()
     # Such an echo makes the noise of the phase fit the magnitude elsewhere, too.
     is_cause = bool(found) and any(flag.code == "other scan" for flag in before)
     return found if is_cause else before + found
+
+
+def check_extent(mask: NDArray[np.bool_], gre: images.Gre) -> tuple[Flag, ...]:
+    """Flag a mask that reaches through the faces of the volume, or is less than a brain."""
+    faces = [np.take(mask, end, axis).mean() for axis in range(3) for end in (0, -1)]
+    n_cut = sum(share > BORDER_SHARE for share in faces)
+    volume_cm3 = _volume_cm3(mask, gre)
+    cut = (flag("crop", n_cut),) if n_cut else ()
+    return cut + ((flag("small mask", volume_cm3),) if volume_cm3 < BRAIN_CM3 else ())
 
 
 def check_map(
@@ -279,9 +288,8 @@ def check_map(
         Whether the inversion met its tolerance.
     """
     n_echoes = gre.echo_times_s.size
-    faces = [np.take(known, end, axis).mean() for axis in range(3) for end in (0, -1)]
-    n_cut = sum(share > BORDER_SHARE for share in faces)
-    volume_cm3 = _volume_cm3(known, gre)
+    extent = check_extent(known, gre)
+    is_cut = any(flag.code == "crop" for flag in extent)
     n_dropped = int(dropped.sum())
     depth_mm = distance_inside(known | dropped, gre.voxel_size_mm, rim_is_outside=False)
     left_out = cc3d.connected_components(dropped, connectivity=26)
@@ -304,12 +312,12 @@ def check_map(
     # is taken for the coil's phase holds the field's over the first and the last echo time.
     span_s = float(gre.echo_times_s[0] + gre.echo_times_s[-1])
     is_reversed = n_echoes > 1 and _coherence(field, known, span_s) > _coherence(field, known, 0)
-    flags = (
+    first = (
         (is_reversed, "echo order", None),
-        (n_cut == 0 and slow < SLOW_SPREAD, "filtered", slow),
+        (not is_cut and slow < SLOW_SPREAD, "filtered", slow),
         (is_exact, "no noise", None),
-        (n_cut > 0, "crop", n_cut),
-        (volume_cm3 < BRAIN_CM3, "small mask", volume_cm3),
+    )
+    then = (
         (largest < 0.99 * known.sum(), "pieces", field.n_regions),
         (n_dropped > DROPPED_SHARE * known.sum(), "jumps", n_dropped),
         (is_strong, "strong source", strong_mm3),
@@ -320,8 +328,12 @@ def check_map(
         (n_echoes == 1, "one echo", None),
         (n_echoes == 2, "two echoes", None),
     )
-    raised = tuple(_flag(code, found) for is_raised, code, found in flags if is_raised)
-    return raised + _check_spread(1e3 * float(chi_ppm.std()), residual_rad > RESIDUAL_RAD)
+    before, after = (
+        tuple(flag(code, found) for is_raised, code, found in flags if is_raised)
+        for flags in (first, then)
+    )
+    spread = _check_spread(1e3 * float(chi_ppm.std()), residual_rad > RESIDUAL_RAD)
+    return before + extent + after + spread
 
 
 def _coherence(field: FieldMap, known: NDArray[np.bool_], later_s: float) -> float:
