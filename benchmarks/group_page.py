@@ -21,7 +21,8 @@ from pvsbook.bids import _compare
 from pvsbook.methods import by_name
 
 SHOWN = (
-    "interval holds", "unadjusted", "passed only", "all pooled", "p < .05", "Holm < .05", "spread told",
+    "interval holds", "unadjusted", "passed only", "all pooled", "p < .05", "Holm < .05",
+    "spread told",
 )  # fmt: skip
 PVS = by_name("pvs")
 COUNT, MEAN = PVS.compared
@@ -120,9 +121,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     error = 100 * np.sqrt(0.95 * 0.05 / options.draws)
-    print(
-        f"{options.draws} draws of each world, simulated; the standard error of 95 % is {error:.1f}"
-    )
+    print(f"{options.draws} draws of each world; the standard error of 95 % is {error:.1f} %")
     print(f"{'':34} {'':12}{''.join(f'{name:>15}' for name in SHOWN)}   (all in %)")
     for number, (name, world) in enumerate(WORLDS.items()):
         counted: dict[str, list[list[float]]] = {MEAN: [], COUNT: []}
