@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -258,7 +258,7 @@ def _contrast(
     if alone:
         notes.append(f"left out, as their protocol holds one of the groups only: {alone}")
     sizes = {label: int((used["group"] == label).sum()) for label in (reference, other)}
-    about = {"n_reference": sizes[reference], "n_other": sizes[other]}
+    about: dict[str, Any] = {"n_reference": sizes[reference], "n_other": sizes[other]}
     if complete["group"].nunique() == 2 and used.empty:
         return about | {
             "notes": "; ".join(notes),
@@ -282,11 +282,11 @@ def _contrast(
         main, said = _estimate(used, column, kind, covariates, reference)
     except InputError as error:
         return about | {"notes": "; ".join(notes), "reason": str(error)}
-    more = {}
+    more: dict[str, Any] = {}
     plain, _ = _shared(known)
     passed, _ = _shared(complete[complete["status"] == "pass"])
     for name, part, adjusted in (("plain", plain, ()), ("passed", passed, covariates)):
-        if part["group"].value_counts().reindex(sizes, fill_value=0).min() >= LEAST:
+        if part["group"].value_counts().reindex(list(sizes), fill_value=0).min() >= LEAST:
             try:
                 row, _ = _estimate(part, column, kind, adjusted, reference)
                 more |= {f"{name}_{end}": row[end] for end in ("estimate", "low", "high")}
@@ -317,7 +317,8 @@ def _shared(people: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     both = people.groupby("protocol")["group"].nunique() > 1
     inside = people["protocol"].map(both).fillna(False).astype(bool)
     counts = people[~inside].groupby(["protocol", "group"]).size()
-    alone = [f"{n} of {group} ({protocol})" for (protocol, group), n in counts.items()]
+    places = cast("list[tuple[str, str]]", list(counts.index))
+    alone = [f"{counts[place]} of {place[1]} ({place[0]})" for place in places]
     return people[inside], ", ".join(alone)
 
 

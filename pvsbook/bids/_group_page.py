@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -137,9 +137,13 @@ def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     return {"caption": caption, "head": head, "rows": rows}
 
 
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return cast("list[dict[str, Any]]", table.to_dict("records"))
+
+
 def _visit(rows: MethodRows, i: int) -> str:
     session = rows.table.at[i, "session_id"]
-    return " ".join([rows.table.at[i, "participant_id"], *_text(session)])
+    return " ".join([str(rows.table.at[i, "participant_id"]), *_text(session)])
 
 
 def _text(value: Any) -> list[str]:
@@ -182,7 +186,7 @@ def _dots(rows: MethodRows, groups: Groups, column: str, label: str) -> dict[str
 def _forests(method: Method, estimated: pd.DataFrame) -> list[dict[str, Any]]:
     """Draw the contrasts of the figures that share a unit on one axis."""
     panels: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in estimated.to_dict("records"):
+    for row in _records(estimated):
         unit = method.columns[row["figure"]].get("Units", "")
         label = method.key_columns.get(row["figure"], row["figure"])
         kinds = {"main": ""} | {k: f"{k}_" for k in ("plain", "passed")}
@@ -242,7 +246,7 @@ def _group_rows(rows: MethodRows, groups: Groups) -> list[list[Any]]:
 
 def _contrast_rows(contrasts: pd.DataFrame, drawn: Mapping[str, str]) -> list[list[Any]]:
     lines = []
-    for row in contrasts.to_dict("records"):
+    for row in _records(contrasts):
         adjusted = [f"adjusted for {a}" for a in _text(row["adjusted_for"])]
         lines.append(
             [
@@ -261,7 +265,7 @@ def _contrast_rows(contrasts: pd.DataFrame, drawn: Mapping[str, str]) -> list[li
 def _refused_rows(contrasts: pd.DataFrame, drawn: Mapping[str, str]) -> list[list[Any]]:
     """Say why there is no estimate, once for the figures of which the same is true."""
     figures: dict[tuple[str, str], list[str]] = {}
-    for row in contrasts.to_dict("records"):
+    for row in _records(contrasts):
         reason = "; ".join([*_text(row["reason"]), *_text(row["notes"])])
         label = drawn.get(row["figure"], row["figure"])
         figures.setdefault((f"{row['other']} and {row['reference']}", reason), []).append(label)
@@ -310,12 +314,12 @@ def _outlier_rows(rows: MethodRows, drawn: Mapping[str, str]) -> list[list[Any]]
     said: dict[str, list[str]] = {}
     first: dict[str, int] = {}
     for i in rows.table.index[far.any(axis=1)]:
-        person = rows.table.at[i, "participant_id"]
+        person = str(rows.table.at[i, "participant_id"])
         first.setdefault(person, i)
         session = "".join(f" at {s}" for s in _text(rows.table.at[i, "session_id"]))
         for column in far.columns[far.loc[i]]:
-            value = f"{drawn[column]} {rows.table.at[i, column]:.4g} ({rows.z.at[i, column]:+.1f})"
-            said.setdefault(person, []).append(value + session)
+            value, z = (cast("float", t.at[i, column]) for t in (rows.table, rows.z))
+            said.setdefault(person, []).append(f"{drawn[column]} {value:.4g} ({z:+.1f}){session}")
     return [
         [
             {"text": person, "href": page}
@@ -336,8 +340,9 @@ def _reason_rows(rows: MethodRows) -> list[list[Any]]:
     lines = []
     for found in sorted(alike.values(), key=lambda v: -len(v)):
         numbers = zip(*(NUMBER.findall(text) for _, text in found), strict=True)
-        ranges = iter([_range(values) for values in numbers])
-        text = NUMBER.sub(lambda _, ranges=ranges: next(ranges), found[0][1])
+        first, *between = NUMBER.split(found[0][1])
+        filled = zip((_range(values) for values in numbers), between, strict=True)
+        text = first + "".join(number + words for number, words in filled)
         places = list(dict.fromkeys(i for i, _ in found))
         lines.append([text, len(places), _several(rows, places)])
     return lines

@@ -343,7 +343,7 @@ def _table(
     drawn = _group_page.drawn_of(method, table)
     for column in {*drawn, *method.compared} & set(table):  # another maker's record may hold text
         table[column] = pd.to_numeric(table[column], errors="coerce")
-    letters = pd.Series(protocols, table.index, dtype=object)
+    letters = pd.Series(list(protocols), table.index, dtype=object)
     z = pd.DataFrame({c: _distances(table[c], letters) for c in drawn}, index=table.index)
     outliers = [
         "; ".join(
