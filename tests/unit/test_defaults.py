@@ -18,6 +18,7 @@ import pytest
 from pvsbook import InputError, alps, images
 from pvsbook.alps import regions, uncertainty
 from pvsbook.atlas import registration
+from pvsbook.bids import _compare, _protocols
 from pvsbook.images._files import FREQUENCY_TOLERANCE
 from pvsbook.methods import by_name
 from pvsbook.qsm import _echoes, _placement, _steps, change
@@ -374,6 +375,11 @@ def test_the_limits_of_what_is_given_to_qsm_are_these():
     assert _placement.MAX_STRETCH == 0.03
     assert (_placement.WHITE_R2S_HZ, _placement.R2S_SHARE) == ((10.0, 3.4), (0.65, 1.75))
     assert FREQUENCY_TOLERANCE == 0.1
+
+
+def test_rules_of_the_page_of_a_group():
+    assert (_compare.LEAST, _compare.SPREAD, _compare.KNOWN) == (5, 2.0, 0.8)
+    assert (_protocols.TOLERANCE, _protocols.GAP) == (0.05, 100.0)
 
 
 # What judges each column that says how good a scan is, and not what was measured in it.
