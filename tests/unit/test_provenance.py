@@ -12,7 +12,7 @@ import pytest
 from test_methods import TOY
 
 from pvsbook import InputError, __version__, derivatives, images, jobs, methods
-from pvsbook.bids import _provenance, app, inputs
+from pvsbook.bids import _log, _provenance, app, inputs
 
 
 @pytest.fixture
@@ -168,7 +168,8 @@ def test_the_address_of_the_code_is_that_of_the_package(tmp_path, monkeypatch):
 # --- the log -----------------------------------------------------------------------------------
 
 
-def test_each_run_has_a_log_of_its_own_that_says_what_was_asked_and_how_it_ended(toy):
+def test_each_run_has_a_log_of_its_own_that_says_what_was_asked_and_how_it_ended(toy, monkeypatch):
+    monkeypatch.setattr(_log.time, "strftime", lambda *_: "run-in-one-second")
     run(toy, threshold=0.5)
     run(toy, threshold=0.5)
     first, second = sorted((toy / "out/logs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
