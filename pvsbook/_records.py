@@ -315,7 +315,9 @@ def outdated(task: Task, record: Record, folder: images.PathLike) -> str:
     InputError
         An input that cannot be read.
     """
-    parameters = json.loads(json.dumps(task.parameters))
+    # What a record of an earlier version does not name, as the addresses of inputs, is equal.
+    compared = {key: value for key, value in task.parameters.items() if key in record.parameters}
+    parameters = json.loads(json.dumps(compared))
     hashes, _ = hash_inputs(task, Path(folder))
     by_name = {Path(path).name: value for path, value in hashes.items()}
     names = _differing_keys(
