@@ -39,7 +39,7 @@ def start(bids: Path, out: Path) -> subprocess.Popen[str]:
 
 def tree(folder: Path) -> dict[str, str]:
     """Hash all files; not the log and the stamps of the inputs, which hold times, nor the lock."""
-    left_out = re.compile(r"^(logs/|\.pvsbook/(seen/|lock|work/))")
+    left_out = re.compile(r"^(logs/|prov/|\.pvsbook/(seen/|lock|work/|pages/prov))")
     return {
         name: hashlib.sha256(p.read_bytes()).hexdigest()
         for p in sorted(folder.rglob("*"))

@@ -26,7 +26,7 @@ def refuse_foreign(
     *,
     recorded: Iterable[str] = (),
     draft: Path | None = None,
-) -> None:
+) -> dict[str, str]:
     """Refuse to write over files that this package did not write, or that were edited since.
 
     Parameters
@@ -40,12 +40,17 @@ def refuse_foreign(
     draft
         Where the new files lie, to compare from which files each was made.
 
+    Returns
+    -------
+    dict
+        SHA-256 of what is there, of ours and not edited, though `recorded` does not name it.
+
     Raises
     ------
     InputError
         Names the first such file.
     """
-    earlier = set(recorded)
+    earlier, accepted = set(recorded), dict[str, str]()
     claims: dict[Path, dict[str, list[str]]] = {}
     for name, digest in outputs.items():
         path = folder / name
@@ -54,13 +59,15 @@ def refuse_foreign(
         if path.parent not in claims:
             claims[path.parent] = _claims(path.parent)
         known = [digest, *claims[path.parent].get(path.name, ())]
-        if path.is_file() and sha256(path) in known:
+        accepted[name] = sha256(path) if path.is_file() else ""
+        if accepted[name] in known:
             continue
         content = images.read_json(path) if "sources_" in path.name else {}
         if not is_ours(content):
             raise foreign(path)
         if draft is not None and not same_sources(content, images.read_json(draft / name)):
             raise InputError(f"{path}: is of another scan; give another folder for the results")
+    return accepted
 
 
 def keep_edited(path: Path, known: Iterable[Any]) -> None:
@@ -101,16 +108,25 @@ def _claims(folder: Path) -> dict[str, list[str]]:
     return claims
 
 
-def write_page(content: str, path: Path) -> Path:
-    """Write a page or table at the top of the results, unless it would replace a user's file.
+def write_page(content: str, path: Path, top: Path | None = None) -> Path:
+    """Write a page or table of the results, unless it would replace a user's file.
+
+    Parameters
+    ----------
+    content
+        Its text.
+    path
+        Where it goes.
+    top
+        Folder of the results, where that is not the one of `path`.
 
     Raises
     ------
     InputError
         A file of this name is there that this package did not write, or that was edited since.
     """
-    data, state = content.encode(), _hashes_of(path)
-    earlier, digest = check_page(path), hashlib.sha256(data).hexdigest()
+    data, state = content.encode(), _hashes_of(path, top)
+    earlier, digest = check_page(path, top), hashlib.sha256(data).hexdigest()
     if earlier != [digest]:
         # Said before it is written: a kill between the two does no harm.
         write_json({"SHA256": [*earlier, digest]}, state)
@@ -119,12 +135,12 @@ def write_page(content: str, path: Path) -> Path:
     return path
 
 
-def check_page(path: Path) -> list[str]:
+def check_page(path: Path, top: Path | None = None) -> list[str]:
     """Return the hash of a page of ours, nothing where none is; refuse another file there."""
     if not os.path.lexists(path):
         return []
     try:
-        known = images.read_json(_hashes_of(path)).get("SHA256")
+        known = images.read_json(_hashes_of(path, top)).get("SHA256")
     except InputError:
         known = None
     digest = sha256(path) if path.is_file() else ""
@@ -133,5 +149,6 @@ def check_page(path: Path) -> list[str]:
     return [digest]
 
 
-def _hashes_of(path: Path) -> Path:
-    return path.parent / STATE / "pages" / f"{path.name}.json"
+def _hashes_of(path: Path, top: Path | None) -> Path:
+    top = path.parent if top is None else top
+    return top / STATE / "pages" / f"{'+'.join(path.relative_to(top).parts)}.json"

@@ -69,8 +69,9 @@ class Record:
         Of the task.
     is_cached
         Whether an earlier run had done this work.  Not stored.
-    seconds, peak_mb
-        Wall time, and the most memory the process has ever held.  Not stored.
+    started_s, seconds, peak_mb
+        When it started, in seconds since 1970; wall time; and the most memory the process has
+        ever held.  Not stored.
     log
         Traceback of a failure.  Not stored.
     """
@@ -84,12 +85,13 @@ class Record:
     outputs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
     is_cached: bool = False
+    started_s: float = 0.0
     seconds: float = 0.0
     peak_mb: float = 0.0
     log: str = ""
 
 
-_NOT_STORED = ("is_cached", "seconds", "peak_mb", "log")
+_NOT_STORED = ("is_cached", "started_s", "seconds", "peak_mb", "log")
 
 
 @functools.cache
@@ -313,7 +315,9 @@ def outdated(task: Task, record: Record, folder: images.PathLike) -> str:
     InputError
         An input that cannot be read.
     """
-    parameters = json.loads(json.dumps(task.parameters))
+    # What a record of an earlier version does not name, as the addresses of inputs, is equal.
+    compared = {key: value for key, value in task.parameters.items() if key in record.parameters}
+    parameters = json.loads(json.dumps(compared))
     hashes, _ = hash_inputs(task, Path(folder))
     by_name = {Path(path).name: value for path, value in hashes.items()}
     names = _differing_keys(

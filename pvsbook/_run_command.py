@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -171,7 +173,10 @@ def run(
         nullcontext() if work_dir is None else _temporary_in(work_dir),
         jobs.workers(workers, scheduler=scheduler, memory_gb=memory_gb) as client,
     ):
-        steps = bids_app.run_participants(folder, out_dir, settings=options, client=client)
+        asked = shlex.join(["pvsbook", *sys.argv[1:]])
+        steps = bids_app.run_participants(
+            folder, out_dir, settings=options, client=client, asked=asked
+        )
         if stop_on_first_crash:
             steps = _until_failure(steps)
         total = sum(1 for _ in bids_app.plan(folder, options))
@@ -270,7 +275,7 @@ def _until_failure(steps: Iterator[Record]) -> Iterator[Record]:
 def _report(records: list[Record], out_dir: Path, labels: list[str], total: int) -> None:
     """Count, then name what failed or was skipped; exit with 1 where somebody was not measured."""
     count(records)
-    where = f"Pages: {out_dir}/sub-*.html; log: {out_dir}/logs/run.log"
+    where = f"Pages: {out_dir}/sub-*.html; log: {out_dir}/logs/"
     console().print(where, markup=False, soft_wrap=True)
     if len(records) < total:
         words = f"stopped at the first failure, {total - len(records)} scans before the end"

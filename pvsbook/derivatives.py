@@ -9,8 +9,11 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote
 
 import nibabel as nib
 import numpy as np
@@ -37,18 +40,35 @@ BIDS has no name yet for some of this, so .bidsignore keeps it from the validato
 - *_swi, *_minIP: susceptibility-weighted image and its minimum projection (a BIDS proposal)
 - *.changed: a result that was edited, set aside when it was written anew
 - *.html, group_*, logs/: pages, tables of all people, and what happened when
+- prov/: how each result was made (BIDS-Prov, a BIDS proposal)
 
 For teaching and research; not a medical device.
 """
 IGNORED = (
     "*.html", "*_alps.*", "*_dwimap.*", "*_fieldmap.*", "*_minIP.*", "*_pvs.*", "*_qsm.*",
-    "*_swi.*", "*_vesselness.*", "group_*", "logs/",
+    "*_swi.*", "*_vesselness.*", "group_*", "logs/", "prov",
     "*.changed",
 )  # fmt: skip
-# What the validator requires of a map; every map here is zero outside the brain.
+# What BIDS requires or recommends to say of a map, by suffix, or suffix and desc; every map here
+# is on the grid of its scan, and zero outside the brain.
 REQUIRED_META: Mapping[str, Mapping[str, Any]] = {
-    "Chimap": {"SkullStripped": True},
-    "R2starmap": {"SkullStripped": True},
+    "Chimap": {"SkullStripped": True, "Description": "Magnetic susceptibility."},
+    "R2starmap": {"SkullStripped": True, "Description": "Effective transverse relaxation rate."},
+    "dseg": {"SpatialReference": "orig"},
+    "mask": {"SpatialReference": "orig"},
+    "Chimap paramagnetic": {"Description": "Susceptibility of paramagnetic sources, as iron."},
+    "Chimap diamagnetic": {"Description": "Susceptibility of diamagnetic sources, as myelin."},
+    "Chimap unsupported": {"Description": "Susceptibility that the scan does not support."},
+    "dseg alps": {"Description": "Regions of projection and association fibres."},
+    "dseg lesions": {"Description": "Lesions of the given mask, numbered as in the table."},
+    "dseg nuclei": {"Description": "Deep grey nuclei."},
+    "dseg objects": {"Description": "Candidates of microbleeds and calcifications."},
+    "dseg pvs": {"Description": "Voxels by class of object: spaces, lacunes, lesions."},
+    "dseg pvsobjects": {"Description": "Objects, numbered as in the table of objects."},
+    "dseg pvsregions": {"Description": "Regions in which perivascular spaces are counted."},
+    "mask brain": {"Type": "Brain", "Description": "Brain in which the field was estimated."},
+    "mask chi": {"Type": "ROI", "Description": "Part of the brain that has a susceptibility."},
+    "mask wmh": {"Type": "Lesion", "Description": "Lesions that were found on the FLAIR."},
 }
 ENTITIES_KEPT = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run")
 
@@ -135,7 +155,9 @@ class Writer:
     ) -> Path:
         """Write a map and its JSON sidecar; return the path of the map."""
         path = images.save(image, self.path(suffix, ".nii.gz", **entities))
-        self._sidecar({**REQUIRED_META.get(suffix, {}), **(meta or {})}, suffix, **entities)
+        known = REQUIRED_META.get(f"{suffix} {entities.get('desc', '')}", {})
+        about = {**REQUIRED_META.get(suffix, {}), **known, **(meta or {})}
+        self._sidecar(about, suffix, **entities)
         return path
 
     def segmentation(
@@ -190,11 +212,28 @@ class Writer:
         return images.write_bytes(content.encode(), self.path(suffix, extension, **entities))
 
 
-def describe(folder: images.PathLike) -> None:
+def container() -> dict[str, str]:
+    """Return what the image of this container says of itself; nothing outside of one.
+
+    The recipes of the images (``containers/``) set the variables of the environment.
+    """
+    found = {k: os.environ.get(f"PVSBOOK_CONTAINER_{k.upper()}") for k in ("Type", "Tag", "URI")}
+    return {k: text for k, text in found.items() if text}
+
+
+def describe(folder: images.PathLike, sources: Mapping[Path, str] = MappingProxyType({})) -> None:
     """Write what a BIDS-Derivatives data set has at its top, where it is not there already.
 
     That is ``dataset_description.json``, ``README`` and ``.bidsignore``.  A file that this package
     did not write stays as it is.
+
+    Parameters
+    ----------
+    folder
+        Top of the data set.
+    sources
+        Tops of the data sets that it is made from, each with its name in BIDS URIs.  They become
+        ``SourceDatasets`` and ``DatasetLinks``.
 
     Examples
     --------
@@ -213,10 +252,11 @@ def describe(folder: images.PathLike) -> None:
         return
     if not is_ours(known):
         return
-    makers = [m | _MAKER if is_ours({"GeneratedBy": [m]}) else m for m in known["GeneratedBy"]]
+    makers = [_as_maker(m) if is_ours({"GeneratedBy": [m]}) else m for m in known["GeneratedBy"]]
     # What was added by hand stays.
     merged = {**known, **_DESCRIPTION, "Name": known.get("Name", _DESCRIPTION["Name"])}
     merged["GeneratedBy"] = makers
+    _link(merged, top, sources)
     if merged != known or not path.exists():
         images.write_bytes((json.dumps(merged, indent=2) + "\n").encode(), path)
     if not os.path.lexists(readme):
@@ -229,6 +269,40 @@ def describe(folder: images.PathLike) -> None:
         # Ours come first: where lines contradict each other, the last one, the user's, holds.
         ours = "".join(f"{line}\n" for line in missing).encode()
         images.write_bytes(ours + text.removeprefix(codecs.BOM_UTF8), ignored)
+
+
+def _as_maker(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe this version and its container; what was added by hand stays."""
+    urls = (line.partition(", ") for line in metadata("pvsbook").get_all("Project-URL") or ())
+    code = [url for name, _, url in urls if name == "Repository"]
+    made = {**known, **_MAKER, **({"CodeURL": code[0]} if code else {})}
+    if image := container():
+        made["Container"] = image
+    elif "Type" in made.get("Container", {}):  # as an image of ours says it, of an earlier run
+        del made["Container"]
+    return made
+
+
+def _link(description: dict[str, Any], top: Path, sources: Mapping[Path, str]) -> None:
+    """Name the data sets that results are made from, by DOI or address, else by relative path."""
+    links = dict(description.get("DatasetLinks", {}))
+    stated = list(description.get("SourceDatasets", []))
+    for root, name in sources.items():
+        try:
+            known = images.read_json(root / "dataset_description.json")
+        except InputError:
+            known = {}
+        links[name] = quote(Path(os.path.relpath(root.resolve(), top.resolve())).as_posix())
+        doi = re.sub("^(doi:|https?://(dx[.])?doi[.]org/)", "", str(known.get("DatasetDOI", "")))
+        about = {
+            **({"DOI": f"doi:{doi}"} if doi else {}),
+            "URL": known.get("URL") or (f"https://doi.org/{doi}" if doi else f"bids:{name}:."),
+            "Version": known.get("DatasetVersion") or known.get("Version"),
+        }
+        entry = {key: value for key, value in about.items() if isinstance(value, str)}
+        stated = [s for s in stated if s != {"URL": f"bids:{name}:."} and s != entry] + [entry]
+    if sources:
+        description |= {"SourceDatasets": stated, "DatasetLinks": links}
 
 
 def sources_of(paths: Sequence[images.PathLike]) -> dict[str, list[Any]]:

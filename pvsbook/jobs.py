@@ -81,7 +81,7 @@ BACKLOG = 4  # tasks that the scheduler holds for each worker: enough to keep it
 def _work(function: Function, task: Task, folder: str) -> Record:
     """Do a task, on a worker; no exception leaves."""
     top = Path(folder)
-    start = time.perf_counter()
+    started_s, start = time.time(), time.perf_counter()
     try:
         hashes, stamps = hash_inputs(task, top)
         digest = fingerprint(function, task, hashes)
@@ -101,6 +101,7 @@ def _work(function: Function, task: Task, folder: str) -> Record:
     scale = 2**20 if sys.platform == "darwin" else 1024
     return dataclasses.replace(
         record,
+        started_s=started_s,
         seconds=time.perf_counter() - start,
         peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale,
     )
@@ -144,7 +145,7 @@ def _fresh(
             name: [digest, *(b if isinstance(b := before.get(name), list) else [])]
             for name, (_, digest) in earlier.items()
         }
-        refuse_foreign(top, contents, recorded=earlier, draft=Path(own))
+        accepted = refuse_foreign(top, contents, recorded=earlier, draft=Path(own))
         started = {
             "name": task.name,
             "status": "started",
@@ -157,7 +158,8 @@ def _fresh(
         with uninterrupted():
             write_json(started, record_path(top, task.name))
             for name, path in zip(names, written, strict=True):
-                keep_edited(top / name, [contents[name], *ours.get(name, ())])
+                known = [contents[name], accepted.get(name), *ours.get(name, ())]
+                keep_edited(top / name, known)
                 (top / name).parent.mkdir(parents=True, exist_ok=True)
                 path.replace(top / name)
             write_record(top, record)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,8 @@ from pvsbook import methods as registry
 from pvsbook._errors import InputError
 from pvsbook._version import __version__
 from pvsbook._yaml import read_yaml
+from pvsbook.bids import _provenance
+from pvsbook.bids._log import RunLog
 from pvsbook.bids._trends import trend
 from pvsbook.bids.inputs import BidsFolder, Measurement
 from pvsbook.method import Method
@@ -40,25 +41,37 @@ def measure_task(
     inputs
         Paths by role.
     parameters
-        ``method`` and ``options``: defaults, what sidecars say, and settings, in this order.
+        ``method``; ``options``: defaults, what sidecars say, and settings, in this order; and
+        ``uris``: BIDS URIs of the inputs, by role and name.
     folder
         Where to write.
 
     Returns
     -------
     dict
-        ``row``, ``summary``, ``status``, ``reasons`` and the path of the ``report``.
+        ``row``, ``summary``, ``status``, ``reasons``, the path of the ``report``, and for the
+        provenance ``activity``, ``version`` and ``environment``.
     """
-    from pvsbook.bids.measure import measure_files
+    from pvsbook.bids.measure import write_results
 
     method = registry.by_name(parameters["method"])
-    done = measure_files(method, inputs, folder, **parameters["options"])
+    environment = _provenance.environment()
+    uris = {n: uri for part in parameters["uris"].values() for n, uri in part.items()}
+    options = {name: uris.get(Path(value).name, value) if isinstance(value, str) else value
+               for name, value in parameters["options"].items()}  # fmt: skip
+    activity = _provenance.identify(method.name, options, uris, __version__, environment)
+    done = write_results(
+        method, inputs, folder, parameters["options"], activity=activity, uris=uris
+    )
     content = {
         "row": dict(done.row),
         "summary": done.summary,
         "status": done.status,
         "reasons": list(done.reasons),
         "report": done.report.relative_to(folder).as_posix(),
+        "activity": activity,
+        "version": __version__,
+        "environment": environment,
     }
     return json.loads(json.dumps(content, default=derivatives.plain))
 
@@ -138,6 +151,7 @@ def plan(
         Settings that cannot work on any scan.
     """
     settings = _complete(settings, "settings")
+    names = data_sets(folder)
     comparing = [method for method in registry.ALL if method.compares]
     for _, group in itertools.groupby(folder.measurements, key=lambda m: m.participant):
         measurements = list(group)
@@ -150,10 +164,24 @@ def plan(
             complete = [(m, found) for m, found in filled if not found.lacks]
             pairs += [_pair(method, complete[0], later) for later in complete[1:]]
         for measurement in (*measurements, *pairs):
-            yield measurement, _task(measurement, settings)
+            yield measurement, _task(measurement, settings, names)
 
 
-def _task(measurement: Measurement, settings: Settings) -> jobs.Task | jobs.Record:
+def data_sets(folder: BidsFolder) -> dict[Path, str]:
+    """Name the data sets that inputs are from, the raw one and derivatives of other pipelines."""
+    found = [m.found for m in folder.measurements]
+    paths = [path for f in found for paths in f.inputs.values() for path in paths]
+    given = (str(value) for f in found for value in f.parameters.values())
+    return _provenance.name_data_sets(folder.root, [*paths, *filter(_is_image, given)])
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, str) and value.endswith((".nii", ".nii.gz"))
+
+
+def _task(
+    measurement: Measurement, settings: Settings, names: Mapping[Path, str]
+) -> jobs.Task | jobs.Record:
     method = registry.by_name(measurement.method)
     given = settings[method.name]
     found = measurement.found if method.compares else measurement.found.fill(given)
@@ -162,13 +190,11 @@ def _task(measurement: Measurement, settings: Settings) -> jobs.Task | jobs.Reco
     # Defaults are written out, so that a default by name is the same as none.
     options = method.settled({**method.defaults, **given, **found.parameters})
     # A file that an option names is an input as well: other contents, other results.
-    files = {
-        f"option {name}": [value]
-        for name, value in options.items()
-        if isinstance(value, str) and value.endswith((".nii", ".nii.gz"))
-    }
-    parameters = {"method": method.name, "options": options}
-    return jobs.Task(measurement.name, {**found.inputs, **files}, parameters)
+    files = {f"option {name}": [v] for name, v in options.items() if _is_image(v)}
+    inputs = {**found.inputs, **files}
+    uris = _provenance.uris_of(inputs, names)
+    parameters = {"method": method.name, "options": options, "uris": uris}
+    return jobs.Task(measurement.name, inputs, parameters)
 
 
 def _pair(
@@ -189,6 +215,7 @@ def run_participants(
     *,
     settings: Settings | None = None,
     client: Client | None = None,
+    asked: str = "",
 ) -> Iterator[jobs.Record]:
     """Measure every visit of every participant that is not done yet, and write their pages.
 
@@ -202,6 +229,8 @@ def run_participants(
         From `read_settings`.
     client
         From `pvsbook.jobs.workers`; None works in this process.
+    asked
+        What the user asked for, as the words of a command, for the log.
 
     Yields
     ------
@@ -225,14 +254,18 @@ def run_participants(
     waiting = Counter(measurement.participant for measurement, _ in planned)
     for label in waiting:
         jobs.check_page(top / f"{label}.html")
-    derivatives.describe(top)
+        _provenance.check(top, label)
+    derivatives.describe(top, data_sets(folder))
     by_record = {measurement.name: measurement for measurement, _ in planned}
     ended: dict[str, list[tuple[Measurement, jobs.Record]]] = {label: [] for label in waiting}
-    log = _open_log(top)
+    log = RunLog(
+        top,
+        [*([f"asked: {asked}"] if asked else []), f"settings: {settings or {}}", *folder.notes],
+    )
     try:
         for record in jobs.run(measure_task, (item for _, item in planned), top, client=client):
-            _log_record(log, record)
             measurement = by_record[record.name]
+            log.record(record, measurement.found.notes)
             label = measurement.participant
             ended[label].append((measurement, record))
             waiting[label] -= 1
@@ -240,39 +273,7 @@ def run_participants(
                 _write_participant(top, folder.root, label, ended.pop(label))
             yield record
     finally:
-        for handler in log.handlers[:]:
-            handler.close()
-            log.removeHandler(handler)
-
-
-def _open_log(top: Path) -> logging.Logger:
-    """Open the file that says what happened when; nothing of it goes to the terminal."""
-    path = top / "logs" / "run.log"
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise InputError(f"{path}: is not a regular file; remove it, or choose another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    log = logging.Logger("pvsbook.run")
-    log.addHandler(handler)
-    log.info("pvsbook %s", __version__)
-    return log
-
-
-def _log_record(log: logging.Logger, record: jobs.Record) -> None:
-    if record.is_cached:
-        log.info("%s was done", record.name)
-        return
-    log.info(
-        "%s %s %s(%.1f s, worker's peak %.0f MB)",
-        record.name,
-        record.status,
-        f"{record.reason} " if record.reason else "",
-        record.seconds,
-        record.peak_mb,
-    )
-    if record.log:
-        log.info("%s", record.log)
+        log.close(len(planned))
 
 
 def _write_participant(
@@ -301,6 +302,7 @@ def _write_participant(
         label, summary=f"Scans: {summary}.", visits=visits, trends=[t for t in trends if t]
     )
     jobs.write_page(page, top / f"{label}.html")
+    _provenance.write(top, label, [record for _, record in ended])
 
 
 def _trend(

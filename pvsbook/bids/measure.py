@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -86,6 +87,29 @@ def measure_files(
     Traceback (most recent call last):
     pvsbook._errors.InputError: options: pvs has no option contrasts; it has contrast, flair...
     """
+    return write_results(method, inputs, out, options)
+
+
+def write_results(
+    method: Method,
+    inputs: Mapping[str, images.PathLike | Sequence[images.PathLike]],
+    out: images.PathLike,
+    options: Mapping[str, Any],
+    *,
+    activity: str = "",
+    uris: Mapping[str, str] = MappingProxyType({}),
+) -> Done:
+    """Do as `measure_files`; say in the sidecars which activity made the files, of which inputs.
+
+    Parameters
+    ----------
+    method, inputs, out, options
+        Of `measure_files`.
+    activity
+        Identifier of the activity in ``prov/``; empty where none is described.
+    uris
+        BIDS URI of each input, by file name; one without is called by its name.
+    """
     method.check(options, "options")
     settings = method.settled({**{o.name: o.default for o in method.options}, **options})
     files = {i.name: _as_list(inputs[i.name]) for i in method.inputs}
@@ -130,7 +154,10 @@ def measure_files(
     # Nothing has its name before everything is there, and what an earlier run wrote goes: a map
     # that is now unsupported would else stay under its ordinary name.
     with tempfile.TemporaryDirectory(dir=out, prefix=".pvsbook-") as folder:
-        result.save(folder, prefix=prefix, sources=names)
+        result.save(folder, prefix=prefix, sources=[uris.get(name, name) for name in names])
+        for sidecar in Path(folder).rglob("*.json") if activity else ():
+            content = {**images.read_json(sidecar), "GeneratedBy": [activity]}
+            images.write_bytes((json.dumps(content, indent=2) + "\n").encode(), sidecar)
         draft = replace(writer, folder=folder)
         draft.text(page, method.suffix, ".html", desc=f"{method.desc}report")
         _publish(Path(folder), record, sources, prefix)

@@ -57,13 +57,13 @@ def tasks(n: int, **parameters) -> list[jobs.Task]:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Hash every result and record; not the cache of file stamps, the lock, or the log."""
+    """Hash every result and record; not the cache of file stamps, the lock, or what has times."""
     files = (p for p in folder.rglob("*") if p.is_file())
     return {
         name: hashlib.sha256(p.read_bytes()).hexdigest()
         for p in files
         if not (name := p.relative_to(folder).as_posix()).startswith(
-            (".pvsbook/seen/", ".pvsbook/lock", "logs/")
+            (".pvsbook/seen/", ".pvsbook/pages/prov", ".pvsbook/lock", "logs/", "prov/")
         )
     }
 

@@ -75,9 +75,9 @@ def test_a_broken_person_among_ten(done, bids, capsys):
         in out
     )
     assert "skipped sub-01_pvs: no T2w and no T1w in anat/" in out
-    log = (done / "logs" / "run.log").read_text()
-    assert f"sub-{BROKEN}_qsm failed" in log
-    assert "sub-01_qsm was done" in log
+    first, *_, last = sorted((done / "logs").glob("*.log"))
+    assert f"sub-{BROKEN}_qsm failed" in first.read_text()
+    assert "sub-01_qsm was done" in last.read_text()
 
 
 def test_group_tables_can_be_read_and_joined(done):
@@ -140,7 +140,7 @@ def test_pages_are_accessible_lead_on_and_ask_for_nothing_outside(done):
 
 
 def validate(folder: Path) -> list[dict]:
-    """Run the BIDS validator; return its errors."""
+    """Run the BIDS validator; return what it finds, but that only a user can name authors."""
     command = Path(sys.executable).with_name("bids-validator-deno")
     if not command.is_file():
         pytest.skip("needs bids-validator-deno")
@@ -148,7 +148,7 @@ def validate(folder: Path) -> list[dict]:
         [command, folder, "--format", "json"], capture_output=True, text=True, check=False
     )
     issues = json.loads(ran.stdout)["issues"]["issues"]
-    return [issue for issue in issues if issue["severity"] == "error"]
+    return [issue for issue in issues if issue["code"] != "TOO_FEW_AUTHORS"]
 
 
 @pytest.fixture(scope="module")
