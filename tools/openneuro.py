@@ -26,7 +26,8 @@ import yaml
 
 from pvsbook import bids, images, manifest, methods
 from pvsbook._errors import InputError
-from pvsbook.visit import NIFTI, natural
+from pvsbook._names import natural
+from pvsbook.visit import NIFTI
 
 __all__ = ["add", "find_scans", "main", "read_keys", "write_entry"]
 

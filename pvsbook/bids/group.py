@@ -18,8 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from pvsbook import derivatives, images, jobs, report
 from pvsbook import methods as registry
+from pvsbook._constants import SERIES
 from pvsbook._errors import InputError
 from pvsbook.bids import app
+from pvsbook.bids._series import COUNTED, OF_SERIES, counted, entities_in, of_several
 from pvsbook.bids._trends import trend
 from pvsbook.bids.citation import methods_text
 from pvsbook.bids.inputs import BidsFolder, Measurement
@@ -36,6 +38,7 @@ MIN_VALUES = 5
 OWN: Mapping[str, Mapping[str, Any]] = {
     "participant_id": {"Description": "participant"},
     "session_id": {"Description": "visit; n/a where there is only one"},
+    **OF_SERIES,
     "outcome": {
         "Description": "what came of it",
         "Levels": {
@@ -50,7 +53,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     "notes": {"Description": "what was chosen among several files, or read otherwise"},
     "outliers": {
         "Description": "columns whose value lies more than 3.5 robust standard deviations from "
-        "the median of all rows here, with that distance"
+        "the median of the rows for statistics, with that distance"
     },
 }
 LIMITS = (
@@ -69,7 +72,7 @@ class Group:
     Attributes
     ----------
     tables
-        One table per method, one row per participant and visit.
+        One table per method, one row per participant, visit and series.
     files
         Paths of the tables.
     report
@@ -246,6 +249,8 @@ def _row(
         "outcome": "not run" if record is None else record.status,
         "outcome_reason": record.reason if record is not None and record.reason else None,
         "notes": "; ".join(notes) or None,
+        COUNTED: measurement.rank,
+        **measurement.entities,
     }
     values = record.result.get("row") if record is not None else None
     if not isinstance(values, dict):
@@ -265,22 +270,26 @@ def _table(
     folder: BidsFolder, method: Method, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Make the table of a method; return it and the robust distance of what is drawn."""
-    names = ["participant_id", "session_id", "outcome", "outcome_reason", "notes"]
+    own = ["outcome", "outcome_reason", "notes", COUNTED]
+    names = ["participant_id", "session_id", *entities_in(rows), *own]
     measured = [c for c in method.columns if any(c in row for row in rows)]
     table = pd.DataFrame(list(rows), columns=[*names, *measured])
     for column in _drawn(method, table):  # a record of another maker may hold text
         table[column] = pd.to_numeric(table[column], errors="coerce")
-    z = pd.DataFrame({c: robust_z(table[c]) for c in _drawn(method, table)}, index=table.index)
+    table[COUNTED] = counted(table)
+    drawn = table[[*_drawn(method, table)]].where(table[COUNTED])
+    z = pd.DataFrame({c: robust_z(drawn[c]) for c in drawn}, index=table.index)
     outliers = [
         "; ".join(
             f"{c} {v:+.1f}" for c, v in zip(z.columns, row, strict=True) if abs(v) > OUTLYING
         )
         for row in z.to_numpy(dtype=float)
     ]
-    table.insert(5, "outliers", [text or None for text in outliers])
+    table.insert(len(names), "outliers", [text or None for text in outliers])
     known = folder.participants.reindex(table["participant_id"]).reset_index(drop=True)
     known.columns = [f"participant_{c}" if c in table else c for c in known.columns]
-    whole = pd.concat([table.iloc[:, :6], known, table.iloc[:, 6:]], axis=1)
+    n = len(names) + 1
+    whole = pd.concat([table.iloc[:, :n], known, table.iloc[:, n:]], axis=1)
     return whole, z
 
 
@@ -334,7 +343,7 @@ def _overview(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
                 *[int((table["outcome"] == o).sum()) for o in OUTCOMES],
             ]
         )
-    head = ["Method", "Visits", "Pass", "Warn", "Fail (quality)"]
+    head = ["Method", "Scans", "Pass", "Warn", "Fail (quality)"]
     head += [outcome.capitalize() for outcome in OUTCOMES]
     return {"head": head, "rows": rows}
 
@@ -347,12 +356,14 @@ def _section(
     found: Sequence[str],
 ) -> dict[str, Any]:
     done = table["outcome"] == "done"
+    counts = done & table[COUNTED]
     drawn = _drawn(method, table)
-    texts, figures = [], []
+    several = of_several(table, method)
+    texts, figures = [several] if several else [], []
     if done.any():
         far = z.abs() > OUTLYING
-        figure = people.distributions(table[done], drawn, outlying=far[done])
-        words = [_words(table.loc[done, c], label) for c, label in drawn.items()]
+        figure = people.distributions(table[counts], drawn, outlying=far[counts])
+        words = [_words(table.loc[counts, c], label) for c, label in drawn.items()]
         figures.append(
             (
                 figure,
@@ -370,12 +381,13 @@ def _section(
         visit = [
             str(table.at[i, "participant_id"]),
             *([session] if isinstance(session, str) else []),
+            *(f"{k}-{table.at[i, k]}" for k in SERIES if pd.notna(table.get(k, {}).get(i))),
         ]
         cell = " ".join(visit)
         return [{"text": cell, "href": links[i]} if links[i] else cell]
 
     numbers = [
-        [label, *(_quantile(table.loc[done, c], q) for q in (0, 0.25, 0.5, 0.75, 1))]
+        [label, *(_quantile(table.loc[counts, c], q) for q in (0, 0.25, 0.5, 0.75, 1))]
         for c, label in drawn.items()
     ]
     # numbers differ from scan to scan; without them, like reasons can be counted

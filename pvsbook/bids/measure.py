@@ -14,13 +14,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from pvsbook import derivatives, images, report
+from pvsbook._names import check_names, entities_of
 from pvsbook._ours import refuse_foreign
 from pvsbook._records import sha256
 from pvsbook._stop import uninterrupted
 from pvsbook.bids.citation import methods_text
 from pvsbook.figures import use_style
 from pvsbook.method import Method
-from pvsbook.visit import check_names, entities_of
 
 __all__ = ["Done", "measure_files"]
 
@@ -54,6 +54,8 @@ def measure_files(
     method: Method,
     inputs: Mapping[str, images.PathLike | Sequence[images.PathLike]],
     out: images.PathLike,
+    *,
+    series: str | None = None,
     **options: Any,
 ) -> Done:
     """Measure a scan from its files, and write maps, tables and a page to a folder.
@@ -66,6 +68,9 @@ def measure_files(
         One path or several for each of the method's inputs.
     out
         Folder for the BIDS-Derivatives.
+    series
+        What tells the results from those of other scans of the visit, as ``acq-iso``, where the
+        name of the scan does not.
     **options
         Of the method's options; the others have their defaults.
 
@@ -94,6 +99,9 @@ def measure_files(
     names = [Path(path).name for path in [*scan, *_option_files(settings)]]
     last = method.inputs[-1].name if method.compares else method.inputs[0].name
     prefix = derivatives.prefix_from(files[last][0])
+    if series is not None:
+        visit = [part for part in prefix.split("_") if part.startswith(("sub-", "ses-"))]
+        prefix = "_".join([*visit, series])
     if method.compares:  # the later visit may be compared with several earlier ones
         first = entities_of(Path(files[method.inputs[0].name][0]).name).get("ses", "")
         prefix += f"_from-{derivatives.label(first)}" if first else ""

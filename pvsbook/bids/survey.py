@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -11,6 +11,7 @@ import nibabel as nib
 from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.bids.inputs import BidsFolder, Measurement
+from pvsbook.methods import by_name
 from pvsbook.visit import NIFTI
 
 __all__ = ["survey"]
@@ -40,14 +41,18 @@ def survey(folder: BidsFolder) -> tuple[list[str], bool]:
     is_whole = True
     for method in dict.fromkeys(m.method for m in folder.measurements):
         visits = [m for m in folder.measurements if m.method == method]
-        faults = {m.name: [*m.lacks, *_unusable(m)] for m in visits}
+        without = {o.name for o in by_name(method).options if o.may_fail}
+        faults = {m.name: [*m.lacks, *_unusable(m, but=without)] for m in visits}
+        notes = {m.name: [*m.found.notes, *_unusable(m, only=without)] for m in visits}
         ready = sum(not found for found in faults.values())
         is_whole &= ready == len(visits)
-        lines.append(f"{method}: {ready} of {len(visits)} visits can be measured")
+        n = len({(m.participant, m.session) for m in visits})
+        what = "visits" if n == len(visits) else f"series of {n} visits"
+        lines.append(f"{method}: {ready} of {len(visits)} {what} can be measured")
         lines += _protocols(visits)
         said: dict[str, list[str]] = {}
         for visit in visits:
-            for text in (*faults[visit.name], *(f"note: {note}" for note in visit.found.notes)):
+            for text in (*faults[visit.name], *(f"note: {note}" for note in notes[visit.name])):
                 said.setdefault(text, []).append(visit.name)
         for text, names in said.items():
             who = "each of them" if len(names) == len(visits) > 1 else ", ".join(names)
@@ -55,10 +60,14 @@ def survey(folder: BidsFolder) -> tuple[list[str], bool]:
     return lines, is_whole
 
 
-def _unusable(measurement: Measurement) -> list[str]:
+def _unusable(
+    measurement: Measurement, but: Collection[str] = (), only: Collection[str] | None = None
+) -> list[str]:
     """Say which images cannot be used, by their headers alone."""
     faults = []
-    for path, image in _images_of(measurement):
+    for role, path, image in _images_of(measurement):
+        if role in but or (only is not None and role not in only):
+            continue
         try:
             if image is None:
                 raise InputError(f"{path}: cannot be read as NIfTI")
@@ -74,7 +83,7 @@ def _protocols(visits: list[Measurement]) -> list[str]:
     """Count the voxel sizes of the first images, the most common first; name the single ones."""
     groups: dict[str, list[str]] = {}
     for visit in visits:
-        _, image = next(_images_of(visit), (None, None))
+        *_, image = next(_images_of(visit), (None, None))
         if image is not None:
             size = " x ".join(f"{edge:.2g}" for edge in images.voxel_size_mm(image))
             volumes = f", {image.shape[3]} volumes" if image.ndim > 3 else ""
@@ -86,14 +95,14 @@ def _protocols(visits: list[Measurement]) -> list[str]:
     ]
 
 
-def _images_of(measurement: Measurement) -> Iterator[tuple[Path, nib.Nifti1Image | None]]:
+def _images_of(measurement: Measurement) -> Iterator[tuple[str, Path, nib.Nifti1Image | None]]:
     """Yield the images of a measurement with their headers; None where there is none to read."""
-    parameters = measurement.found.parameters.values()
-    beside = [[p] for p in parameters if isinstance(p, str)]  # FLAIR, masks
-    for several in (*measurement.found.inputs.values(), *beside):
+    parameters = measurement.found.parameters.items()
+    beside = {n: [p] for n, p in parameters if isinstance(p, str)}  # FLAIR, masks
+    for role, several in (*measurement.found.inputs.items(), *beside.items()):
         for path in map(Path, several):
             if path.name.endswith(NIFTI):
                 try:
-                    yield path, cast("nib.Nifti1Image", nib.load(path))
+                    yield role, path, cast("nib.Nifti1Image", nib.load(path))
                 except (OSError, nib.filebasedimages.ImageFileError):
-                    yield path, None
+                    yield role, path, None
