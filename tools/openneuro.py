@@ -118,7 +118,7 @@ def find_scans(clone: images.PathLike, subject: str) -> list[manifest.Scan]:
     several = {m.name: {i.name for i in m.inputs if i.is_several} for m in methods.ALL}
     scans = []
     for one in bids.find(root, participants=[subject]).measurements:
-        if one.lacks:
+        if one.lacks or one.rank:  # an entry has one scan for each visit and method
             continue
         paths = {
             role: [str(Path(path).relative_to(root)) for path in files]

@@ -381,7 +381,7 @@ def _section(
         visit = [
             str(table.at[i, "participant_id"]),
             *([session] if isinstance(session, str) else []),
-            *(f"{k}-{table.at[i, k]}" for k in SERIES if pd.notna(table.get(k, {}).get(i))),
+            *(f"{k}-{table.at[i, k]!s}" for k in SERIES if pd.notna(table.get(k, {}).get(i))),
         ]
         cell = " ".join(visit)
         return [{"text": cell, "href": links[i]} if links[i] else cell]

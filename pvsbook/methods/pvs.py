@@ -46,7 +46,8 @@ def measure(
     from pvsbook.pvs.objects import Rules
 
     _refuse_flair(image[0])
-    beside, lost = {}, []
+    beside: dict[str, Any] = {}
+    lost = []
     for name, path in (("flair", flair), ("other", other)):
         try:
             beside[name] = None if path is None else images.load(path)
@@ -70,13 +71,16 @@ def _refuse_flair(path: PathLike) -> None:
     by_name = re.search("(?i)(^|[^a-z])flair$", stem) and not re.search(
         "(?i)(to|in|on)[_-]?flair$", stem
     )
-    acq = entities_of(stem).get("acq", "")
-    meta = images.sidecar(path) if Path(path).is_file() else {}
+    by_name = by_name or "flair" in entities_of(stem).get("acq", "").lower()
+    try:
+        meta = images.sidecar(path)
+    except InputError:  # nothing else is read from it
+        meta = {}
     words = " ".join(str(meta.get(key, "")) for key in ("SeriesDescription", "ProtocolName"))
     by_sidecar = "flair" in words.lower() and "t1" not in words.lower()
-    if by_name or "flair" in acq.lower() or by_sidecar:
+    if by_name or by_sidecar:
         raise InputError(
-            f"{path}: is a FLAIR by its {'sidecar' if not (by_name or acq) else 'name'}, which "
+            f"{path}: is a FLAIR by its {'name' if by_name else 'sidecar'}, which "
             "shows lesions and not perivascular spaces; give a T2w or T1w scan of the same head, "
             "and this one as flair (--flair)"
         )

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from test_methods import TOY
 from pvsbook import InputError, cli, images, jobs, methods
 from pvsbook.bids import app, citation, group, inputs
 from pvsbook.methods import by_name
+from pvsbook.pvs import pipeline
 from pvsbook.visit import Found
 
 
@@ -367,3 +368,72 @@ def test_the_survey_counts_series_and_is_not_stopped_by_a_flair(tmp_path, capsys
     out = capsys.readouterr().out
     assert "pvs: 2 of 2 series of 1 visits can be measured" in out
     assert "note: sub-01_FLAIR.nii.gz: cannot be read as NIfTI" in out
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What `pvsbook.pvs.pipeline.measure` was called with, in the place of its result."""
+
+    given: dict
+    stripped_by: str = ""
+    status: str = "pass"
+    reasons: tuple = ()
+    note: str = ""
+
+    @property
+    def anatomy(self):
+        return self
+
+
+@pytest.fixture
+def pvs(monkeypatch):
+    monkeypatch.setattr(pipeline, "measure", lambda image, **given: Measured(given))
+    method = by_name("pvs")
+    options = {o.name: o.default for o in method.options}
+    return lambda image, **more: method.measure([image], **{**options, **more})
+
+
+def test_a_scan_is_measured_without_a_flair_that_cannot_be_read(tmp_path, pvs):
+    scan, flair = put(tmp_path, "sub-01_T2w"), put(tmp_path, "sub-01_FLAIR")
+    assert pvs(scan, flair=flair).status == "pass"
+    flair.write_bytes(flair.read_bytes()[:60])
+    result = pvs(scan, flair=flair, other=scan)
+    assert (result.given.get("flair"), result.status) == (None, "warn")
+    assert result.given["other"] is not None
+    assert "flair was not used: sub-01_FLAIR.nii.gz: cannot be read" in result.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "by"),
+    [
+        ("flair", "", "name"),
+        ("sub-01_FLAIR", "", "name"),
+        ("sub-01_acq-flair_T2w", "", "name"),
+        ("head", "t2_spc_dark-fluid_FLAIR", "sidecar"),
+        ("head", "Ax T1 FLAIR", ""),
+        ("t2_to_flair", "", ""),
+        ("sub-01_space-FLAIR_T2w", "t2 tse", ""),
+    ],
+)
+def test_a_flair_as_the_scan_is_told_what_it_is_good_for(tmp_path, pvs, name, words, by):
+    scan = put(tmp_path, "sub-01_T2w")
+    scan = scan.rename(scan.with_name(f"{name}.nii.gz"))
+    sidecar = scan.with_name(f"{name}.json")
+    sidecar.write_text(json.dumps({"SeriesDescription": words}))
+    if not by:
+        assert pvs(scan).status == "pass"
+        sidecar.write_text("{")
+        assert pvs(scan).status == "pass"
+        return
+    with pytest.raises(InputError, match=rf"is a FLAIR by its {by}, .* this one as flair"):
+        pvs(scan)
+
+
+def test_deepbet_says_where_it_did_not_run(tmp_path, pvs):
+    scan = put(tmp_path, "sub-01_T2w")
+    assert pvs(scan).note == ""
+    assert pvs(scan, strip="deepbet").note.endswith(
+        "did not run on this scan, as it holds no scalp."
+    )
+    note = pvs(scan, strip="deepbet", brain_mask=scan).note
+    assert note.endswith("as a brain mask was given.")
