@@ -174,7 +174,8 @@ class Sidecars:
                     if entities.items() <= image.entities.items():
                         matches.append((-len(entities), path))
             yield from (path for _, path in sorted(matches))
-            if folder in self.tops:
+            is_top = folder / "dataset_description.json" in self._list(folder)
+            if is_top or folder in self.tops:
                 return
 
     def maker(self, image: BidsFile) -> str:

@@ -16,7 +16,7 @@ from pvsbook import InputError, cli, images, jobs, methods
 from pvsbook.bids import app, citation, group, inputs
 from pvsbook.methods import by_name
 from pvsbook.pvs import pipeline
-from pvsbook.visit import Found
+from pvsbook.visit import BidsFile, Found, Sidecars
 
 
 def find_each(visit):
@@ -270,6 +270,18 @@ def test_a_corrected_series_without_vectors_of_its_own_is_not_used(tmp_path):
     (tmp_path / "made" / "dwi.bvec").unlink()
     found, _ = alps_of(tmp_path / "bids", derivatives=[tmp_path / "made"])
     assert "desc-preproc_dwi.nii.gz: no .bvec, so not used" in "; ".join(found[""].found.notes)
+
+
+def test_sidecars_above_a_data_set_do_not_apply_to_it(tmp_path):
+    diffusion(tmp_path / "bids", "sub-01_dwi")
+    derivative(tmp_path / "made", "sub-01_desc-preproc_dwi")
+    (tmp_path / "made/sub-01/dwi/sub-01_desc-preproc_dwi.bval").rename(tmp_path / "dwi.bval")
+    scan = BidsFile(
+        tmp_path / "made/sub-01/dwi/sub-01_desc-preproc_dwi.nii.gz",
+        "dwi",
+        {"sub": "01", "desc": "preproc", "suffix": "dwi"},
+    )
+    assert list(Sidecars(tmp_path / "bids").files(scan, ".bval")) == []
 
 
 def test_what_of_another_pipeline_has_no_use_is_named(tmp_path):
