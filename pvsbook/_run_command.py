@@ -111,6 +111,14 @@ def run(
             help="End when the first scan fails; the rest is measured when it is run again.",
         ),
     ] = False,
+    compare: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMN[=REFERENCE]",
+            help="Column of participants.tsv whose groups the group level compares; by default "
+            "group, diagnosis or the like. none: no comparison.",
+        ),
+    ] = "",
     version: Annotated[
         bool,
         typer.Option(
@@ -137,6 +145,8 @@ def run(
 
     if level not in LEVELS:
         raise InputError(f"{level}: is no level; choose participant or group", code=UNKNOWN_LEVEL)
+    if compare and level != "group":
+        raise InputError("--compare: is for the level group; leave it out here", code=USAGE)
     with _ends_with(USAGE):
         options = bids_app.read_settings(settings)
         filters = inputs.read_filters(filter_file)
@@ -154,7 +164,7 @@ def run(
         for note in folder.notes:
             console().print(f"note: {note}", markup=False, soft_wrap=True)
         if level == "group":
-            _summarise(folder, out_dir, options)
+            _summarise(folder, out_dir, options, compare)
             return
     with (
         _ends_with(USAGE),
@@ -224,11 +234,11 @@ def _share(
     return n, mem_gb / n
 
 
-def _summarise(folder: BidsFolder, out_dir: Path, options: dict[str, Any]) -> None:
+def _summarise(folder: BidsFolder, out_dir: Path, options: dict[str, Any], compare: str) -> None:
     """Write the tables and the page of all people, and say where."""
     from pvsbook.bids import group
 
-    result = group.summarise(folder, out_dir, settings=options)
+    result = group.summarise(folder, out_dir, settings=options, compare=compare)
     for name, table in result.tables.items():
         counts = table["outcome"].value_counts().to_dict()
         text = f"{name}: {', '.join(f'{n} {outcome}' for outcome, n in counts.items())}"

@@ -252,6 +252,8 @@ class Method:
         ``prose(options, table)`` writes what a paper has to say of the measurements in a table.
     key_columns
         The columns that the page of a group draws, with the label of each.
+    compared
+        Those of them in which groups are compared, each ``"mean"`` or ``"count"``.
     datatype, suffix
         Where results go: ``anat`` or ``dwi``, and the BIDS suffix of the tables.
     desc
@@ -293,6 +295,7 @@ class Method:
     pair: Callable[[Any, Any, str], Any] | None = None
     trend: Callable[[Any], pd.DataFrame] | None = None
     trend_columns_at: str = ""
+    compared: Mapping[str, str] = field(default_factory=dict)
     shares: tuple[str, ...] = ()
     core: str = ""
     kept_back: Mapping[str, str] = field(default_factory=dict)

@@ -157,6 +157,7 @@ def group_page(
     overview: Mapping[str, Any],
     sections: Sequence[Mapping[str, Any]],
     limits: Sequence[str],
+    groups: Sequence[str] = (),
     notes: Sequence[str] = (),
     methods: tuple[str, str] = ("", ""),
 ) -> str:
@@ -169,10 +170,14 @@ def group_page(
     overview
         ``head`` and ``rows`` of the first table.
     sections
-        Each with ``id``, ``title``, ``texts``, ``figures`` (triples as in `html_page`) and
-        ``tables`` (each with ``caption``, ``head`` and ``rows``).
+        Each with ``id``, ``title``, ``texts``, ``plots`` (pairs of a plot and a caption) and
+        ``tables`` (each with ``caption``, ``head`` and ``rows``; a cell may be a list).  A plot
+        has ``label``, ``alt`` (of one without dots), ``ticks``, ``zero`` and ``lanes``; a lane
+        has ``name`` and ``dots`` or ``intervals``, with places in percent.
     limits
         Sentences on what the group cannot show.
+    groups
+        Sentences on how groups were compared.
     notes
         Remarks on the data set as a whole.
     methods
@@ -197,6 +202,7 @@ def group_page(
         overview=overview,
         sections=sections,
         limits=limits,
+        groups=groups,
         notes=notes,
         methods=methods,
     )

@@ -25,8 +25,8 @@ OF_SERIES: Mapping[str, Mapping[str, Any]] = {
     },
     COUNTED: {
         "Description": "the one row of a visit that statistics take: of several series the first "
-        "that was measured and whose quality is not fail, in the order of notes; else the first "
-        "that was measured"
+        "that was measured and whose quality is not fail; of these one of the protocol that most "
+        "scans have, then in the order of notes"
     },
 }
 
@@ -52,7 +52,9 @@ def counted(table: pd.DataFrame) -> pd.Series:
     is_done = table["outcome"] == "done"
     failed = table["status"] == "fail" if "status" in table else ~is_done
     order = table.assign(worse=2 - is_done.astype(int) - (is_done & ~failed).astype(int))
-    order = order.sort_values(["worse", COUNTED], kind="stable")
+    letters = order.get("protocol", pd.Series(dtype=object))  # like with like
+    order["rare"] = -letters.map(letters[order["worse"] == 0].value_counts()).reindex(order.index)
+    order = order.sort_values(["worse", "rare", COUNTED], kind="stable")
     first = ~order.duplicated(["participant_id", "session_id"])
     return first.reindex(table.index)
 
@@ -65,6 +67,7 @@ def of_several(table: pd.DataFrame, method: Method) -> str:
     n = left[["participant_id", "session_id"]].drop_duplicates().shape[0]
     return (
         f"{n} {'visit' if n == 1 else 'visits'} had several series: each has a row, and "
-        f"statistics take one a visit (order: {method.preference}; the first whose quality is not "
-        f"fail), so {len(left)} of {len(table)} series are left out of them."
+        f"statistics take one a visit (of those whose quality is not fail one of the most common "
+        f"protocol, then by {method.preference}), so {len(left)} of {len(table)} series are left "
+        "out of them."
     )

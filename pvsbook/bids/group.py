@@ -4,37 +4,38 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from pvsbook import derivatives, images, jobs, report
 from pvsbook import methods as registry
-from pvsbook._constants import SERIES
 from pvsbook._errors import InputError
-from pvsbook.bids import app
-from pvsbook.bids._series import COUNTED, OF_SERIES, counted, entities_in, of_several
+from pvsbook._records import hash_inputs
+from pvsbook._version import __version__
+from pvsbook.bids import _compare, _group_page, app
+from pvsbook.bids._group_page import OUTCOMES, OUTLYING
+from pvsbook.bids._protocols import name_protocols, protocol_of
+from pvsbook.bids._series import COUNTED, OF_SERIES, counted, entities_in
 from pvsbook.bids._trends import trend
 from pvsbook.bids.citation import methods_text
 from pvsbook.bids.inputs import BidsFolder, Measurement
 from pvsbook.bids.sessions import UNUSED
-from pvsbook.figures import people
 from pvsbook.method import Method
+from pvsbook.visit import Sidecars
 
 __all__ = ["OUTLYING", "Group", "robust_z", "summarise"]
 
-OUTCOMES = ("failed", "skipped", "not run", "out of date")  # that leave no number
-OUTLYING = 3.5
 CITATION = ("group_methods.md", "group_methods.bib")
+COMPARISONS = "comparisons"  # group_comparisons.tsv
 MIN_VALUES = 5
+SITES = ("site", "scanner", "center", "centre")  # columns of participants.tsv
 OWN: Mapping[str, Mapping[str, Any]] = {
     "participant_id": {"Description": "participant"},
     "session_id": {"Description": "visit; n/a where there is only one"},
@@ -51,15 +52,22 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     },
     "outcome_reason": {"Description": "why it failed or was skipped"},
     "notes": {"Description": "what was chosen among several files, or read otherwise"},
+    "protocol": {
+        "Description": "letter of scans that were acquired, read and measured alike; group.html "
+        "says what each is"
+    },
     "outliers": {
         "Description": "columns whose value lies more than 3.5 robust standard deviations from "
-        "the median of the rows for statistics, with that distance"
+        "the median of the rows for statistics of its protocol (of all where fewer than five "
+        "share it), with that distance"
     },
 }
 LIMITS = (
     "An outlier is a value to look at, not one to drop: people differ, and so do sick ones.",
-    "Distances from the median assume one group; two scanners or patients among controls widen "
-    "it and hide outliers.",
+    "Distances from the median assume one group; patients among controls, or protocols of fewer "
+    "than five scans, widen it and hide outliers.",
+    "A difference of groups need not come from the disease: what differs between them and is not "
+    "adjusted for, such as motion, vascular risk or who could be measured, is part of it.",
     "What failed or was skipped is not missing at random: who cannot lie still is often older or "
     "sicker.",
 )
@@ -119,6 +127,7 @@ def summarise(
     out: images.PathLike,
     *,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
+    compare: str = "",
 ) -> Group:
     """Collect what the participant level left in a folder into tables and a page.
 
@@ -130,6 +139,9 @@ def summarise(
         The folder that `pvsbook.bids.app.run_participants` filled.
     settings
         As given there.
+    compare
+        Which groups are compared: ``column`` of ``participants.tsv`` or ``column=reference``; by
+        default ``group``, ``diagnosis`` or the like where it is there; ``none`` compares nothing.
 
     Returns
     -------
@@ -139,39 +151,31 @@ def summarise(
     ------
     InputError
         Nothing was measured there yet, from the current files and with the current settings;
-        ``participants.tsv`` cannot be read; or a file of the user has the name of a table.
+        ``participants.tsv`` cannot be read or has no such column or group; or a file of the user
+        has the name of a table.
     """
     top = Path(out)
     _refuse_unread_table(folder)
     match = _match(folder)
     if not match:
         folder = replace(folder, participants=folder.participants.iloc[:0, :0])
-    rows: dict[str, list[dict[str, Any]]] = {}
-    links: dict[str, list[str]] = {}
-    reasons: dict[str, list[str]] = {}
+    groups = _compare.find_groups(folder.participants, folder.columns, compare)
+    found: dict[str, list[_Visit]] = {}
     ended: dict[str, list[tuple[Measurement, jobs.Record | None]]] = {}
+    sidecars = Sidecars(folder.root)
     for measurement, task in app.plan(folder, settings or {}):
-        name, key = measurement.name, measurement.method
-        record = _current(task, jobs.read_record(top, name), top)
+        record = _current(task, jobs.read_record(top, measurement.name), top)
         ended.setdefault(measurement.participant, []).append((measurement, record))
-        notes = measurement.found.notes
-        if isinstance(task, jobs.Record) and record is not None and record.status == "done":
-            notes = (*notes, f"measured before; now {task.reason}")
-        rows.setdefault(key, []).append(_row(measurement, notes, record))
-        reasons.setdefault(key, [])
-        link: Any = ""
-        if record is not None and record.status == "done":
-            reasons[key] += app.texts(record.result.get("reasons"))
-            link = app.link_to_page(name, record.result)
-        links.setdefault(key, []).append(link["href"] if isinstance(link, dict) else "")
-    if not any(row["outcome"] == "done" for entries in rows.values() for row in entries):
+        visit = _visit(folder, sidecars, top, measurement, task, record)
+        found.setdefault(measurement.method, []).append(visit)
+    if not any(v.row["outcome"] == "done" for visits in found.values() for v in visits):
         raise InputError(
             f"{out}: nothing has been measured there with these files and settings; run the "
             "participant level first, with the same --settings, --derivatives and "
             "--bids-filter-file"
         )
-    trended = [key for key in rows if registry.by_name(key).trend is not None]
-    names = [*rows, *(f"{key}slopes" for key in trended)]
+    trended = [key for key in found if registry.by_name(key).trend is not None]
+    names = [*found, *(f"{key}slopes" for key in trended), COMPARISONS]
     for name in (
         "group.html",
         *CITATION,
@@ -179,36 +183,100 @@ def summarise(
     ):
         jobs.check_page(top / name)
     derivatives.describe(top)
-    tables, files, sections = {}, [], []
-    for name, entries in rows.items():
+    tables, files, measured = {}, [], []
+    for name, visits in found.items():
         method = registry.by_name(name)
-        table, z = _table(folder, method, entries)
+        letters, protocols = name_protocols([v.protocol for v in visits])
+        done = [v.row["outcome"] == "done" for v in visits]
+        letters = [
+            "not known" if d and k is None else k for d, k in zip(done, letters, strict=True)
+        ]
+        table, z = _table(folder, method, [v.row for v in visits], letters)
         tables[name] = table
         files += _write(top, folder, method.name, method.columns, table)
         if method.trend is not None:
             people_of = {p: trend(method, folder.root, p, pairs) for p, pairs in ended.items()}
             slopes = pd.concat(people_of, names=["participant_id"]).reset_index(level=0)
             files += _write(top, folder, f"{name}slopes", method.trend_columns, slopes)
-        sections.append(_section(method, table, z, links[name], reasons[name]))
+        pages = [f"{person}.html" for person in table["participant_id"]]
+        rows = _group_page.MethodRows(
+            method, table, z, [v.link for v in visits],
+            [page if (top / page).is_file() else "" for page in pages],
+            [v.reasons for v in visits], protocols,
+        )  # fmt: skip
+        measured.append(rows)
+    contrasts = _compare.with_holm(
+        [c for rows in measured for c in _compare.compare(rows.method, rows.table, groups)]
+    )
+    if groups.column or (top / f"group_{COMPARISONS}.tsv").exists():
+        files += _write(top, folder, COMPARISONS, _compare.RESULTS, contrasts)
+    sections = [
+        _group_page.section(rows, groups, contrasts[contrasts["method"] == rows.method.name])
+        for rows in measured
+    ]
     written = methods_text(
         (method, method.settled({**method.defaults, **(settings or {}).get(key, {})}), tables[key])
         for key, method in ((key, registry.by_name(key)) for key in tables)
     )
+    compared = _compare.in_words(groups, contrasts)
+    if compared["methods"]:
+        written = (f"{written[0]}\n{compared['methods']}\n", written[1])
     files += [jobs.write_page(t, top / n) for t, n in zip(written, CITATION, strict=True)]
     page = report.group_page(
         "All participants",
         summary=_summary(folder, tables),
         notes=folder.notes,
         overview=_overview(tables),
+        groups=compared["page"],
         sections=sections,
         limits=LIMITS,
         methods=written,
     )
-    for section in sections:
-        for figure, _, _ in section["figures"]:
-            plt.close(figure)
     where = jobs.write_page(page, top / "group.html")
     return Group(tables, tuple(files), where, match)
+
+
+@dataclass(frozen=True)
+class _Visit:
+    """A row of the table of a method, and what the page says beside it."""
+
+    row: Mapping[str, Any]
+    protocol: Mapping[str, Any] | None = None
+    link: str = ""
+    reasons: Sequence[str] = ()
+
+
+def _visit(
+    folder: BidsFolder,
+    sidecars: Sidecars,
+    top: Path,
+    measurement: Measurement,
+    task: jobs.Task | jobs.Record,
+    record: jobs.Record | None,
+) -> _Visit:
+    """Collect what is known of one method at one visit."""
+    notes = measurement.found.notes
+    if record is None or record.status != "done":
+        return _Visit(_row(measurement, notes, record))
+    protocol = None
+    if isinstance(task, jobs.Record):
+        notes = (*notes, f"measured before; now {task.reason}")
+    else:
+        protocol = protocol_of(measurement.found, sidecars)
+        for column in folder.participants:
+            if str(column).strip().casefold() in SITES:
+                value = folder.participants[column].get(measurement.participant)
+                protocol["site"] = value if isinstance(value, str) else None
+        hashes, _ = hash_inputs(task, top)
+        is_new = jobs.fingerprint(app.measure_task, task, hashes) == record.fingerprint
+        protocol["measured by"] = f"pvsbook {__version__}" if is_new else "other code of pvsbook"
+    link: Any = app.link_to_page(measurement.name, record.result)
+    return _Visit(
+        _row(measurement, notes, record),
+        protocol,
+        link["href"] if isinstance(link, dict) else "",
+        app.texts(record.result.get("reasons")),
+    )
 
 
 def _match(folder: BidsFolder) -> bool:
@@ -267,18 +335,23 @@ def _is_plain(value: Any) -> bool:
 
 
 def _table(
-    folder: BidsFolder, method: Method, rows: Sequence[Mapping[str, Any]]
+    folder: BidsFolder,
+    method: Method,
+    rows: Sequence[Mapping[str, Any]],
+    protocols: Sequence[str | None],
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Make the table of a method; return it and the robust distance of what is drawn."""
     own = ["outcome", "outcome_reason", "notes", COUNTED]
     names = ["participant_id", "session_id", *entities_in(rows), *own]
     measured = [c for c in method.columns if any(c in row for row in rows)]
     table = pd.DataFrame(list(rows), columns=[*names, *measured])
-    for column in _drawn(method, table):  # a record of another maker may hold text
+    drawn = _group_page.drawn_of(method, table)
+    for column in {*drawn, *method.compared} & set(table):  # another maker's record may hold text
         table[column] = pd.to_numeric(table[column], errors="coerce")
+    table["protocol"] = letters = pd.Series(protocols, table.index, dtype=object)
     table[COUNTED] = counted(table)
-    drawn = table[[*_drawn(method, table)]].where(table[COUNTED])
-    z = pd.DataFrame({c: robust_z(drawn[c]) for c in drawn}, index=table.index)
+    counts = table[[*drawn]].where(table[COUNTED])
+    z = pd.DataFrame({c: _distances(counts[c], letters) for c in drawn}, index=table.index)
     outliers = [
         "; ".join(
             f"{c} {v:+.1f}" for c, v in zip(z.columns, row, strict=True) if abs(v) > OUTLYING
@@ -286,15 +359,21 @@ def _table(
         for row in z.to_numpy(dtype=float)
     ]
     table.insert(len(names), "outliers", [text or None for text in outliers])
+    table.insert(len(names) + 1, "protocol", table.pop("protocol"))
     known = folder.participants.reindex(table["participant_id"]).reset_index(drop=True)
     known.columns = [f"participant_{c}" if c in table else c for c in known.columns]
-    n = len(names) + 1
+    n = len(names) + 2
     whole = pd.concat([table.iloc[:, :n], known, table.iloc[:, n:]], axis=1)
     return whole, z
 
 
-def _drawn(method: Method, table: pd.DataFrame) -> dict[str, str]:
-    return {c: label for c, label in method.key_columns.items() if c in table}
+def _distances(values: pd.Series, protocols: pd.Series) -> pd.Series:
+    """Take the distance among scans of one protocol, where there are enough of them."""
+    z = pd.Series(robust_z(values), values.index)
+    for _, own in values.groupby(protocols):
+        if own.notna().sum() >= MIN_VALUES:
+            z[own.index] = robust_z(own)
+    return z
 
 
 def _write(
@@ -346,99 +425,3 @@ def _overview(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     head = ["Method", "Scans", "Pass", "Warn", "Fail (quality)"]
     head += [outcome.capitalize() for outcome in OUTCOMES]
     return {"head": head, "rows": rows}
-
-
-def _section(
-    method: Method,
-    table: pd.DataFrame,
-    z: pd.DataFrame,
-    links: Sequence[str],
-    found: Sequence[str],
-) -> dict[str, Any]:
-    done = table["outcome"] == "done"
-    counts = done & table[COUNTED]
-    drawn = _drawn(method, table)
-    several = of_several(table, method)
-    texts, figures = [several] if several else [], []
-    if done.any():
-        far = z.abs() > OUTLYING
-        figure = people.distributions(table[counts], drawn, outlying=far[counts])
-        words = [_words(table.loc[counts, c], label) for c, label in drawn.items()]
-        figures.append(
-            (
-                figure,
-                f"One dot per visit. {' '.join(words)} "
-                f"{int(far.to_numpy().sum())} outlying values.",
-                "Every visit as a dot (its height means nothing), the median as a line, half of "
-                "the visits within the bar; crosses lie beyond 3.5 robust standard deviations.",
-            )
-        )
-    else:
-        texts.append("Nothing was measured.")
-
-    def who(i: Any) -> list[Any]:
-        session = table.at[i, "session_id"]
-        visit = [
-            str(table.at[i, "participant_id"]),
-            *([session] if isinstance(session, str) else []),
-            *(f"{k}-{table.at[i, k]!s}" for k in SERIES if pd.notna(table.get(k, {}).get(i))),
-        ]
-        cell = " ".join(visit)
-        return [{"text": cell, "href": links[i]} if links[i] else cell]
-
-    numbers = [
-        [label, *(_quantile(table.loc[counts, c], q) for q in (0, 0.25, 0.5, 0.75, 1))]
-        for c, label in drawn.items()
-    ]
-    # numbers differ from scan to scan; without them, like reasons can be counted
-    reasons = Counter(re.sub(r"[-+]?\d+(\.\d+)?", "…", text) for text in found)
-    outlying = [[*who(i), table.at[i, "outliers"]] for i in table.index[table["outliers"].notna()]]
-    not_done = [
-        [*who(i), table.at[i, "outcome"], table.at[i, "outcome_reason"] or ""]
-        for i in table.index[~done]
-    ]
-    noted = [[*who(i), table.at[i, "notes"]] for i in table.index[table["notes"].notna()]]
-    title = method.title
-    return {
-        "id": method.name,
-        "title": title,
-        "texts": texts,
-        "figures": figures,
-        "tables": [
-            {
-                "caption": f"{title}: distribution",
-                "head": ["Value", "Least", "Lower quarter", "Median", "Upper quarter", "Most"],
-                "rows": numbers if done.any() else [],
-            },
-            {
-                "caption": f"{title}: outliers",
-                "head": ["Visit", "Robust standard deviations from the median"],
-                "rows": outlying,
-            },
-            {
-                "caption": f"{title}: what quality checks found",
-                "head": ["Reason", "Visits"],
-                "rows": [[reason, n] for reason, n in reasons.most_common(12)],
-            },
-            {
-                "caption": f"{title}: {', '.join(OUTCOMES)}",
-                "head": ["Visit", "Outcome", "Reason"],
-                "rows": not_done,
-            },
-            {
-                "caption": f"{title}: deviations from the BIDS specification, and choices",
-                "head": ["Visit", "Note"],
-                "rows": noted,
-            },
-        ],
-    }
-
-
-def _quantile(values: pd.Series, q: float) -> str:
-    known = pd.to_numeric(values, errors="coerce").dropna()
-    return f"{known.quantile(q):.3g}" if len(known) else "n/a"
-
-
-def _words(values: pd.Series, label: str) -> str:
-    low, middle, high = (_quantile(values, q) for q in (0, 0.5, 1))
-    return f"{label}: median {middle}, from {low} to {high}."

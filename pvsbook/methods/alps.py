@@ -264,6 +264,7 @@ METHOD = Method(
         "alps_tract_right": "ALPS index, right",
         "registration_correlation": "correlation with the template",
     },
+    compared={"alps_tract_mean": "mean"},
     datatype="dwi",
     suffix="alps",
     core="pvsbook.alps.pipeline.measure",

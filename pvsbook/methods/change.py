@@ -205,6 +205,7 @@ METHOD = Method(
         "overlap": "overlap of the visits",
         "tilt_difference_deg": "difference of tilt (degrees)",
     },
+    compared={"putamen_left_change_ppb": "mean", "putamen_right_change_ppb": "mean"},
     datatype="anat",
     suffix="qsm",
     desc="change",

@@ -232,10 +232,11 @@ METHOD = Method(
     ),
     key_columns={
         "n_pvs": "perivascular spaces",
-        "volume_mm3": "their volume (mm3)",
+        "volume_mm3": "volume of perivascular spaces (mm3)",
         "contrast_to_noise": "contrast to noise",
         "registration_correlation": "correlation with the template",
     },
+    compared={"n_pvs": "count", "volume_mm3": "mean"},
     datatype="anat",
     suffix="pvs",
     core="pvsbook.pvs.pipeline.measure",

@@ -325,6 +325,10 @@ METHOD = Method(
         "residual_p95_rad": "misfit of the field (rad)",
         "field_se_median_ppb": "error of the field (ppb)",
     },
+    compared=dict.fromkeys(
+        (f"{name}_{side}_ppb" for name in ("pallidum", "thalamus") for side in ("left", "right")),
+        "mean",
+    ),
     datatype="anat",
     suffix="qsm",
     core="pvsbook.qsm.pipeline.reconstruct",

@@ -12,6 +12,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from sklearn.metrics import cohen_kappa_score
 
 from pvsbook import InputError, report
+from pvsbook.bids import _plots
 from pvsbook.pvs import rating
 from pvsbook_book import notebook_page, widgets
 
@@ -157,6 +158,22 @@ def reports():
     ax.plot([0, 1])
     plt.close(figure)
     figures = [(figure, "a line that rises", "Simulated: it rises.")]
+    values = pd.Series(np.arange(40.0))
+    interval = {"main": (1.0, 0.5, 2.0), "plain": (1.2, 0.6, 2.4)}
+    plots = [
+        (_plots.forest("Ratio", [{"name": "n" * 60, "intervals": interval}], is_ratio=True), ""),
+        (
+            _plots.dots(
+                "volume (ml)",
+                values,
+                lanes=values.map(lambda v: "a long name of a group" if v % 2 else "b"),
+                names=[f"sub-{k}" for k in range(40)],
+                links=["sub-1.html"] * 39 + [""],
+                kinds=["plain", "odd", "failed", "plain"] * 10,
+            ),
+            "Simulated.",
+        ),
+    ]
     wide = {
         "head": ["Method", *(f"column {k}" for k in range(20))],
         "rows": [["alps", *range(20)]],
@@ -194,9 +211,7 @@ def reports():
             "All",
             summary="Two.",
             overview=wide,
-            sections=[
-                {"id": "a", "title": "ALPS", "texts": ["x"], "figures": figures, "tables": []}
-            ],
+            sections=[{"id": "a", "title": "ALPS", "texts": ["x"], "plots": plots, "tables": []}],
             limits=["Little."],
         ),
         "notebook": notebook_page.render(new_notebook(cells=cells), "simulated"),
