@@ -138,6 +138,9 @@ def _found(
             f"corrected for motion before by {series.corrected_by}: b-vectors of {bvec.name}; "
             "not denoised or corrected again, since resampled noise no longer is as acquired"
         )
+        if space := file.get("space"):
+            text = f"in space-{space}, so the classic index is along its axes, not the scanner's"
+            notes.append(text)
     elif file.get("desc") in CORRECTED:
         notes.append(f"{bvec.name} may be not turned with the head: {file.name} has no .bvec")
     else:

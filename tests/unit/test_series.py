@@ -40,7 +40,7 @@ def toy(monkeypatch, tmp_path):
     monkeypatch.setattr(methods, "ALL", (*methods.ALL, several))
     top = tmp_path / "bids"
     put(top, "sub-a_acq-iso_run-1_FLAIR")
-    put(top, "sub-a_acq-iso_run-2_FLAIR", n=4)
+    put(top, "sub-a_acq-iso_run-2_FLAIR", n=9)
     put(top, "sub-b_FLAIR", n=3)
     return tmp_path
 
@@ -74,7 +74,10 @@ def test_each_series_has_results_a_row_and_a_line_of_its_own(toy):
     page = (toy / "out" / "group.html").read_text()
     assert "1 visit had several series" in page
     assert "1 of 3 series are left out" in page
-    assert "sub-a acq-iso run-1" in page
+    _, _, after = page.partition("Bright volume: distribution")
+    distribution = after[: after.index("</table>")]
+    assert "0.5</td>" in distribution
+    assert "0.9" not in distribution, "of run-2, which statistics leave out"
     person = (toy / "out" / "sub-a.html").read_text()
     assert "Bright volume (acq-iso, run-2)" in person
     assert "one of 2 series; sub-a_acq-iso_run-1_FLAIR.nii.gz comes before it" in person
@@ -222,6 +225,7 @@ def test_a_corrected_series_of_another_pipeline_comes_in_place_of_the_raw_one(tm
         f"{stem}.nii.gz", f"{stem}.bvec", f"{stem}.bval"
     ]  # fmt: skip
     assert one.parameters["corrected_by"] == "QSIPrep 0.21.4"
+    assert "in space-ACPC, so the classic index is along its axes" in "; ".join(one.notes)
     assert one.parameters["brain_mask"].endswith("sub-01_run-1_space-ACPC_desc-brain_mask.nii.gz")
     notes = "; ".join(one.notes)
     assert "sub-01_run-1_dwi.nii.gz not measured: a corrected series has the same" in notes
