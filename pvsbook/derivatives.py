@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from pvsbook import images
+from pvsbook._constants import SERIES
 from pvsbook._errors import InputError
 from pvsbook._ours import foreign, is_ours, same_sources
 from pvsbook._version import __version__
@@ -70,7 +71,6 @@ REQUIRED_META: Mapping[str, Mapping[str, Any]] = {
     "mask chi": {"Type": "ROI", "Description": "Part of the brain that has a susceptibility."},
     "mask wmh": {"Type": "Lesion", "Description": "Lesions that were found on the FLAIR."},
 }
-ENTITIES_KEPT = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run")
 
 Columns = Mapping[str, Mapping[str, str]]
 _MAKER = {"Name": "pvsbook", "Version": __version__}
@@ -99,7 +99,7 @@ def prefix_from(path: images.PathLike) -> str:
     stem = images.stem(Path(path).name)
     pairs = dict(part.split("-", 1) for part in stem.split("_") if "-" in part)
     if "sub" in pairs:
-        return "_".join(f"{k}-{label(pairs[k])}" for k in ENTITIES_KEPT if k in pairs)
+        return "_".join(f"{k}-{label(pairs[k])}" for k in ("sub", "ses", *SERIES) if k in pairs)
     return "sub-" + (label(stem) or "scan")
 
 

@@ -98,6 +98,8 @@ class Option:
         Whether a NIfTI file may stand in place of one of the choices.
     of_one_participant
         Whether no file of settings can hold it, as it differs from one participant to the next.
+    may_fail
+        Whether a scan is measured without it, with a warning, where it cannot be read.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Option:
     is_found: bool = False
     or_file: bool = False
     of_one_participant: bool = False
+    may_fail: bool = False
 
     @property
     def command_line(self) -> str:
@@ -238,8 +241,11 @@ class Method:
     show
         Draws a result and says it in words.
     find
-        Finds the inputs among the files of one visit (see `pvsbook.visit.Visit`); None where two
+        Finds the inputs among the files of one visit (see `pvsbook.visit.Visit`), of each series
+        that can be measured alone, in the order in which statistics take them; None where two
         visits are compared.
+    preference
+        That order, in words.
     limits
         What a result cannot show, in sentences.
     look
@@ -283,6 +289,7 @@ class Method:
     datatype: str
     suffix: str
     desc: str = ""
+    preference: str = "name"
     prose: Callable[[Mapping[str, Any], pd.DataFrame], str] | None = None
     look: Callable[[Any], list[str]] | None = None
     validate: Callable[[Mapping[str, Any]], None] | None = None

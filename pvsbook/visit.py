@@ -1,189 +1,25 @@
-"""The files of one visit: entities of names, whether they belong together, and sidecars."""
+"""The files of one visit: what their names say, which belong together, and sidecars."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 from pvsbook import images
+from pvsbook._constants import SERIES
 from pvsbook._errors import InputError
+from pvsbook._names import INDEX, entities_of, natural
 
-__all__ = [
-    "BidsFile", "Found", "Sidecars", "Visit", "check_names", "entities_of", "fault_of", "natural",
-]  # fmt: skip
+__all__ = ["BidsFile", "Found", "Sidecars", "Visit"]
 
 NIFTI = (".nii.gz", ".nii")
 MASKS = {
     "brain": {"brain"},
     "lesion": {"lesion", "lesions", "wmh"},
 }  # by desc or label of masks that other pipelines made
-INDEX = ("run", "echo")  # entities whose label is a number
-LABELLED = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "part", *INDEX)
-OF_ONE_SCAN = ("sub", "ses", "run", "dir")  # the same in all files of one scan
-WRONG_PARTS = {"magnitude": ("phase", "pha"), "phase": ("mag",)}
-
-
-def entities_of(name: str) -> dict[str, str]:
-    """Return the entities of a BIDS file name, and its suffix under ``suffix``.
-
-    Examples
-    --------
-    >>> entities_of("sub-01_echo-2_part-mag_MEGRE.nii.gz")
-    {'sub': '01', 'echo': '2', 'part': 'mag', 'suffix': 'MEGRE'}
-    """
-    *pairs, suffix = name.split(".", 1)[0].split("_")
-    entities = dict(pair.split("-", 1) for pair in pairs if "-" in pair)
-    return {**entities, "suffix": suffix}
-
-
-def fault_of(name: str) -> str:
-    """Say what is wrong with the entities of a name that follows BIDS; empty where nothing is.
-
-    Only entities that tell one scan from another are looked at, and only in names that begin
-    with ``sub-``: other names are free.
-
-    Examples
-    --------
-    >>> fault_of("sub-_T2w.nii.gz")
-    'sub- has no label; write sub-01'
-    >>> fault_of("sub-01_acq-1.5mm_T2w.nii.gz")
-    'acq-1.5mm: a label has letters and digits only, as in acq-15mm'
-    >>> fault_of("my_T2w.nii.gz"), fault_of("sub-01_T2w_brain.nii.gz")
-    ('', '')
-    """
-    parts = re.sub(r"\.(nii|nii\.gz|json|bval|bvec|hdr|img|mgz)$", "", name).split("_")
-    if not parts[0].startswith("sub-"):
-        return ""
-    keys = [part.partition("-")[0] for part in parts if "-" in part]
-    for part in parts:
-        key, dash, label = part.partition("-")
-        if not key:
-            return f"{part!r} between two underscores is no entity; take it out"
-        if not dash:
-            if found := re.fullmatch(rf"({'|'.join(LABELLED)})(\d*)", part):
-                return f"{part} has no hyphen; write {found[1]}-{found[2] or '01'}"
-        elif key in LABELLED:
-            if not label:
-                return f"{part} has no label; write {part}01"
-            if key in INDEX and not re.fullmatch("[0-9]+", label):
-                return f"{part}: must be a number, as in {key}-1"
-            if not re.fullmatch("[0-9A-Za-z+]+", label):
-                clean = re.sub("[^0-9A-Za-z+]", "", label) or "01"
-                return f"{part}: a label has letters and digits only, as in {key}-{clean}"
-            if keys.count(key) > 1:
-                return f"{key}- stands there twice; keep one"
-    return ""
-
-
-def check_names(files: Mapping[str, Sequence[images.PathLike]], masks: Sequence[str] = ()) -> None:
-    """Refuse files of one measurement whose names say that they do not belong together.
-
-    Names without entities say nothing, and pass; where a name is silent, folders ``sub-*`` and
-    ``ses-*`` above it speak for it.
-
-    Parameters
-    ----------
-    files
-        Paths by role.  Roles of two visits begin with ``first_`` and ``second_``.
-    masks
-        Paths of masks: of the same participant and session, but maybe made from another scan.
-
-    Raises
-    ------
-    InputError
-        A malformed name, or files of two participants, visits or runs; magnitude and phase that
-        are exchanged or of different echoes; one file, or one scan, as two visits.
-    """
-    scans: dict[str, dict[str, list[Path]]] = {}
-    for role, paths in files.items():
-        visit = next((v for v in ("first", "second") if role.startswith(f"{v}_")), "")
-        kind = role.removeprefix(f"{visit}_")
-        scans.setdefault(visit, {})[kind] = [Path(path) for path in paths]
-    every = [path for scan in scans.values() for paths in scan.values() for path in paths]
-    for path in (*every, *map(Path, masks)):
-        if fault := fault_of(path.name):
-            raise InputError(f"{path}: {fault}; rename the file")
-    for scan in scans.values():
-        _check_scan(scan)
-    _same_label(("sub",), every, "are of two participants")
-    for mask in masks:
-        for path in every:
-            _same_label(("sub", "ses"), [path, Path(mask)], "do not belong together")
-    if len(scans) == 2:
-        _check_visits(*scans.values())
-
-
-def _check_scan(scan: Mapping[str, Sequence[Path]]) -> None:
-    """Compare the names of the files of one scan."""
-    _same_label(OF_ONE_SCAN, [p for paths in scan.values() for p in paths], "are of two scans")
-    for role, paths in scan.items():
-        for path in paths:
-            part = entities_of(path.name).get("part")
-            if part in WRONG_PARTS.get(role, ()):
-                raise InputError(
-                    f"{path}: is given as {role}, but its name says part-{part}; exchange the "
-                    "files, or rename them"
-                )
-    pairs = zip(scan.get("magnitude", ()), scan.get("phase", ()), strict=False)
-    for magnitude, phase in pairs:
-        _same_label(("echo",), [magnitude, phase], "are of two echoes")
-        _refuse_one_file(magnitude, phase, "magnitude and phase")
-
-
-def _check_visits(first: Mapping[str, list[Path]], second: Mapping[str, list[Path]]) -> None:
-    """Refuse one scan that is given as two visits."""
-    for role, paths in first.items():
-        for path in paths:
-            for other in second.get(role, ()):
-                _refuse_one_file(path, other, "both visits")
-                if path.name == other.name and "ses" in entities_of(path.name):
-                    raise InputError(
-                        f"{path} and {other} are of one visit by their names; give two visits, or "
-                        "rename the files of one"
-                    )
-
-
-def _place_of(path: Path) -> dict[str, str]:
-    """Return the entities of a file; folders give participant and session if the name does not."""
-    folders = {}
-    for folder in path.absolute().parts[:-1]:
-        if found := re.fullmatch(r"(sub|ses)-([0-9A-Za-z+]+)", folder):
-            folders[found[1]] = found[2]
-    return {**folders, **entities_of(path.name)}
-
-
-def _same_label(entities: Sequence[str], paths: Sequence[Path], what: str) -> None:
-    first: dict[str, tuple[str, Path]] = {}  # of each entity the first file that names it
-    for path in paths:
-        place = _place_of(path)
-        for key in (k for k in entities if k in place):
-            label, one = first.setdefault(key, (place[key], path))
-            if place[key] != label:
-                raise InputError(
-                    f"{one} and {path} {what} by their names ({key}-{label} and "
-                    f"{key}-{place[key]}); give files of one, or rename them"
-                )
-
-
-def _refuse_one_file(one: Path, two: Path, what: str) -> None:
-    if one.resolve() == two.resolve():
-        raise InputError(f"{one}: is given for {what}; give a file for each")
-
-
-def natural(label: str) -> list[tuple[int, int, str]]:
-    """Sort labels as people count: ses-2 before ses-10.
-
-    Examples
-    --------
-    >>> sorted(["ses-10", "ses-2", "ses-M12"], key=natural)
-    ['ses-2', 'ses-10', 'ses-M12']
-    """
-    parts = re.split(r"(\d+)", label)
-    return [(0, int(p), "") if p.isdecimal() else (1, 0, p.casefold()) for p in parts if p]
 
 
 @dataclass(frozen=True)
@@ -224,6 +60,25 @@ class BidsFile:
         session = self.get("ses")
         return f"sub-{self.get('sub')}", f"ses-{session}" if session else ""
 
+    @property
+    def series(self) -> dict[str, str]:
+        """Entities that tell one series of a visit from another; ``run-01`` is ``run-1``."""
+        labels = {key: self.get(key) for key in SERIES if self.get(key)}
+        return {k: (v.lstrip("0") or "0") if k in INDEX else v for k, v in labels.items()}
+
+    def is_of(self, other: BidsFile) -> bool:
+        """Whether this file may be made of, or belong to, another one: no entity contradicts."""
+        return self.series.items() <= other.series.items()
+
+    def closest(self, files: Sequence[BidsFile]) -> BidsFile:
+        """Return the file with most entities of this one; of equals without contrast agent."""
+
+        def rank(file: BidsFile) -> tuple:
+            differing = len(self.series.items() ^ file.series.items())
+            return differing, bool(file.get("ce")), natural(file.name)
+
+        return min(files, key=rank)
+
 
 @dataclass(frozen=True)
 class Found:
@@ -232,7 +87,7 @@ class Found:
     Attributes
     ----------
     inputs
-        Paths by role.
+        Paths by role; those that are there, where something is lacking.
     parameters
         What sidecars say, by the names of the method's options.
     lacks
@@ -241,6 +96,8 @@ class Found:
         What was chosen among several, or read otherwise than BIDS says it.
     settable
         Of what lacks, the options that a setting can give instead.
+    fixed
+        Options that no setting changes for this scan, as another pipeline did that step before.
     """
 
     inputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -248,9 +105,12 @@ class Found:
     lacks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     settable: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
     def fill(self, settings: Mapping[str, Any]) -> Found:
         """Take from settings what sidecars lack; refuse what both say differently."""
+        off = [n for n, value in self.fixed.items() if n in settings and settings[n] != value]
+        settings = {name: value for name, value in settings.items() if name not in self.fixed}
         lacks = [
             text
             for text in self.lacks
@@ -265,7 +125,11 @@ class Found:
         given = {
             n: settings[n] for names in self.settable.values() for n in names if n in settings
         }
-        return replace(self, parameters={**self.parameters, **given}, lacks=tuple(lacks))
+        notes = self.notes
+        if off:
+            notes += (f"{', '.join(off)} of the settings left out, as that was done before",)
+        parameters = {**self.parameters, **self.fixed, **given}
+        return replace(self, parameters=parameters, lacks=tuple(lacks), notes=notes)
 
 
 def _agree(known: Any, given: Any) -> bool:
@@ -289,8 +153,8 @@ def _in_words(value: Any) -> str:
 class Sidecars:
     """Looks up files that apply to an image: in its folder, then upwards (BIDS inheritance)."""
 
-    def __init__(self, top: Path) -> None:
-        self.top = top
+    def __init__(self, *tops: Path) -> None:
+        self.tops = tops
         self._listings: dict[Path, list[Path]] = {}
         self._contents: dict[Path, dict[str, Any]] = {}
 
@@ -310,8 +174,19 @@ class Sidecars:
                     if entities.items() <= image.entities.items():
                         matches.append((-len(entities), path))
             yield from (path for _, path in sorted(matches))
-            if folder == self.top:
+            is_top = folder / "dataset_description.json" in self._list(folder)
+            if is_top or folder in self.tops:
                 return
+
+    def maker(self, image: BidsFile) -> str:
+        """Return name and version of the pipeline that made an image, by its data set."""
+        top = next(folder for folder in image.path.parents if folder in self.tops)
+        path = top / "dataset_description.json"
+        about = images.read_json(path) if path.is_file() else {}
+        makers = about.get("GeneratedBy") or [about.get("PipelineDescription")]
+        maker = makers[0] if isinstance(makers, list) and isinstance(makers[0], dict) else {}
+        name, version = (str(maker.get(key) or "") for key in ("Name", "Version"))
+        return f"{name or top.resolve().name} {version or '(version not recorded)'}"
 
     def read(self, image: BidsFile) -> dict[str, Any]:
         """Merge the JSON files that apply; the nearest wins."""
@@ -362,12 +237,11 @@ class Visit:
         found: dict[str, str] = {}
         notes = []
         for kind, option in options.items():
-            for file in self.derived:
-                labels = {file.get("desc").lower(), file.get("label").lower()}
-                is_here = file.get("space") in ("", scan.suffix, "orig", "scanner")
-                is_mask = file.suffix in ("mask", "roi") and bool(labels & MASKS[kind])
-                if not (is_here and is_mask):
-                    continue
+            masks = [f for f in self.derived if _is_mask(f, kind) and self._is_meant(f, scan)]
+            if kind == "brain":  # of a series that the pipeline left in this folder
+                masks += [f for f in self.files if _is_mask(f, kind) and f.is_of(scan)]
+            masks = [f for f in masks if _in_space_of(f, scan)]
+            for file in sorted(masks, key=lambda f: -len(f.series)):
                 if not _on_same_grid(file.path, scan.path):
                     notes.append(f"{file.name} lies on another grid than {scan.name}: not used")
                 elif option in found:
@@ -376,6 +250,26 @@ class Visit:
                     found[option] = str(file.path)
                     notes.append(f"{kind} mask of {file.name}")
         return found, notes
+
+    def _is_meant(self, mask: BidsFile, scan: BidsFile) -> bool:
+        """Whether a mask is of this scan, not of another of the visit, by their entities."""
+        if mask.is_of(scan):
+            return True
+        contradicts = any(scan.series.get(k, v) != v for k, v in mask.series.items())
+        others = (file for file in self.files if file.suffix == scan.suffix)
+        return not contradicts and not any(map(mask.is_of, others))
+
+    def beside(
+        self, scan: BidsFile, files: Sequence[BidsFile]
+    ) -> tuple[BidsFile | None, list[str]]:
+        """Choose the other image of a visit that is most like a scan by its name; say which."""
+        there = [file for file in files if file.path.exists() or not file.path.is_symlink()]
+        notes = [f"{f.name} not used: a link to nowhere" for f in files if f not in there]
+        if not there:
+            return None, notes
+        chosen = scan.closest(there)
+        more = f", the closest of {len(there)} by its name" if len(there) > 1 else ""
+        return chosen, [f"{chosen.name} beside it{more}", *notes]
 
     def select(self, datatype: str, *suffixes: str) -> list[BidsFile]:
         """Return the images of a data type with one of the suffixes."""
@@ -388,6 +282,26 @@ class Visit:
                     ".nii and .nii.gz"
                 )
         return chosen
+
+
+def one_echo(files: Sequence[BidsFile], *, last: bool = False) -> list[BidsFile]:
+    """Keep of each series the magnitude, and of its echoes the first or the last one."""
+    chosen: dict[tuple, BidsFile] = {}
+    for file in sorted(files, key=lambda f: natural(f.get("echo")), reverse=last):
+        same = {k: v for k, v in file.entities.items() if k not in ("echo", "part")}
+        if file.get("part") in ("", "mag"):
+            chosen.setdefault(tuple(sorted(same.items())), file)
+    return sorted(chosen.values(), key=lambda f: natural(f.name))
+
+
+def _is_mask(file: BidsFile, kind: str) -> bool:
+    labels = {file.get("desc").lower(), file.get("label").lower()}
+    return file.suffix in ("mask", "roi") and bool(labels & MASKS[kind])
+
+
+def _in_space_of(file: BidsFile, scan: BidsFile) -> bool:
+    own = scan.get("space")
+    return file.get("space") in ([own] if own else ["", scan.suffix, "orig", "scanner"])
 
 
 def _on_same_grid(one: Path, other: Path) -> bool:

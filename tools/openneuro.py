@@ -26,7 +26,8 @@ import yaml
 
 from pvsbook import bids, images, manifest, methods
 from pvsbook._errors import InputError
-from pvsbook.visit import NIFTI, natural
+from pvsbook._names import natural
+from pvsbook.visit import NIFTI
 
 __all__ = ["add", "find_scans", "main", "read_keys", "write_entry"]
 
@@ -117,7 +118,7 @@ def find_scans(clone: images.PathLike, subject: str) -> list[manifest.Scan]:
     several = {m.name: {i.name for i in m.inputs if i.is_several} for m in methods.ALL}
     scans = []
     for one in bids.find(root, participants=[subject]).measurements:
-        if one.lacks:
+        if one.lacks or one.rank:  # an entry has one scan for each visit and method
             continue
         paths = {
             role: [str(Path(path).relative_to(root)) for path in files]

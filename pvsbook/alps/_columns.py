@@ -110,6 +110,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
     ("n_directions", "volumes at that b-value that were used"),
     ("n_b0", "volumes without diffusion weighting that were used; no limit: one will do"),
     ("shells", "what the series holds"),
+    ("corrected_by", "pipeline that corrected the series before; no limit: a name"),
     ("left_out", "numbers (from 0) of volumes left out: lost signal, or a map; or none"),
 )
 """What each column of `AlpsResult.to_row` is, as BIDS writes it."""

@@ -68,6 +68,8 @@ class AlpsResult(_fitted.Fitted):
         The regions as they were asked for; None where they were drawn by hand.
     placement : Placement
         The tensors and where they lie, from which `index_at` measures other places.
+    corrected_by : str
+        Pipeline and version that corrected the series before; ``"nothing before"`` if none did.
     """
 
     indices: Mapping[str, Mapping[str, Estimate]]
@@ -79,6 +81,7 @@ class AlpsResult(_fitted.Fitted):
     notes: tuple[str, ...]
     labels: nib.Nifti1Image
     spheres: RoiSet | None
+    corrected_by: str = "nothing before"
 
     def remeasure(
         self,

@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 
 from pvsbook._errors import USAGE, InputError
+from pvsbook._names import natural
+from pvsbook.bids._series import COUNTED
 from pvsbook.bids.sessions import shorten
 from pvsbook.method import Method, describe_columns
 from pvsbook.stats import _guards as guard
 from pvsbook.stats import groups as statistics
 from pvsbook.stats.tables import adjust
-from pvsbook.visit import natural
 
 COLUMNS = (
     "group", "diagnosis", "dx", "diagnostic_group", "condition", "disease", "pathology", "case",
@@ -193,16 +194,11 @@ def _reference(labels: pd.Series, levels: Mapping[str, Any], base: str) -> tuple
 def one_row_each(rows: pd.DataFrame) -> pd.DataFrame:
     """Take one row of each participant that can be used, so that nobody counts twice.
 
-    The first visit with a row that passed or warned; among several series of that visit the one
-    whose protocol is the most common, then the first.
+    The first visit whose row for statistics (see `pvsbook.bids._series`) passed or warned.
     """
-    usable = rows[(rows["outcome"] == "done") & rows["status"].isin(["pass", "warn"])]
-    session = usable["session_id"].fillna("")
-    first = session.groupby(usable["participant_id"]).transform("first")
-    usable = usable[session == first]
-    common = usable["protocol"].map(usable["protocol"].value_counts()).fillna(0)
-    order = common.sort_values(ascending=False, kind="stable").index
-    return usable.loc[order].drop_duplicates("participant_id").sort_index()
+    counts = rows[COUNTED].astype("boolean").fillna(True)
+    usable = rows[counts & (rows["outcome"] == "done") & rows["status"].isin(["pass", "warn"])]
+    return usable.drop_duplicates("participant_id")
 
 
 def compare(method: Method, rows: pd.DataFrame, groups: Groups) -> list[dict[str, Any]]:
@@ -223,7 +219,7 @@ def compare(method: Method, rows: pd.DataFrame, groups: Groups) -> list[dict[str
         One for each contrast, with the columns of `RESULTS`; ``reason`` says why there is no
         estimate.
     """
-    names = ["participant_id", "session_id", "outcome", "status", "protocol"]
+    names = ["participant_id", "session_id", "outcome", "status", "protocol", COUNTED]
     values = [c for c in method.compared if c in rows]
     taken = one_row_each(rows.reindex(columns=[*names, *values])).set_index("participant_id")
     taken = taken[[*values, "status", "protocol"]]

@@ -10,8 +10,10 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
+from pvsbook._constants import SERIES
 from pvsbook.bids import _plots
 from pvsbook.bids._compare import Groups, one_row_each
+from pvsbook.bids._series import COUNTED, of_several
 from pvsbook.method import Method
 
 OUTCOMES = ("failed", "skipped", "not run", "out of date")  # that leave no number
@@ -61,6 +63,9 @@ def section(rows: MethodRows, groups: Groups, contrasts: pd.DataFrame) -> dict[s
     """Make the section of a method, as `pvsbook.report.group_page` takes it."""
     method, table, title = rows.method, rows.table, rows.method.title
     done = table["outcome"] == "done"
+    counts = done & table[COUNTED]
+    texts = [text for text in (of_several(table, method),) if text]
+    texts += [] if done.any() else ["Nothing was measured."]
     drawn = drawn_of(method, table)
     estimated = contrasts[contrasts["estimate"].notna()]
     forests = _forests(method, estimated) if len(estimated) else []
@@ -82,13 +87,13 @@ def section(rows: MethodRows, groups: Groups, contrasts: pd.DataFrame) -> dict[s
             ),
         ]
     quartiles = [
-        [label, *(quantile(table.loc[done, c], q) for q in (0, 0.25, 0.5, 0.75, 1))]
+        [label, *(quantile(table.loc[counts, c], q) for q in (0, 0.25, 0.5, 0.75, 1))]
         for c, label in drawn.items()
     ]
     return {
         "id": method.name,
         "title": title,
-        "texts": [] if done.any() else ["Nothing was measured."],
+        "texts": texts,
         "plots": [
             *((plot, INTERVALS * (k == len(forests) - 1)) for k, plot in enumerate(forests)),
             *((plot, DOTS * (k == len(plots) - 1)) for k, plot in enumerate(plots)),
@@ -143,7 +148,9 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _visit(rows: MethodRows, i: int) -> str:
     session = rows.table.at[i, "session_id"]
-    return " ".join([str(rows.table.at[i, "participant_id"]), *_text(session)])
+    known = ((key, rows.table.at[i, key]) for key in SERIES if key in rows.table)
+    series = [f"{key}-{label}" for key, label in known if isinstance(label, str)]
+    return " ".join([str(rows.table.at[i, "participant_id"]), *_text(session), *series])
 
 
 def _text(value: Any) -> list[str]:
@@ -163,7 +170,7 @@ def _several(rows: MethodRows, places: Sequence[int]) -> list[Any]:
 
 def _dots(rows: MethodRows, groups: Groups, column: str, label: str) -> dict[str, Any]:
     """Draw the visits of each group, or all in one row where there are no groups."""
-    table = rows.table[rows.table["outcome"] == "done"]
+    table = rows.table[(rows.table["outcome"] == "done") & rows.table[COUNTED]]
     lanes = pd.Series("", table.index)
     if groups.column:
         known = groups.people["group"].reindex(table["participant_id"]).to_numpy()
@@ -205,7 +212,7 @@ def _forests(method: Method, estimated: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _joined(rows: MethodRows, groups: Groups) -> pd.DataFrame:
     """Put group, age and sex beside what became of each visit."""
-    about = ["participant_id", "session_id", "outcome", "status", "protocol"]
+    about = ["participant_id", "session_id", "outcome", "status", "protocol", COUNTED]
     return rows.table.reindex(columns=about).join(groups.people, on="participant_id")
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from pvsbook import images
 from pvsbook._errors import InputError
-from pvsbook.visit import NIFTI, BidsFile, Found, Sidecars, entities_of
+from pvsbook._names import entities_of
+from pvsbook.visit import NIFTI, BidsFile, Found, Sidecars
 
 TOLERANCE = 0.05  # numbers that differ by less are alike: 2.89 and 3 T, not 0.94 and 1 mm
 GAP = 100.0  # s/mm2: b-values further apart are two shells
@@ -61,7 +62,7 @@ def protocol_of(found: Found, sidecars: Sidecars) -> Protocol:
 def _sidecar(path: Path, sidecars: Sidecars) -> dict[str, Any]:
     """Read what applies to an image; beside it alone where another pipeline made it."""
     try:
-        if path.is_relative_to(sidecars.top):
+        if any(path.is_relative_to(top) for top in sidecars.tops):
             return sidecars.read(BidsFile(path, path.parent.name, entities_of(path.name)))
         beside = Path(f"{images.stem(path)}.json")
         return images.read_json(beside) if beside.is_file() else {}

@@ -35,10 +35,10 @@ def trend(
     """
     assert method.trend is not None
     rows: dict[str, dict[str, Mapping[str, Any]]] = {}  # by first and later session
-    for measurement, record in ended:
+    for measurement, record in sorted(ended, key=lambda pair: pair[0].rank):
         row = record.result.get("row") if record is not None and record.status == "done" else None
-        if measurement.method == method.name and isinstance(row, dict):
-            rows.setdefault(measurement.first, {})[measurement.session] = row
+        if measurement.method == method.name and isinstance(row, dict):  # of several series one
+            rows.setdefault(measurement.first, {}).setdefault(measurement.session, row)
     first, later = max(rows.items(), key=lambda pair: len(pair[1]), default=("", {}))
     names = list(method.trend_columns)
 

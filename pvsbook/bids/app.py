@@ -20,8 +20,8 @@ from pvsbook.bids import _provenance
 from pvsbook.bids._log import RunLog
 from pvsbook.bids._trends import trend
 from pvsbook.bids.inputs import BidsFolder, Measurement
+from pvsbook.derivatives import prefix_from
 from pvsbook.method import Method
-from pvsbook.visit import Found
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -41,8 +41,9 @@ def measure_task(
     inputs
         Paths by role.
     parameters
-        ``method``; ``options``: defaults, what sidecars say, and settings, in this order; and
-        ``uris``: BIDS URIs of the inputs, by role and name.
+        ``method``; ``options``: defaults, what sidecars say, and settings, in this order;
+        ``uris``: BIDS URIs of the inputs, by role and name; and ``series``, where the names of
+        results need more than that of the scan.
     folder
         Where to write.
 
@@ -61,8 +62,9 @@ def measure_task(
                for name, value in parameters["options"].items()}  # fmt: skip
     activity = _provenance.identify(method.name, options, uris, __version__, environment)
     done = write_results(
-        method, inputs, folder, parameters["options"], activity=activity, uris=uris
-    )
+        method, inputs, folder, parameters["options"], series=parameters.get("series"),
+        activity=activity, uris=uris,
+    )  # fmt: skip
     content = {
         "row": dict(done.row),
         "summary": done.summary,
@@ -158,12 +160,14 @@ def plan(
         pairs = []
         for method in comparing:
             given = settings[method.name]
-            usable = [m for m in measurements if m.method == method.compares and m.session]
-            filled = [(m, m.found.fill({k: given[k] for k in method.shares if k in given}))
-                      for m in usable]  # fmt: skip
-            complete = [(m, found) for m, found in filled if not found.lacks]
-            pairs += [_pair(method, complete[0], later) for later in complete[1:]]
-        for measurement in (*measurements, *pairs):
+            shared = {name: given[name] for name in method.shares if name in given}
+            scans = [m for m in measurements if m.method == method.compares and m.session]
+            filled = [replace(m, found=m.found.fill(shared)) for m in scans]
+            usable = [m for m in filled if not m.found.lacks]
+            later = [m for m in usable if m.session != usable[0].session]
+            pairs += [_pair(method, _first_of(usable, m), m) for m in later]
+        filled = [replace(m, found=m.found.fill(settings[m.method])) for m in measurements]
+        for measurement in (*filled, *pairs):
             yield measurement, _task(measurement, settings, names)
 
 
@@ -182,31 +186,39 @@ def _is_image(value: Any) -> bool:
 def _task(
     measurement: Measurement, settings: Settings, names: Mapping[Path, str]
 ) -> jobs.Task | jobs.Record:
-    method = registry.by_name(measurement.method)
-    given = settings[method.name]
-    found = measurement.found if method.compares else measurement.found.fill(given)
+    method, found = registry.by_name(measurement.method), measurement.found
     if found.lacks:
         return jobs.Record(measurement.name, "skipped", reason="; ".join(found.lacks))
     # Defaults are written out, so that a default by name is the same as none.
-    options = method.settled({**method.defaults, **given, **found.parameters})
+    options = method.settled({**method.defaults, **settings[method.name], **found.parameters})
     # A file that an option names is an input as well: other contents, other results.
     files = {f"option {name}": [v] for name, v in options.items() if _is_image(v)}
     inputs = {**found.inputs, **files}
     uris = _provenance.uris_of(inputs, names)
     parameters = {"method": method.name, "options": options, "uris": uris}
+    scan = found.inputs[method.inputs[-1 if method.compares else 0].name][0]
+    own = [p for p in prefix_from(scan).split("_") if not p.startswith(("sub-", "ses-"))]
+    if "_".join(own) != measurement.series:
+        parameters["series"] = measurement.series
     return jobs.Task(measurement.name, inputs, parameters)
 
 
-def _pair(
-    method: Method, first: tuple[Measurement, Found], later: tuple[Measurement, Found]
-) -> Measurement:
+def _first_of(usable: Sequence[Measurement], later: Measurement) -> Measurement:
+    """Return the scan of the first visit to compare with: of the same series, if there is one."""
+    first = [m for m in usable if m.session == usable[0].session]
+    return next((m for m in first if m.series == later.series), first[0])
+
+
+def _pair(method: Method, first: Measurement, later: Measurement) -> Measurement:
     """Plan the comparison of two visits, named after both."""
     assert method.pair is not None
-    (one, found_first), (other, found_later) = first, later
-    found = method.pair(found_first, found_later, one.session)
-    notes = (*found.notes, *((other.order,) if other.order else ()))
+    found = method.pair(first.found, later.found, first.session)
+    notes = (*found.notes, *((later.order,) if later.order else ()))
+    if later.series != first.series:
+        notes += (f"{later.series or 'a series without label'} is compared with "
+                  f"{first.series or 'one without label'}",)  # fmt: skip
     found = replace(found, notes=notes)
-    return Measurement(other.participant, other.session, method.name, found, first=one.session)
+    return replace(later, method=method.name, found=found, first=first.session)
 
 
 def run_participants(
@@ -283,17 +295,22 @@ def _write_participant(
     titles = {method.name: method.title for method in registry.ALL}
     order = list(titles)
     names = {measurement.name for measurement, _ in ended}
+    pages = {record.result.get("report") for _, record in ended}
+    visited = {(m.session, m.method) for m, _ in ended}
     for record in jobs.read_records(top, label):
         earlier = Measurement.from_name(record.name)
-        if record.name not in names and earlier.method in order:
+        # What could not be measured, or has another name now, says nothing of the visit any more.
+        is_over = (earlier.session, earlier.method) in visited and (
+            record.status != "done" or record.result.get("report") in pages
+        )
+        if record.name not in names and earlier.method in order and not is_over:
             ended.append((earlier, record))
-    ended.sort(key=lambda pair: (pair[0].session, order.index(pair[0].method), pair[0].first))
+    ended.sort(key=lambda pair: (
+        pair[0].session, order.index(pair[0].method), pair[0].first, pair[0].rank, pair[0].series
+    ))  # fmt: skip
     visits = []
     for session, group in itertools.groupby(ended, key=lambda pair: pair[0].session):
-        rows = [
-            _describe(titles[m.method] + (f" since {m.first}" if m.first else ""), m, record)
-            for m, record in group
-        ]
+        rows = [_describe(titles[m.method], m, record) for m, record in group]
         visits.append((session or "only visit", rows))
     count = Counter(record.status for _, record in ended)
     summary = "; ".join(f"{n} {status}" for status, n in sorted(count.items()))
@@ -335,6 +352,8 @@ def texts(values: Any) -> list[str]:
 
 def _describe(title: str, measurement: Measurement, record: jobs.Record) -> list[Any]:
     """Make the row of a measurement on the page of its participant."""
+    title += f" since {measurement.first}" if measurement.first else ""
+    title += f" ({measurement.series.replace('_', ', ')})" if measurement.series else ""
     result = record.result
     remarks = [record.reason, *texts(result.get("reasons")), *measurement.found.notes]
     return [

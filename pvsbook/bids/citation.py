@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from pvsbook._version import __version__
+from pvsbook.bids._series import COUNTED, of_several
 from pvsbook.method import Method
 
 __all__ = ["methods_text"]
@@ -46,10 +47,14 @@ def methods_text(parts: Iterable[Part]) -> tuple[str, str]:
     for method, options, table in parts:
         if method.prose is None:
             continue
-        done = table[table["outcome"] == "done"] if "outcome" in table else table
+        counts = table[table[COUNTED]] if COUNTED in table else table
+        done = counts[counts["outcome"] == "done"] if "outcome" in counts else counts
         if len(done):
             words = method.prose({**method.defaults, **options}, done)
-            paragraphs.append(words + _quality(done, len(table)))
+            several = of_several(table, method)
+            paragraphs.append(
+                f"{words}{several}{' ' * bool(several)}{_quality(done, len(counts))}"
+            )
     made = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     paragraphs.append(f"Everything was measured with pvsbook {__version__} ({made}).")
     text = "\n\n".join(paragraphs) + "\n"

@@ -22,6 +22,7 @@ from pvsbook._version import __version__
 from pvsbook.bids import _compare, _group_page, app
 from pvsbook.bids._group_page import OUTCOMES, OUTLYING
 from pvsbook.bids._protocols import name_protocols, protocol_of
+from pvsbook.bids._series import COUNTED, OF_SERIES, counted, entities_in
 from pvsbook.bids._trends import trend
 from pvsbook.bids.citation import methods_text
 from pvsbook.bids.inputs import BidsFolder, Measurement
@@ -38,6 +39,7 @@ SITES = ("site", "scanner", "center", "centre")  # columns of participants.tsv
 OWN: Mapping[str, Mapping[str, Any]] = {
     "participant_id": {"Description": "participant"},
     "session_id": {"Description": "visit; n/a where there is only one"},
+    **OF_SERIES,
     "outcome": {
         "Description": "what came of it",
         "Levels": {
@@ -56,8 +58,8 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     },
     "outliers": {
         "Description": "columns whose value lies more than 3.5 robust standard deviations from "
-        "the median of the scans of its protocol (of all where fewer than five share it), with "
-        "that distance"
+        "the median of the rows for statistics of its protocol (of all where fewer than five "
+        "share it), with that distance"
     },
 }
 LIMITS = (
@@ -78,7 +80,7 @@ class Group:
     Attributes
     ----------
     tables
-        One table per method, one row per participant and visit.
+        One table per method, one row per participant, visit and series.
     files
         Paths of the tables.
     report
@@ -315,6 +317,8 @@ def _row(
         "outcome": "not run" if record is None else record.status,
         "outcome_reason": record.reason if record is not None and record.reason else None,
         "notes": "; ".join(notes) or None,
+        COUNTED: measurement.rank,
+        **measurement.entities,
     }
     values = record.result.get("row") if record is not None else None
     if not isinstance(values, dict):
@@ -337,25 +341,29 @@ def _table(
     protocols: Sequence[str | None],
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Make the table of a method; return it and the robust distance of what is drawn."""
-    names = ["participant_id", "session_id", "outcome", "outcome_reason", "notes"]
+    own = ["outcome", "outcome_reason", "notes", COUNTED]
+    names = ["participant_id", "session_id", *entities_in(rows), *own]
     measured = [c for c in method.columns if any(c in row for row in rows)]
     table = pd.DataFrame(list(rows), columns=[*names, *measured])
     drawn = _group_page.drawn_of(method, table)
     for column in {*drawn, *method.compared} & set(table):  # another maker's record may hold text
         table[column] = pd.to_numeric(table[column], errors="coerce")
-    letters = pd.Series(list(protocols), table.index, dtype=object)
-    z = pd.DataFrame({c: _distances(table[c], letters) for c in drawn}, index=table.index)
+    table["protocol"] = letters = pd.Series(list(protocols), table.index, dtype=object)
+    table[COUNTED] = counted(table)
+    counts = table[[*drawn]].where(table[COUNTED])
+    z = pd.DataFrame({c: _distances(counts[c], letters) for c in drawn}, index=table.index)
     outliers = [
         "; ".join(
             f"{c} {v:+.1f}" for c, v in zip(z.columns, row, strict=True) if abs(v) > OUTLYING
         )
         for row in z.to_numpy(dtype=float)
     ]
-    table.insert(5, "outliers", [text or None for text in outliers])
-    table.insert(6, "protocol", letters)
+    table.insert(len(names), "outliers", [text or None for text in outliers])
+    table.insert(len(names) + 1, "protocol", table.pop("protocol"))
     known = folder.participants.reindex(table["participant_id"]).reset_index(drop=True)
     known.columns = [f"participant_{c}" if c in table else c for c in known.columns]
-    whole = pd.concat([table.iloc[:, :7], known, table.iloc[:, 7:]], axis=1)
+    n = len(names) + 2
+    whole = pd.concat([table.iloc[:, :n], known, table.iloc[:, n:]], axis=1)
     return whole, z
 
 
@@ -414,6 +422,6 @@ def _overview(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
                 *[int((table["outcome"] == o).sum()) for o in OUTCOMES],
             ]
         )
-    head = ["Method", "Visits", "Pass", "Warn", "Fail (quality)"]
+    head = ["Method", "Scans", "Pass", "Warn", "Fail (quality)"]
     head += [outcome.capitalize() for outcome in OUTCOMES]
     return {"head": head, "rows": rows}

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pathspec
 
 from pvsbook import images
 from pvsbook import methods as registry
-from pvsbook._errors import INVALID_BIDS, NO_INPUT, NOTHING_SELECTED, USAGE, InputError
+from pvsbook._constants import SERIES
+from pvsbook._errors import NO_INPUT, NOTHING_SELECTED, USAGE, InputError
+from pvsbook._names import entities_of, fault_of, natural
+from pvsbook.bids._listing import Ignored, full_label, list_images, sort_out, unused
 from pvsbook.bids.sessions import order_sessions, read_participants, shorten
+from pvsbook.derivatives import label as letters
 from pvsbook.method import Method
-from pvsbook.visit import NIFTI, BidsFile, Found, Sidecars, Visit, fault_of, natural
+from pvsbook.visit import BidsFile, Found, Sidecars, Visit
 
 __all__ = ["BidsFolder", "Measurement", "find", "read_filters"]
 
@@ -46,6 +47,10 @@ class Measurement:
         How the visits of this participant were put in order; empty where there is one.
     first
         Session that this one is compared with; empty where a method measures one visit.
+    series
+        What of its name tells the scan from others of the visit, as ``acq-iso_run-1``.
+    rank
+        Its place among the series of the visit, in the order in which statistics take them.
     """
 
     participant: str
@@ -54,12 +59,20 @@ class Measurement:
     found: Found = field(default_factory=Found)
     order: str = ""
     first: str = ""
+    series: str = ""
+    rank: int = 0
 
     @property
     def name(self) -> str:
-        """Participant, session (and the one before) and method, as in file names."""
+        """Participant, session, series (and the session before) and method, as in file names."""
         first = self.first.replace("ses-", "from-")
-        return "_".join(p for p in (self.participant, self.session, first, self.method) if p)
+        parts = (self.participant, self.session, self.series, first, self.method)
+        return "_".join(part for part in parts if part)
+
+    @property
+    def prefix(self) -> str:
+        """The name without the method: how results begin."""
+        return self.name.removesuffix(f"_{self.method}")
 
     @classmethod
     def from_name(cls, name: str) -> Measurement:
@@ -67,13 +80,20 @@ class Measurement:
 
         Examples
         --------
-        >>> Measurement.from_name("sub-01_ses-3_from-2_qsmchange").first
-        'ses-2'
+        >>> read = Measurement.from_name("sub-01_ses-3_run-1_from-2_qsmchange")
+        >>> read.first, read.series
+        ('ses-2', 'run-1')
         """
-        label, *sessions, method = name.split("_")
-        known = {part.split("-")[0]: part for part in sessions}
-        first = known.get("from", "").replace("from-", "ses-")
-        return cls(label, known.get("ses", ""), method, first=first)
+        label, *parts, method = name.split("_")
+        known = {part.split("-")[0]: part for part in parts}
+        session, first = known.pop("ses", ""), known.pop("from", "").replace("from-", "ses-")
+        return cls(label, session, method, first=first, series="_".join(known.values()))
+
+    @property
+    def entities(self) -> dict[str, str]:
+        """The series, by the entities of file names."""
+        pairs = (part.partition("-") for part in self.series.split("_") if part)
+        return {key: label for key, _, label in pairs}
 
     @property
     def lacks(self) -> tuple[str, ...]:
@@ -168,8 +188,8 @@ def find(
         raise InputError(
             f"{root}: does not exist; give the top of a BIDS folder (with sub-*)", code=NO_INPUT
         )
-    files = _index(top, [_label(p, "sub") for p in participants])
-    wanted = {_label(s, "ses") for s in sessions}
+    files = list_images(top, [full_label(p, "sub") for p in participants])
+    wanted = {full_label(s, "ses") for s in sessions}
     existing = {f"ses-{f.get('ses')}" for f in files if f.get("ses")}
     if wanted - existing:
         raise InputError(
@@ -178,10 +198,10 @@ def find(
             code=NOTHING_SELECTED,
         )
     files = _filtered(files, filters or {})
-    sidecars = Sidecars(top)
+    sidecars = Sidecars(top, *map(Path, derivatives))
     table, columns, notes = read_participants(top)
-    ignored = _Ignored(top)
-    files, misplaced, left_out = _sort_out(top, files, ignored)
+    ignored = Ignored(top)
+    files, misplaced, left_out = sort_out(top, files, ignored)
     notes += left_out
     notes += [text for texts in misplaced.values() for text in texts]
     visits: dict[tuple[str, str], list[BidsFile]] = {}
@@ -191,8 +211,13 @@ def find(
     for made in derivatives:
         if not Path(made).is_dir():
             raise InputError(f"--derivatives: {made} does not exist", code=NO_INPUT)
-        for file in sorted(_index(Path(made), ()), key=lambda f: f.name):
+        try:
+            images_made = list_images(Path(made), ())
+        except InputError as error:
+            raise InputError(f"--derivatives: {error}", code=NO_INPUT) from error
+        for file in sorted(images_made, key=lambda f: f.name):
             derived.setdefault(file.visit, []).append(file)
+        notes += unused(Path(made))
     measurements: list[Measurement] = []
     orders: dict[tuple[str, str], list[str]] = {}
     for label in _expected(top, participants, table, visits, ignored):
@@ -207,13 +232,14 @@ def find(
                 lacks = lacks or (_without_images(top, label, session),)
             order = f"visits ordered by {how}: {', '.join(ordered)}" if how and members else ""
             for name in names:
+                several: Sequence[Found] = [Found(lacks=lacks)]
                 if members:
                     of_all = derived.get((label, ""), []) if session else []
                     made_of = [*derived.get((label, session), []), *of_all]
-                    found = _find(known[name], Visit(members, sidecars, made_of))
-                else:
-                    found = Found(lacks=lacks)
-                measurements.append(Measurement(label, session, name, found, order))
+                    several = _find(known[name], Visit(members, sidecars, made_of))
+                for rank, (series, found) in enumerate(_told_apart(known[name], several)):
+                    entry = Measurement(label, session, name, found, order, "", series, rank)
+                    measurements.append(entry)
     for (order, how), labelled in orders.items():
         notes.append(f"visits in the order {order}, by {how} ({shorten(labelled)})")
     if not visits:
@@ -295,22 +321,50 @@ def _same(found: str, wanted: str) -> bool:
     return int(found) == int(wanted) if both else found == wanted
 
 
-def _find(method: Method, visit: Visit) -> Found:
+def _find(method: Method, visit: Visit) -> Sequence[Found]:
     """Find what a method needs; whatever is wrong with these files stops nobody else."""
     assert method.find is not None
     try:
-        return method.find(visit)
+        found = method.find(visit)
     except InputError as error:
-        return Found(lacks=(str(error),))
+        found = Found(lacks=(str(error),))
     except Exception as error:
-        return Found(lacks=(f"its files cannot be read ({type(error).__name__}: {error})",))
+        found = Found(lacks=(f"its files cannot be read ({type(error).__name__}: {error})",))
+    return [found] if isinstance(found, Found) else found
+
+
+def _told_apart(method: Method, several: Sequence[Found]) -> list[tuple[str, Found]]:
+    """Give each series of a visit what tells it apart in names, and say which one counts."""
+    scans = [Path(next(iter(f.inputs.get(method.inputs[0].name, ())), "")).name for f in several]
+    known = [{"suffix": "", **entities_of(scan)} for scan in scans]
+    labels = [
+        "_".join(f"{key}-{letters(entities[key])}" for key in SERIES if key in entities)
+        for entities in known
+    ]
+    for name in {text for text in labels if labels.count(text) > 1}:
+        # Names of results keep no other entity, nor the suffix of the scan: acq- gets them.
+        alike = [k for k, text in enumerate(labels) if text == name]
+        shared = set.intersection(*(set(known[k].items()) for k in alike))
+        for k in alike:
+            own = [v if key == "suffix" else key + v for key, v in known[k].items()
+                   if (key, v) not in shared and key not in ("echo", "part")]  # fmt: skip
+            acq = "acq-" + letters("".join([known[k].get("acq", ""), *own]))
+            rest = [part for part in name.split("_") if part and not part.startswith("acq-")]
+            labels[k] = "_".join([acq, *rest])
+    if len(several) < 2:
+        return list(zip(labels, several, strict=True))
+    first = f"the first of {len(several)} series for statistics, by: {method.preference}"
+    other = f"one of {len(several)} series; {scans[0]} comes before it in statistics"
+    notes = [first, *[other] * (len(several) - 1)]
+    pairs = zip(labels, several, notes, strict=True)
+    return [(text, replace(f, notes=(note, *f.notes))) for text, f, note in pairs]
 
 
 def _sessions(
     top: Path,
     label: str,
     visits: Mapping[tuple[str, str], Sequence[BidsFile]],
-    ignored: _Ignored,
+    ignored: Ignored,
 ) -> set[str]:
     """Return the sessions of a participant, with images or without."""
     folders = (p.name for p in (top / label).glob("ses-*") if p.is_dir())
@@ -323,11 +377,11 @@ def _expected(
     asked: Sequence[str],
     table: pd.DataFrame,
     visits: Mapping[tuple[str, str], Sequence[BidsFile]],
-    ignored: _Ignored,
+    ignored: Ignored,
 ) -> list[str]:
     """List who should be there: asked for; else every folder, and who participants.tsv names."""
     if asked:
-        return sorted({_label(p, "sub") for p in asked}, key=natural)
+        return sorted({full_label(p, "sub") for p in asked}, key=natural)
     folders = {p.name for p in top.glob("sub-*") if p.is_dir() and not ignored(Path(p.name))}
     named = {str(p) for p in table.index if not ignored(Path(str(p)))}
     if not named & folders:  # the table speaks of other labels, which is said elsewhere
@@ -349,102 +403,3 @@ def _without_images(top: Path, person: str, session: str) -> str:
     if (top / person).is_dir():
         return f"no image (.nii, .nii.gz) that can be read under {person}/"
     return f"named in participants.tsv, but there is no folder {person}/"
-
-
-def _sort_out(
-    top: Path, files: Iterable[BidsFile], ignored: _Ignored
-) -> tuple[list[BidsFile], dict[str, list[str]], list[str]]:
-    """Keep images with sound names that agree with their folder; say what else there is."""
-    kept: list[BidsFile] = []
-    misplaced: dict[str, list[str]] = {}
-    left_out: set[str] = set()
-    for file in files:
-        inside = file.path.relative_to(top)
-        label = inside.parts[0]
-        if ignored(inside):
-            left_out.add(label if ignored(Path(label)) else str(inside))
-            continue
-        if fault := fault_of(file.name):
-            misplaced.setdefault(label, []).append(f"{file.name}: {fault}; rename the file")
-            continue
-        place = (*(part for part in file.visit if part), file.datatype)
-        if inside.parts[:-1] == place:
-            kept.append(file)
-        elif inside.parts[:-1][: len(place)] != place:  # else: deeper than BIDS has it
-            misplaced.setdefault(label, []).append(
-                f"{file.name} lies in {inside.parent.as_posix()}/: folder and name disagree, "
-                "so it is nobody's; rename one of them"
-            )
-    notes = [f"left out by .bidsignore: {', '.join(sorted(left_out, key=natural))}"]
-    return kept, misplaced, notes if left_out else []
-
-
-class _Ignored:
-    """Tells what ``.bidsignore`` leaves out; its patterns are those of ``.gitignore``."""
-
-    def __init__(self, top: Path) -> None:
-        path = top / ".bidsignore"
-        try:
-            if path.exists() and not path.is_file():
-                raise OSError("not a regular file")
-            lines = path.read_text(encoding="utf-8-sig").splitlines() if path.exists() else []
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{path}: cannot be read ({error}), so nobody can tell who is to be left out; "
-                "repair it"
-            ) from error
-        self.spec = pathspec.GitIgnoreSpec.from_lines(lines)
-
-    def __call__(self, path: Path) -> bool:
-        """Ask for a file, or for a folder as a whole."""
-        name = path.as_posix()
-        return self.spec.match_file(name) or self.spec.match_file(f"{name}/")
-
-
-def _label(text: str, entity: str) -> str:
-    """Return ``sub-01`` for ``sub-01`` and ``01``."""
-    label = text.removeprefix(f"{entity}-")
-    if not re.fullmatch(r"[0-9A-Za-z+]+", label):
-        raise InputError(
-            f"{text!r}: a BIDS label has letters and digits only, as {entity}-01",
-            code=USAGE,
-        )
-    return f"{entity}-{label}"
-
-
-def _index(top: Path, labels: Sequence[str]) -> list[BidsFile]:
-    """List the images of a data set with their entities."""
-    import bids2table
-
-    existing = {p.name for p in top.glob("sub-*") if p.is_dir()}
-    if not existing:
-        raise InputError(
-            f"{top}: has no sub-* folder; give the top of a BIDS folder, not a folder within",
-            code=INVALID_BIDS,
-        )
-    missing = [label for label in labels if label not in existing]
-    if missing:
-        raise InputError(
-            f"--participant-label: {', '.join(missing)} not in {top} "
-            f"({len(existing)} participants there)",
-            code=NOTHING_SELECTED,
-        )
-    log = logging.getLogger("bids2table")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        # bids2table reads no folder with a dot in its name, and takes brackets for a pattern.
-        with tempfile.TemporaryDirectory(prefix="pvsbook") as folder:
-            link = Path(folder, "dataset")
-            link.symlink_to(top.resolve(), target_is_directory=True)
-            table = bids2table.index_dataset(link, list(labels) or None)
-    finally:
-        log.setLevel(level)
-    files = []
-    for path in table.column("path").to_pylist():
-        if path.endswith(NIFTI):
-            known = bids2table.parse_bids_entities(path)
-            datatype = known.pop("datatype", "")
-            entities = {"suffix": "", **{k: v for k, v in known.items() if k != "ext"}}
-            files.append(BidsFile(top / path, datatype, entities))
-    return files

@@ -15,13 +15,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from pvsbook import derivatives, images, report
+from pvsbook._names import check_names, entities_of
 from pvsbook._ours import refuse_foreign
 from pvsbook._records import sha256
 from pvsbook._stop import uninterrupted
 from pvsbook.bids.citation import methods_text
 from pvsbook.figures import use_style
 from pvsbook.method import Method
-from pvsbook.visit import check_names, entities_of
 
 __all__ = ["Done", "measure_files"]
 
@@ -55,6 +55,8 @@ def measure_files(
     method: Method,
     inputs: Mapping[str, images.PathLike | Sequence[images.PathLike]],
     out: images.PathLike,
+    *,
+    series: str | None = None,
     **options: Any,
 ) -> Done:
     """Measure a scan from its files, and write maps, tables and a page to a folder.
@@ -67,6 +69,9 @@ def measure_files(
         One path or several for each of the method's inputs.
     out
         Folder for the BIDS-Derivatives.
+    series
+        What tells the results from those of other scans of the visit, as ``acq-iso``, where the
+        name of the scan does not.
     **options
         Of the method's options; the others have their defaults.
 
@@ -87,7 +92,7 @@ def measure_files(
     Traceback (most recent call last):
     pvsbook._errors.InputError: options: pvs has no option contrasts; it has contrast, flair...
     """
-    return write_results(method, inputs, out, options)
+    return write_results(method, inputs, out, options, series=series)
 
 
 def write_results(
@@ -96,6 +101,7 @@ def write_results(
     out: images.PathLike,
     options: Mapping[str, Any],
     *,
+    series: str | None = None,
     activity: str = "",
     uris: Mapping[str, str] = MappingProxyType({}),
 ) -> Done:
@@ -103,7 +109,7 @@ def write_results(
 
     Parameters
     ----------
-    method, inputs, out, options
+    method, inputs, out, options, series
         Of `measure_files`.
     activity
         Identifier of the activity in ``prov/``; empty where none is described.
@@ -118,6 +124,9 @@ def write_results(
     names = [Path(path).name for path in [*scan, *_option_files(settings)]]
     last = method.inputs[-1].name if method.compares else method.inputs[0].name
     prefix = derivatives.prefix_from(files[last][0])
+    if series is not None:
+        visit = [part for part in prefix.split("_") if part.startswith(("sub-", "ses-"))]
+        prefix = "_".join([*visit, series])
     if method.compares:  # the later visit may be compared with several earlier ones
         first = entities_of(Path(files[method.inputs[0].name][0]).name).get("ses", "")
         prefix += f"_from-{derivatives.label(first)}" if first else ""

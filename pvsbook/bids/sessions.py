@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from pvsbook import images
-from pvsbook.visit import natural
+from pvsbook._names import natural
 
 __all__ = ["order_sessions", "read_participants", "shorten", "years_since_first"]
 

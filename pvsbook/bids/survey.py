@@ -48,8 +48,10 @@ def survey(folder: BidsFolder) -> tuple[list[str], bool]:
         warned = sum(not faults[name] and bool(found[1]) for name, found in judged.items())
         ready = sum(not found for found in faults.values())
         is_whole &= ready == len(visits)
+        n = len({(m.participant, m.session) for m in visits})
+        what = "visits" if n == len(visits) else f"series of {n} visits"
         words = f"; {warned} of them will warn" if warned else ""
-        lines.append(f"{method}: {ready} of {len(visits)} visits can be measured{words}")
+        lines.append(f"{method}: {ready} of {len(visits)} {what} can be measured{words}")
         lines += _protocols(visits)
         said: dict[str, list[str]] = {}
         for visit in visits:
@@ -65,7 +67,8 @@ def survey(folder: BidsFolder) -> tuple[list[str], bool]:
 
 def judge(measurement: Measurement) -> tuple[list[str], list[str]]:
     """Say why a visit will be refused, and of what its result will warn."""
-    found, look = measurement.found, by_name(measurement.method).look
+    method, found = by_name(measurement.method), measurement.found
+    done_without = {"t1w", *(option.name for option in method.options if option.may_fail)}
     faults: list[str] = []
     warnings: list[str] = []
     if not found.inputs:
@@ -74,15 +77,15 @@ def judge(measurement: Measurement) -> tuple[list[str], list[str]]:
         try:
             images.load(path, check_values=False)
         except InputError as error:  # without a T1w image nuclei are placed by the scan itself
-            (warnings if name == "t1w" else faults).append(_named(error, path))
+            (warnings if name in done_without else faults).append(_named(error, path))
     paths = [Path(path) for several in found.inputs.values() for path in several]
     damaged = [text for text in map(_damage, paths) if text]
     if not damaged:
         try:
-            warnings += look(found) if look else []
+            warnings += method.look(found) if method.look else []
         except InputError as error:
             damaged.append(_named(error, *paths, *(path for _, path in beside(found))))
-    return [*dict.fromkeys([*faults, *damaged])], warnings
+    return [*dict.fromkeys([*faults, *damaged])], [*dict.fromkeys(warnings)]
 
 
 def _named(error: InputError, *paths: Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pvsbook import images
+from pvsbook._errors import InputError
 from pvsbook.visit import NIFTI, Found
 
 
@@ -16,12 +17,15 @@ def pvs(found: Found) -> list[str]:
 
     image = images.load(found.inputs["image"][0])
     anatomy.above_zero(image)
+    notes = [*images.header_notes(image)]
     for name, path in beside(found):
         if name.endswith("mask"):
             images.load_mask(path, image)
-        else:
+            continue
+        try:
             images.load(path)
-    notes = [*images.header_notes(image)]
+        except InputError as error:  # it is done without
+            notes.append(str(error).replace(str(path), path.name))
     if "brain_mask" not in found.parameters and anatomy.brain_mask(image)[1]:
         notes += quality.cut_out("opening")
     thickest = float(images.voxel_size_mm(image).max())

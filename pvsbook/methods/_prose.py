@@ -76,6 +76,11 @@ def alps(options: Options, table: pd.DataFrame) -> str:
         "aligned, with the b-vectors turned" if options["motion"] else "",
     ]
     done = ", ".join(step for step in steps if step) or "used as they were given"
+    before = table.get("corrected_by", pd.Series(dtype=str)).replace("nothing before", pd.NA)
+    if before.notna().any():
+        made = _names(before.to_frame("corrected_by"), "corrected_by", {})
+        others = f"; the others were {done}" if before.isna().any() else ""
+        done = f"corrected before by {made}, whose b-vectors were used, and not again{others}"
     return (
         "The index of diffusivity along the perivascular space (ALPS [@taoka2017]) was measured "
         f"from series with {_range(table, 'n_directions', 'directions')} at "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvsbook._errors import InputError
 from pvsbook.method import Input, Method, Option, Shown
 from pvsbook.methods import _looks, _prose
-from pvsbook.visit import BidsFile, Found, Visit, entities_of
+from pvsbook.methods._find_dwi import DIRECTION, find, opposite
 
 if TYPE_CHECKING:
     from pvsbook.alps.pipeline import AlpsResult
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["METHOD"]
 
 SPHERES = ("2.5mm", "5mm")
-DIRECTION = "PhaseEncodingDirection"
-ROTATED = ".eddy_rotated_bvecs"  # beside an image that FSL's eddy wrote
 
 
 def validate(options: Mapping[str, Any]) -> None:
@@ -47,6 +46,7 @@ def measure(
     motion: bool,
     reverse: PathLike | None,
     phase_encoding: str | None,
+    corrected_by: str | None,
     **options: Any,
 ) -> AlpsResult:
     """Correct a diffusion series as asked, and measure (see `pvsbook.alps.pipeline.measure`)."""
@@ -75,7 +75,7 @@ def measure(
     if mask is not None and displacement is not None:
         inside = images.load_mask(mask, series.image).astype("float32")
         mask = images.make(displacement.undo(inside, order=0) > 0, mask.affine)
-    return pipeline.measure(
+    result = pipeline.measure(
         series,
         mask=mask,
         rois=chosen,
@@ -83,6 +83,7 @@ def measure(
         displacement=displacement,
         **options,
     )
+    return replace(result, corrected_by=corrected_by or "nothing before")
 
 
 def phase_encoding_axis(dwi: PathLike, reverse: PathLike, given: str | None) -> str:
@@ -120,11 +121,6 @@ def phase_encoding_axis(dwi: PathLike, reverse: PathLike, given: str | None) -> 
             "one readout time can be compared"
         )
     return given or known[0]
-
-
-def opposite(direction: str) -> str:
-    """Return the opposite of a BIDS direction: j- of j."""
-    return direction.removesuffix("-") if direction.endswith("-") else f"{direction}-"
 
 
 def show(result: AlpsResult) -> Shown:
@@ -178,108 +174,6 @@ def show(result: AlpsResult) -> Shown:
             )
         )
     return Shown(summary, shown)
-
-
-def find(visit: Visit) -> Found:
-    """Take the diffusion series with the most weighted volumes, with its gradients.
-
-    One that FSL's eddy or QSIPrep corrected comes first, with the b-vectors that they turned with
-    the head and, from QSIPrep, its brain mask.
-    """
-    from pvsbook import images
-
-    series = [f for f in visit.select("dwi", "dwi") if f.get("part") in ("", "mag")]
-    if not series:
-        return Found(lacks=("no *_dwi.nii.gz in dwi/",))
-    complete, lacks = [], []
-    for file in series:
-        gradients = {e: next(visit.sidecars.files(file, f".{e}"), None) for e in ("bval", "bvec")}
-        rotated = Path(images.stem(file.path) + ROTATED)
-        if rotated.is_file():
-            gradients["bvec"] = rotated
-        missing = [e for e, path in gradients.items() if path is None]
-        if missing:
-            lacks.append(f"{file.name}: no .{' and no .'.join(missing)}")
-        else:
-            complete.append((file, gradients))
-    if not complete:
-        return Found(lacks=tuple(lacks))
-    complete.sort(key=lambda pair: (not _is_corrected(*pair), -_count_weighted(pair[1]["bval"])))
-    file, gradients = complete[0]
-    notes = list(lacks)
-    if len(complete) > 1:
-        why = "the one with the most weighted volumes"
-        if _is_corrected(file, gradients) and not all(_is_corrected(*pair) for pair in complete):
-            why = "the one that was corrected for motion"
-        notes.insert(0, f"{file.name} taken of {len(complete)}, {why}")
-    parameters = {}
-    bvec = gradients["bvec"]
-    if file.get("desc") == "preproc" and bvec and not _is_corrected(file, gradients):
-        notes.append(f"{bvec.name} may be not turned with the head: {file.name} has no .bvec")
-    if _is_corrected(file, gradients):
-        notes.append(f"corrected for motion before: b-vectors of {bvec.name if bvec else ''}")
-        if mask := _mask_of(file, visit):
-            parameters["brain_mask"] = str(mask.path)
-            notes.append(f"brain mask of {mask.name}")
-    elif reverse := _reverse_of(file, visit):
-        notes.append(
-            f"{', '.join(f.name for f in reverse)}: opposite phase encoding, not used; to correct "
-            "the distortion, measure this scan alone with pvsbook alps --reverse"
-        )
-    if "brain_mask" not in parameters:
-        derived, said = visit.masks(file, brain="brain_mask")
-        parameters |= derived
-        notes += said
-    inputs = {"dwi": [str(file.path)], **{e: [str(path)] for e, path in gradients.items()}}
-    return Found(inputs, parameters, notes=tuple(notes))
-
-
-def _is_corrected(file: BidsFile, gradients: Mapping[str, Path | None]) -> bool:
-    """Tell a series that FSL's eddy or QSIPrep corrected, with the b-vectors they turned."""
-    bvec = gradients["bvec"]
-    if bvec is None:
-        return False
-    if bvec.name.endswith(ROTATED):
-        return True
-    return file.get("desc") == entities_of(bvec.name).get("desc") == "preproc"
-
-
-def _reverse_of(file: BidsFile, visit: Visit) -> list[BidsFile]:
-    """Find the images of the opposite phase encoding that are meant for a series."""
-    direction = visit.sidecars.read(file).get(DIRECTION)
-    found = []
-    for other in visit.select("fmap", "epi") if direction else ():
-        meta = visit.sidecars.read(other)
-        meant = meta.get("IntendedFor", file.name)
-        meant = [meant] if isinstance(meant, str) else meant
-        is_meant = any(str(name).endswith(file.name) for name in meant)
-        if is_meant and meta.get(DIRECTION) == opposite(str(direction)):
-            found.append(other)
-    return found
-
-
-def _mask_of(file: BidsFile, visit: Visit) -> BidsFile | None:
-    """Find the brain mask that was made of a corrected series."""
-    same = {k: v for k, v in file.entities.items() if k not in ("desc", "suffix")}
-    masks = [
-        mask
-        for mask in visit.select("dwi", "mask")
-        if mask.get("desc") == "brain"
-        and {k: v for k, v in mask.entities.items() if k not in ("desc", "suffix")} == same
-    ]
-    return masks[0] if masks else None
-
-
-def _count_weighted(bval: Path | None) -> int:
-    """Count weighted volumes; a file that cannot be read has none, and fails when loaded."""
-    from pvsbook.images import B0_BELOW_S_MM2
-
-    try:
-        text = bval.read_text(encoding="utf-8-sig") if bval and bval.is_file() else ""
-        values = [float(b) for b in text.replace(",", " ").split()]
-    except (OSError, ValueError):
-        return 0
-    return sum(b >= B0_BELOW_S_MM2 for b in values)
 
 
 METHOD = Method(
@@ -340,6 +234,14 @@ METHOD = Method(
             choices=("i", "j", "k"),
             of_one_participant=True,
         ),
+        Option(
+            "corrected_by",
+            None,
+            "Software that corrected the series and turned its b-vectors before, for the record.",
+            kind=str,
+            is_found=True,
+            of_one_participant=True,
+        ),
         Option("n_bootstrap", 1000, "Repeats of the wild bootstrap behind the intervals."),
     ),
     measure=measure,
@@ -349,6 +251,7 @@ METHOD = Method(
     prose=_prose.alps,
     find=find,
     look=_looks.alps,
+    preference="corrected before, most weighted volumes, then name",
     limits=(
         "The index is a ratio of diffusivities at one site; write 'lower ALPS index', not "
         "'glymphatic dysfunction'.",

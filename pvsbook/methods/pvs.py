@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pvsbook._errors import InputError
+from pvsbook._names import entities_of
 from pvsbook.method import Input, Method, Option, Shown
 from pvsbook.methods import _looks, _prose
-from pvsbook.visit import BidsFile, Found, Visit
+from pvsbook.visit import BidsFile, Found, Visit, one_echo
 
 if TYPE_CHECKING:
     from pvsbook.images import PathLike
@@ -21,7 +25,6 @@ INVERSION_S = 1.0  # to null CSF at 1.5 T and more takes 1.6 s and longer
 
 def validate(options: Mapping[str, Any]) -> None:
     """Refuse what the library would refuse of every scan."""
-    from pvsbook._errors import InputError
     from pvsbook.pvs.objects import Rules
 
     try:
@@ -31,12 +34,58 @@ def validate(options: Mapping[str, Any]) -> None:
         raise InputError(f"rules: {error}; known are {known}") from None
 
 
-def measure(image: Sequence[PathLike], *, rules: Mapping[str, Any], **options: Any) -> PvsResult:
+def measure(
+    image: Sequence[PathLike],
+    *,
+    rules: Mapping[str, Any],
+    flair: PathLike | None,
+    other: PathLike | None,
+    **options: Any,
+) -> PvsResult:
     """Count and measure perivascular spaces in a scan (see `pvsbook.pvs.pipeline.measure`)."""
+    from pvsbook import images
     from pvsbook.pvs import pipeline
     from pvsbook.pvs.objects import Rules
 
-    return pipeline.measure(image[0], rules=Rules(**rules), **options)
+    _refuse_flair(image[0])
+    beside: dict[str, Any] = {}
+    lost = []
+    for name, path in (("flair", flair), ("other", other)):
+        try:
+            beside[name] = None if path is None else images.load(path)
+        except InputError as error:  # the scan itself is sound
+            lost.append(f"{name} was not used: {error}".replace(str(path), Path(str(path)).name))
+    result = pipeline.measure(image[0], rules=Rules(**rules), **beside, **options)
+    if lost:
+        status = "warn" if result.status == "pass" else result.status
+        result = replace(result, status=status, reasons=(*result.reasons, *lost))
+    if options["strip"] != "opening" and not result.anatomy.stripped_by:
+        why = "it holds no scalp" if options["brain_mask"] is None else "a brain mask was given"
+        result = replace(result, note=f"{options['strip']} did not run on this scan, as {why}.")
+    return result
+
+
+def _refuse_flair(path: PathLike) -> None:
+    """Refuse a FLAIR that is given as the scan: on dark fluid it would pass as T1w."""
+    from pvsbook import images
+
+    stem = images.stem(Path(path).name)
+    by_name = re.search("(?i)(^|[^a-z])flair$", stem) and not re.search(
+        "(?i)(to|in|on)[_-]?flair$", stem
+    )
+    by_name = by_name or "flair" in entities_of(stem).get("acq", "").lower()
+    try:
+        meta = images.sidecar(path)
+    except InputError:  # nothing else is read from it
+        meta = {}
+    words = " ".join(str(meta.get(key, "")) for key in ("SeriesDescription", "ProtocolName"))
+    by_sidecar = "flair" in words.lower() and "t1" not in words.lower()
+    if by_name or by_sidecar:
+        raise InputError(
+            f"{path}: is a FLAIR by its {'name' if by_name else 'sidecar'}, which "
+            "shows lesions and not perivascular spaces; give a T2w or T1w scan of the same head, "
+            "and this one as flair (--flair)"
+        )
 
 
 def show(result: PvsResult) -> Shown:
@@ -55,7 +104,7 @@ def show(result: PvsResult) -> Shown:
         "are uncertain."
     )
     return Shown(
-        summary,
+        f"{summary} {result.note}".strip(),
         [
             (
                 figures.summary(result),
@@ -68,37 +117,44 @@ def show(result: PvsResult) -> Shown:
     )
 
 
-def find(visit: Visit) -> Found:
-    """Take the T2w scan, and the T1w scan where there is none."""
+def find(visit: Visit) -> list[Found]:
+    """Take each T2w scan, and each T1w scan where there is none."""
     for suffix, contrast in (("T2w", "t2"), ("T1w", "t1")):
-        scans = [
-            f
-            for f in visit.select("anat", suffix)
-            if not _is_flair(f, visit) and f.get("part") in ("", "mag")
-        ]
+        files = [f for f in visit.select("anat", suffix) if not _is_flair(f, visit)]
+        scans = one_echo(files, last=contrast == "t2")  # whose weight on T2 is the largest
+        scans.sort(key=lambda f: bool(f.get("ce")))
         if scans:
-            notes = []
-            if len(scans) > 1:
-                notes.append(f"{scans[0].name} taken of {len(scans)}, the first by name")
-            if contrast == "t1":
-                notes.append("no T2w, so T1w: fewer perivascular spaces are visible")
-            masks, said = visit.masks(scans[0], brain="brain_mask", lesion="wmh_mask")
-            parameters = {"contrast": contrast, **masks}
-            anat = [f for f in visit.files if f.datatype == "anat"]
-            beside = {"flair": [f for f in anat if _is_flair(f, visit)]}
-            if contrast == "t2":
-                beside["other"] = visit.select("anat", "T1w")
-            for name, files in beside.items():
-                # without contrast agent, which makes vessels bright
-                files = [f for f in files if f.get("part") in ("", "mag") and not f.get("ce")]
-                if files:
-                    parameters[name] = str(files[0].path)
-                    notes.append(f"{files[0].name} beside it")
-            return Found({"image": [str(scans[0].path)]}, parameters, (), (*notes, *said))
-    flair = [f for f in visit.files if f.datatype == "anat" and _is_flair(f, visit)]
-    named = next((f"{f.name} is a FLAIR, " for f in flair if f.suffix == "T2w"), "FLAIR alone ")
-    words = f" ({named}{'which ' * ('is' in named.split())}does not show them)" if flair else ""
-    return Found(lacks=(f"no T2w and no T1w in anat/{words}",))
+            return [_beside(scan, contrast, visit) for scan in scans]
+    named = [f"{f.name} is a FLAIR, which" for f in _flairs(visit) if f.suffix == "T2w"]
+    alone = ["FLAIR alone"] if _flairs(visit) else []
+    words = "".join(f" ({said} does not show them)" for said in (named or alone)[:1])
+    return [Found(lacks=(f"no T2w and no T1w in anat/{words}",))]
+
+
+def _beside(scan: BidsFile, contrast: str, visit: Visit) -> Found:
+    """Find what other images of the visit say of a scan."""
+    notes = []
+    if contrast == "t1":
+        notes.append("no T2w, so T1w: fewer perivascular spaces are visible")
+    if scan.get("echo"):
+        notes.append(f"{scan.name} of several echoes")
+    masks, said = visit.masks(scan, brain="brain_mask", lesion="wmh_mask")
+    parameters = {"contrast": contrast, **masks}
+    beside = {"flair": _flairs(visit)}
+    if contrast == "t2":
+        beside["other"] = visit.select("anat", "T1w")
+    for name, files in beside.items():
+        # without contrast agent, which makes vessels bright
+        files = one_echo([f for f in files if not f.get("ce")])
+        chosen, said_of = visit.beside(scan, files)
+        notes += said_of
+        if chosen is not None:
+            parameters[name] = str(chosen.path)
+    return Found({"image": [str(scan.path)]}, parameters, (), (*notes, *said))
+
+
+def _flairs(visit: Visit) -> list[BidsFile]:
+    return [f for f in visit.files if f.datatype == "anat" and _is_flair(f, visit)]
 
 
 def _is_flair(file: BidsFile, visit: Visit) -> bool:
@@ -131,6 +187,7 @@ METHOD = Method(
             "FLAIR of the same head, on any grid: lesions are found on it.",
             kind=Path,
             is_found=True,
+            may_fail=True,
         ),
         Option(
             "other",
@@ -139,6 +196,7 @@ METHOD = Method(
             "CSF on it too are counted.",
             kind=Path,
             is_found=True,
+            may_fail=True,
         ),
         Option(
             "wmh_mask",
@@ -180,6 +238,7 @@ METHOD = Method(
     prose=_prose.pvs,
     find=find,
     look=_looks.pvs,
+    preference="without contrast agent, then name",
     limits=(
         "A bright thread is not always a perivascular space: white-matter hyperintensities and "
         "lacunes look alike to any filter.",

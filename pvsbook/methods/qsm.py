@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvsbook.method import Input, Method, Option, Shown
 from pvsbook.methods import _looks, _prose
-from pvsbook.visit import BidsFile, Found, Visit, natural
+from pvsbook.methods._find_gre import find
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -23,14 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ECHO_OPTIONS", "METHOD"]
 
-PARTS = {
-    "mag": "mag", "": "mag", "phase": "phase", "pha": "phase", "real": "real", "imag": "imag",
-}  # fmt: skip
-COIL = ("coil", "ch")  # entities of files that hold one receive coil
-GRADIENT_ECHO = ("MEGRE", "T2starw", "GRE")
 NO_FILE = ("whole brain", "none")  # references that are no mask
-IN_SIDECARS = {"EchoTime": "echo_times_s", "MagneticFieldStrength": "field_strength_t"}
-EXAMPLES = {"echo_times_s": "[0.004, 0.008, 0.012]", "field_strength_t": "3"}
 ATLASES = ("auto", "melbourne", "schematic", "none")
 SCANNER = ("echo_times_s", "field_strength_t", "phase_period")
 
@@ -213,116 +204,6 @@ def _train(result: Nuclei, row: Mapping[str, Any]) -> tuple[list[tuple[Figure, s
     return pictures, " ".join(words)
 
 
-def find(visit: Visit) -> Found:
-    """Take the gradient echo of most echoes, and a T1w image to place the nuclei by."""
-    files = visit.select("anat", *GRADIENT_ECHO)
-    if not files:
-        return Found(lacks=(f"no {', '.join(GRADIENT_ECHO)} in anat/",))
-
-    def series(file: BidsFile) -> tuple:
-        same = {k: v for k, v in file.entities.items() if k not in ("part", "echo", "suffix")}
-        return (GRADIENT_ECHO.index(file.suffix), *sorted(same.items()))
-
-    files.sort(key=series)
-    tried = [_read_series(list(group), visit) for _, group in groupby(files, key=series)]
-    whole = [found for found in tried if not found.lacks]
-    if not whole:  # else a setting may give what the sidecars lack
-        whole = [found for found in tried if set(found.lacks) == set(found.settable)]
-    if not whole:
-        return Found(lacks=tuple(dict.fromkeys(text for f in tried for text in f.lacks)))
-    note = (f"of {len(tried)} gradient echoes the one of most echoes, then the first by name",)
-    most = max(
-        whole, key=lambda found: len(found.parameters["echo_times_s"])
-    )  # of equals the first
-    t1w = visit.select("anat", "T1w")
-    t1w.sort(key=lambda f: (bool(f.get("ce")), natural(f.name)))  # without contrast agent first
-    notes = most.notes + (note if len(tried) > 1 else ())
-    if len(t1w) > 1:
-        notes += (f"of {len(t1w)} T1w images {t1w[0].name}",)
-    place_by = {"t1w": str(t1w[0].path)} if t1w else {}
-    return replace(most, parameters={**most.parameters, **place_by}, notes=notes)
-
-
-def _read_series(files: Sequence[BidsFile], visit: Visit) -> Found:
-    """Sort one gradient echo into magnitude and phase, and read what its sidecars say."""
-    from pvsbook import images
-
-    example = files[0].name
-    if any(file.get(entity) for file in files for entity in COIL):
-        text = (
-            f"{example}: one file a coil; combine the coils, or join them in one file with axes "
-            "x, y, z, echo, coil for each of magnitude and phase"
-        )
-        return Found(lacks=(text,))
-    parts: dict[str, list[BidsFile]] = {part: [] for part in PARTS.values()}
-    for file in files:
-        part = PARTS.get(file.get("part"))
-        if part:
-            parts[part].append(file)
-    are_parts = bool(parts["real"] and parts["imag"] and not parts["phase"])
-    pair = ("real", "imag") if are_parts else ("mag", "phase")
-    if not parts[pair[0]] or not parts[pair[1]]:
-        missing = "phase (part-phase)" if parts["mag"] else "magnitude (part-mag)"
-        if parts["real"] or parts["imag"]:
-            missing = "part-real and part-imag, nor part-mag and part-phase,"
-        return Found(lacks=(f"{example}: no {missing} beside it",))
-    parts = {"mag": parts[pair[0]], "phase": parts[pair[1]]}
-    for members in parts.values():
-        members.sort(key=lambda f: (natural(f.get("echo")), f.name))
-    echoes = {part: [f.get("echo") for f in members] for part, members in parts.items()}
-    if echoes["mag"] != echoes["phase"]:
-        one, other = (",".join(labels) or "none" for labels in echoes.values())
-        text = f"{example}: echoes {one} of {pair[0]}, but {other} of {pair[1]}"
-        return Found(lacks=(text,))
-    times: list[float | None] = []
-    strengths: set[float] = set()
-    settable: dict[str, tuple[str, ...]] = {}
-    for magnitude, file in zip(parts["mag"], parts["phase"], strict=True):
-        meta = visit.sidecars.read(file)
-        images.same_acquisition(
-            visit.sidecars.read(magnitude), meta, name=magnitude.name, other_name=file.name
-        )
-        absent = [key for key in IN_SIDECARS if key not in meta]
-        if absent:
-            options = tuple(IN_SIDECARS[key] for key in absent)
-            advice = ", ".join(f"{o}: {EXAMPLES[o]}" for o in options)
-            settable[
-                f"{file.name}: no {' and no '.join(absent)} in its sidecars; write it there, or "
-                f"give it for all scans with --settings, as qsm: {{{advice}}}"
-            ] = options
-        times += (
-            images.number(meta, "EchoTime", source=file.name) if "EchoTime" in meta else [None]
-        )
-        if "MagneticFieldStrength" in meta:
-            strengths |= set(images.number(meta, "MagneticFieldStrength", source=file.name))
-    if len(strengths) > 1:
-        return Found(lacks=(f"{example}: echoes with different MagneticFieldStrength",))
-    known = [time for time in times if time is not None]
-    for file in parts["phase"] if known and strengths else []:
-        images.check_scanner(
-            visit.sidecars.read(file), last_echo_s=max(known), field_strength_t=max(strengths),
-            source=file.name,
-        )  # fmt: skip
-    odd = [f.name for f in parts["phase"] if f.get("part") == "pha"]
-    notes = [f"{odd[0]}: part-pha, which BIDS calls part-phase, read as phase"] if odd else []
-    masks, said = visit.masks(parts["mag"][0], brain="brain_mask", lesion="lesions")
-    return Found(
-        {
-            "magnitude": [str(f.path) for f in parts["mag"]],
-            "phase": [str(f.path) for f in parts["phase"]],
-        },
-        {
-            "echo_times_s": times,
-            "field_strength_t": strengths.pop() if strengths else None,
-            "real_imaginary": are_parts,
-            **masks,
-        },
-        lacks=tuple(settable),
-        notes=(*notes, *said),
-        settable=settable,
-    )
-
-
 ECHO_OPTIONS = (
     Option(
         "echo_times_s",
@@ -404,6 +285,7 @@ METHOD = Method(
             "T1w image of the same visit, on any grid, to place the nuclei by.",
             kind=Path,
             is_found=True,
+            may_fail=True,
         ),
         Option("white_matter", None, "White matter, for the table of references.", kind=Path),
         Option("r2", None, "R2 in 1/s on the same grid, for iron and myelin.", kind=Path),
@@ -423,6 +305,7 @@ METHOD = Method(
     prose=_prose.qsm,
     find=find,
     look=_looks.qsm,
+    preference="most echoes, then name",
     limits=(
         "Susceptibility is relative: a value means something only with its reference region.",
         "Iron raises it, myelin and calcium lower it; one map cannot tell them apart.",

@@ -66,6 +66,8 @@ class PvsResult:
         ``"pass"``, ``"warn"`` or ``"fail"``.
     reasons
         Why the status is not a pass: what to look at before the numbers are believed.
+    note
+        What else to know of how it was measured.
     """
 
     image: nib.Nifti1Image
@@ -84,6 +86,7 @@ class PvsResult:
     agreement: Mapping[str, float]
     status: str
     reasons: tuple[str, ...]
+    note: str = ""
 
     def to_row(self) -> dict[str, Any]:
         """Return counts, volumes and quality figures as one flat row (see `COLUMNS`)."""

@@ -256,7 +256,7 @@ def _one_row_each(table: pd.DataFrame, person: Any, time: Any, group: Any) -> No
     guard.refuse(
         table, table.duplicated(keys, keep=False), f"{' and '.join(map(str, keys))}: the same",
         f"keep one row per participant{'' if time is None else ' and time'} "
-        "(average repeated scans before)",
+        "(average repeated scans before; of a group table keep the rows with for_statistics)",
     )  # fmt: skip
     if group is not None:
         groups = table.groupby(person, observed=True)[group].nunique()

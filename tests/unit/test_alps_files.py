@@ -43,14 +43,15 @@ def test_after_qsiprep_its_vectors_and_mask_are_used(tmp_path):
     write(folder, stem)
     write(folder, "sub-01_dwi")  # not corrected
     mask = folder / "sub-01_space-ACPC_desc-brain_mask.nii.gz"
-    nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4)), mask)
+    nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.diag([-2, 2, 2, 1])), mask)
     other = folder / "sub-01_space-T1w_desc-brain_mask.nii.gz"
     other.write_bytes(mask.read_bytes())
     found = found_in(tmp_path)
     assert [Path(p).name for p in found.inputs["bvec"]] == [f"{stem}.bvec"]
     assert Path(found.parameters["brain_mask"]) == mask
     said = " ".join(found.notes)
-    assert "the one that was corrected for motion" in said
+    assert "sub-01_dwi.nii.gz not measured: a corrected series has the same entities" in said
+    assert f"corrected for motion before by {tmp_path.name} (version not recorded)" in said
     assert f"b-vectors of {stem}.bvec" in said
     assert mask.name in said
 
@@ -62,7 +63,8 @@ def test_after_eddy_the_vectors_that_turned_with_the_head_are_used(tmp_path):
     rotated.write_text((folder / "sub-01_dwi.bvec").read_text())
     found = found_in(tmp_path)
     assert found.inputs["bvec"] == [str(rotated)]
-    assert "corrected for motion before: b-vectors of sub-01_dwi.eddy_rotated_bvecs" in found.notes
+    assert found.parameters == {"corrected_by": "eddy of FSL (version not recorded)"}
+    assert "b-vectors of sub-01_dwi.eddy_rotated_bvecs" in found.notes[0]
     rotated.unlink()
     assert found_in(tmp_path).notes == ()
 

@@ -278,7 +278,7 @@ def touch(top: Path, *names: str) -> None:
 
 
 def scans_of(top: Path) -> dict[str, inputs.Scan]:
-    return {s.method: s for s in inputs.find(top).measurements}
+    return {s.method: s for s in inputs.find(top).measurements if s.rank == 0}
 
 
 def test_what_is_chosen_and_what_is_missing(tmp_path):
@@ -301,9 +301,9 @@ def test_what_is_chosen_and_what_is_missing(tmp_path):
     assert Path(found["alps"].found.inputs["dwi"][0]).name == "sub-1_dir-PA_dwi.nii.gz"
     assert Path(found["alps"].found.inputs["bvec"][0]) == one / "dwi.bvec"
     assert Path(found["alps"].found.inputs["bval"][0]).name == "sub-1_dir-PA_dwi.bval"
-    assert "taken of 2" in found["alps"].found.notes[0]
+    assert "the first of 2 series for statistics" in found["alps"].found.notes[0]
     assert found["pvs"].found.notes == (
-        "sub-1_run-1_T2w.nii.gz taken of 2, the first by name",
+        "the first of 2 series for statistics, by: without contrast agent, then name",
         "sub-1_acq-FLAIR_T2w.nii.gz beside it",
         "sub-1_T1w.nii.gz beside it",
     )
@@ -410,8 +410,9 @@ def test_a_filter_file_says_which_scans_to_take(tmp_path):
     def image(filters):
         path.write_text(json.dumps(filters))
         folder = inputs.find(tmp_path / "bids", methods=["pvs"], filters=inputs.read_filters(path))
-        (measurement,) = folder.measurements
-        return Path(measurement.found.inputs["image"][0]).name
+        first, *others = folder.measurements
+        assert [m.series for m in others] == ([] if filters else ["acq-iso_run-01"])
+        return Path(first.found.inputs["image"][0]).name
 
     assert image({}) == "sub-01_acq-fast_run-02_T2w.nii"
     assert image({"t2w": {"acquisition": "iso"}}) == "sub-01_acq-iso_run-01_T2w.nii"
@@ -768,7 +769,7 @@ def test_an_image_stored_twice_is_named(tmp_path):
     assert "the same name stands there with another ending; keep one" in scan.found.lacks[0]
 
 
-def test_of_two_gradient_echoes_the_whole_one_is_taken(tmp_path):
+def test_of_two_gradient_echoes_the_one_of_most_echoes_comes_first(tmp_path):
     for run, n_echoes in (("1", 2), ("2", 3)):
         for echo in range(1, n_echoes + 1):
             for part in ("mag", "phase"):
@@ -776,9 +777,12 @@ def test_of_two_gradient_echoes_the_whole_one_is_taken(tmp_path):
                 touch(tmp_path, f"{stem}.nii.gz")
                 meta = {"EchoTime": 0.005 * echo, "MagneticFieldStrength": 3}
                 (tmp_path / f"{stem}.json").write_text(json.dumps(meta))
-    scan = inputs.find(tmp_path, methods=["qsm"]).measurements[0]
-    assert len(scan.found.inputs["phase"]) == 3
-    assert "of 2 gradient echoes the one of most echoes" in scan.found.notes[0]
+    scan, other = inputs.find(tmp_path, methods=["qsm"]).measurements
+    assert [len(s.found.inputs["phase"]) for s in (scan, other)] == [3, 2]
+    assert [s.name for s in (scan, other)] == ["sub-1_run-2_qsm", "sub-1_run-1_qsm"]
+    assert "the first of 2 series for statistics, by: most echoes" in scan.found.notes[0]
+    magnitude = "sub-1_run-2_echo-1_part-mag_MEGRE.nii.gz"
+    assert f"one of 2 series; {magnitude} comes before it" in other.found.notes[0]
 
 
 def test_a_row_with_a_cell_too_many_is_told(tmp_path):

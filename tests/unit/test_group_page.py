@@ -17,6 +17,7 @@ from test_bids import Page, call
 
 from pvsbook import InputError, images, jobs
 from pvsbook.bids import _compare, _group_page, _plots, _protocols, group, inputs
+from pvsbook.bids._series import counted
 from pvsbook.methods import ALL, by_name
 
 PVS = by_name("pvs")
@@ -264,6 +265,7 @@ def test_nobody_counts_twice():
     failed = table.assign(session_id="ses-0", status="fail")
     many = pd.concat([failed, series, table, later], ignore_index=True)
     many = many.sort_values(["participant_id", "session_id"], kind="stable", ignore_index=True)
+    many["for_statistics"] = counted(many.assign(for_statistics=0))
     pd.testing.assert_frame_equal(compare(many, who), once)
 
 

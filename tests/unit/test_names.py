@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from pvsbook import InputError, alps, images, methods, pvs, qsm
+from pvsbook._names import check_names, fault_of
 from pvsbook.alps import preprocess
 from pvsbook.atlas import registration
 from pvsbook.bids import inputs
 from pvsbook.bids.measure import measure_files
 from pvsbook.phantoms.gradient_echo import make_gre
-from pvsbook.visit import check_names, fault_of
 
 
 @pytest.mark.parametrize(

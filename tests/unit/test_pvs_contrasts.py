@@ -8,12 +8,13 @@ import pytest
 from nibabel.processing import resample_from_to
 
 from pvsbook import InputError, images, pvs
+from pvsbook._names import entities_of
 from pvsbook.atlas.registration import Registration
 from pvsbook.methods import by_name
 from pvsbook.phantoms.perivascular import make_phantom
 from pvsbook.pvs import _contrasts
 from pvsbook.pvs.quality import judge
-from pvsbook.visit import BidsFile, Sidecars, Visit, entities_of
+from pvsbook.visit import BidsFile, Sidecars, Visit
 
 REGISTRATION = Registration(np.eye(4), "t2", "affine", "known", 1.0, 1.0, 1.0, 1.0)
 
@@ -210,7 +211,7 @@ def test_an_image_that_shares_no_brain_does_not_agree(alone, flair):
 def test_other_contrasts_of_a_visit_are_taken(tmp_path, names, expected):
     files = [tmp_path / f"sub-1_{name}.nii.gz" for name in names]
     visit = Visit([BidsFile(f, "anat", entities_of(f.name)) for f in files], Sidecars(tmp_path))
-    found = by_name("pvs").find(visit)
+    found = by_name("pvs").find(visit)[0]
     taken = {k: v for k, v in found.parameters.items() if k != "contrast"}
     assert taken == {name: str(tmp_path / file) for name, file in expected.items()}
     assert [n.split()[0] for n in found.notes if "beside" in n] == list(expected.values())
