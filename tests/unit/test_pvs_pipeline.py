@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import ndimage
 from scipy.special import ndtr
 
 from pvsbook import InputError, images, pvs
@@ -17,7 +18,7 @@ from pvsbook.figures.pvs import plot_objects, summary
 from pvsbook.phantoms.perivascular import make_phantom
 from pvsbook.pvs.anatomy import locate_regions, measure_levels
 from pvsbook.pvs.quality import judge
-from pvsbook.pvs.segmentation import default_scales
+from pvsbook.pvs.segmentation import _levels_inside, default_scales
 
 mpl.use("Agg")
 
@@ -148,6 +149,24 @@ def test_what_lies_against_cortex_is_uncertain(result):
     rules = result.objects["depth_mm"] < pvs.Rules().min_depth_mm
     assert not (result.objects["class"][rules] == "pvs").any()
     assert result.objects["depth_mm"][result.objects["class"] == "pvs"].min() > 2.2
+
+
+@pytest.mark.parametrize("contrast", ["t2", "t1"])
+def test_sulci_where_the_atlas_has_white_matter_do_not_raise_the_noise(phantom, contrast):
+    """Cortex in a third of what the atlas calls white; the noise stays that of the scan."""
+    scan = phantom.scans["T2w" if contrast == "t2" else "T1w"]
+    clean, _, _ = _levels_inside(locate_regions(scan, contrast=contrast, registration=REGISTRATION))
+    x = nib.affines.apply_affine(scan.affine, np.moveaxis(np.indices(scan.shape), 0, -1))[..., 0]
+    ribbon = ndimage.gaussian_filter((np.abs(x) % 12 < 4.5).astype(float), 0.5)
+    share = ribbon * (phantom.brain.wm > 0.5)
+    values = images.array(scan) + share * (clean.grey_matter - clean.white_matter)
+    anatomy = locate_regions(
+        images.make(np.float32(values), scan.affine), contrast=contrast, registration=REGISTRATION
+    )
+    found, _, _ = _levels_inside(anatomy)
+    assert found.noise_sd == pytest.approx(clean.noise_sd, rel=0.1)
+    assert found.white_matter == pytest.approx(clean.white_matter, rel=0.02)
+    assert measure_levels(anatomy).noise_sd > 1.5 * clean.noise_sd  # at the first look
 
 
 def test_a_sulcus_too_thin_for_cortex_is_outside(phantom, scan, result):
