@@ -18,7 +18,7 @@ from pvsbook.figures.pvs import plot_objects, summary
 from pvsbook.phantoms.perivascular import make_phantom
 from pvsbook.pvs.anatomy import locate_regions, measure_levels
 from pvsbook.pvs.quality import judge
-from pvsbook.pvs.segmentation import _levels_inside, default_scales
+from pvsbook.pvs.segmentation import _levels_inside, _lowest_pure, default_scales
 
 mpl.use("Agg")
 
@@ -290,12 +290,29 @@ def test_a_poor_registration_warns_then_fails(result, overlap, status):
     assert all("on the template" in reason for reason in reasons)
 
 
-@pytest.mark.parametrize(("n_mirrored", "n_pvs", "warns"), [(2, 2, 0), (3, 2, 1), (4, 16, 0)])
-def test_many_objects_of_the_opposite_contrast_warn(result, n_mirrored, n_pvs, warns):
-    objects = result.objects[result.objects["class"] == "pvs"][:n_pvs]
-    segmentation = replace(result.segmentation, objects=objects, n_mirrored=n_mirrored)
-    _, reasons = judge(segmentation, result.anatomy, None)
-    assert len(reasons) == warns
+@pytest.mark.parametrize(("raised", "status"), [(1.2, "pass"), (1.3, "warn"), (4.1, "fail")])
+def test_a_threshold_that_the_opposite_contrast_raises_warns_then_fails(result, raised, status):
+    segmentation = replace(result.segmentation, raised=raised)
+    given, reasons = judge(segmentation, result.anatomy, None, *LESIONS_KNOWN)
+    assert given == status
+    assert len(reasons) == (status != "pass")
+
+
+@pytest.mark.parametrize(
+    ("counted", "opposite", "threshold"),
+    [
+        ([5, 4], [3, 2], 1),  # one or two say little
+        ([5, 4], [3, 2, 1.5], 1.5),
+        (range(2, 18), [9, 8, 7, 6], 1),  # a quarter
+        (range(2, 18), [9, 8, 7, 6, 5], 7),
+        ([], [4, 3, 2], 2),
+    ],
+)
+def test_the_opposite_contrast_raises_the_threshold(counted, opposite, threshold):
+    tables = [pd.DataFrame({"response": list(r), "class": "pvs"}) for r in (counted, opposite)]
+    found, n_opposite = _lowest_pure(*tables, 1.0)
+    assert found == threshold
+    assert n_opposite == sum(r > threshold for r in opposite)
 
 
 @pytest.mark.parametrize(("largest", "warns"), [(50.0, True), (5.0, False)])
