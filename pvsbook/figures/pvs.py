@@ -404,4 +404,5 @@ def _why_not(one: pd.DataFrame, rules: Rules) -> list[str]:
             f"{column.removesuffix('_mm')} {one[column].item():.2f}{unit}, "
             f"{'above' if is_upper else 'below'} {getattr(rules, limit):g}{unit}"
         )
-    return [f"Not counted: {'; '.join(reasons)}."]
+    faint = "no clearer than objects of the opposite contrast"
+    return [f"Not counted: {'; '.join(reasons or [faint])}."]

@@ -40,6 +40,8 @@ _NO_REGION = (
     "image: its field of view holds neither centrum semiovale, basal ganglia nor midbrain; check "
     "the orientation in the header, and that this is a brain"
 )
+MIN_DEPTH_MM = 2.2  # of what is surely inside white matter
+_GREY_WHITE_MM = 1.0  # where they mix
 _BACKGROUND_MM = 4.0  # smoothness of the tissue background
 
 
@@ -367,8 +369,17 @@ def _box_around(
     return i, j, k
 
 
-def measure_levels(anatomy: PvsAnatomy) -> Levels:
+def measure_levels(anatomy: PvsAnatomy, depth_mm: Floats | None = None) -> Levels:
     """Measure the signal of white matter, grey matter and fluid, and the noise.
+
+    Parameters
+    ----------
+    anatomy
+        Of the scan.
+    depth_mm
+        Distance to this person's cortex, sulci and ventricles, shape of `anatomy`.  The atlas puts
+        white matter where the person may have a sulcus; what lies near one is then left out, as
+        long as 500 voxels remain.
 
     Raises
     ------
@@ -385,11 +396,17 @@ def measure_levels(anatomy: PvsAnatomy) -> Levels:
             "image: fewer than 500 voxels of white matter lie in the field of view; "
             "check the mask and the orientation in the header"
         )
+    beside = np.zeros_like(core) if depth_mm is None else depth_mm <= _GREY_WHITE_MM
+    deep = core if depth_mm is None else core & (depth_mm > MIN_DEPTH_MM)
+    if deep.sum() >= 500:
+        core = deep
     white, spread = robust_spread(values[core])
+    fluid = _fluid_level(values, anatomy, white)
+    if depth_mm is None:
+        white, spread = _far_side(values[core], spread, fluid)
     cortex = (anatomy.gm > 0.8) & anatomy.brain & (anatomy.regions == 0)
     grey = float(np.median(values[cortex])) if cortex.sum() > 500 else white
-    fluid = _fluid_level(values, anatomy, white)
-    normal = anatomy.brain & (np.abs(values - white) < 3 * spread)
+    normal = anatomy.brain & ~beside & (np.abs(values - white) < 3 * spread)
     background = smooth_within(values, normal, _BACKGROUND_MM / size, default=white)
     residual = np.where(core & normal, values - background, 0)
     _, noise = robust_spread((values - background)[core])
@@ -415,6 +432,17 @@ def robust_spread(sample: NDArray) -> tuple[float, float]:
     """Return the median, and the standard deviation from the median absolute deviation."""
     middle = float(np.median(sample))
     return middle, float(1.4826 * np.median(np.abs(sample - middle)))
+
+
+def _far_side(sample: Floats, spread: float, fluid: float) -> tuple[float, float]:
+    """Mode of white matter, and its spread on the side away from fluid, where no cortex is."""
+    width = max(spread / 8, 1e-12 * abs(fluid) + 1e-30)
+    low = float(np.median(sample)) - 6 * spread
+    bins = ((sample - low) / width).astype(int)
+    counts = np.bincount(bins[(bins >= 0) & (bins < 96)], minlength=96)
+    mode = low + (int(ndimage.gaussian_filter1d(counts.astype(float), 2.0).argmax()) + 0.5) * width
+    beyond = sample[(sample > mode) == (fluid < mode)]
+    return mode, float(1.4826 * np.median(np.abs(beyond - mode)))
 
 
 def _fluid_level(values: Floats, anatomy: PvsAnatomy, white: float) -> float:

@@ -16,7 +16,7 @@ from scipy import ndimage
 from pvsbook._errors import InputError
 from pvsbook.atlas import perivascular
 from pvsbook.method import describe_columns
-from pvsbook.pvs.anatomy import Levels, PvsAnatomy
+from pvsbook.pvs.anatomy import MIN_DEPTH_MM, Levels, PvsAnatomy
 from pvsbook.pvs.morphometry import COLUMNS as MORPHOMETRY
 from pvsbook.pvs.morphometry import measure_centrelines, measure_ventricle_distance
 
@@ -85,7 +85,7 @@ class Rules:
     blob_mm: float = 3.6
     fluid_like: float = 0.6
     space_contrast: float = 1.0
-    min_depth_mm: float = 2.2
+    min_depth_mm: float = MIN_DEPTH_MM
 
     def scaled(self, by: float) -> Rules:
         """Return rules of contrast, depth and shape that ask for so many times as much."""

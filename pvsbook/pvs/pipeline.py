@@ -431,7 +431,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
         "Objects of the wrong sign (dark on T2w) that pass the same rules: what texture, "
         "vessels and artefacts may add to n_pvs",
     ),
-    ("threshold", "Vesselness above which an object is seeded; no limit: follows from noise"),
+    ("threshold", "Vesselness that a counted object reaches, from noise and n_mirrored"),
     ("searched_ml", "Volume searched; no limit: see coverage", "mL"),
     ("contrast", "t2: bright fluid, t1: dark fluid"),
     ("has_wmh_mask", "Whether a mask of white-matter hyperintensities was given"),

@@ -41,6 +41,9 @@ _CONTRAST_TO_NOISE = 4.0  # at which the filter starts to trust a structure
 _CORTEX_HALF_MM = 1.2  # cortex and sulci are at least twice this thick
 _SULCUS = 0.3  # of the contrast of fluid: fluid, in part at least
 _CORTEX_MM3 = 1500.0  # and hang together over more than this
+_ROUNDS = 3  # of levels and cortex; a fourth moves the noise by less than 1 %
+_OPPOSITE_SHARE = 0.25  # of opposite contrast, of those counted
+_FEWEST = 8  # taken as counted, if fewer are: one or two of opposite contrast say little
 _STRICT = 1.25  # how much more stricter rules ask for; a response goes with contrast squared
 _BLOCK_MM = 60.0  # side of the simulated block
 _TUBE_DISTANCE_MM = 10.0  # between simulated tubes: they do not touch each other's response
@@ -68,7 +71,9 @@ class Segmentation:
     response
         The vesselness, shape of the anatomy.
     threshold
-        Response above which an object is seeded.
+        Response that a perivascular space reaches.
+    raised
+        The threshold as a multiple of what noise asks for.
     expected_false
         Objects of noise alone expected at this threshold over the searched volume.
     noise_variance
@@ -77,7 +82,8 @@ class Segmentation:
     n_mirrored
         Objects of opposite contrast (dark on T2w) that pass the same threshold and rules.  None
         of them is a perivascular space: their number estimates how many objects texture, vessels
-        and artefacts add to those of the right contrast.
+        and artefacts add to those of the right contrast.  The threshold is raised until they are
+        at most a quarter of those.
     searched_ml
         Volume that was searched.
     levels
@@ -93,6 +99,7 @@ class Segmentation:
     labels: NDArray[np.int32]
     response: Floats
     threshold: float
+    raised: float
     expected_false: float
     noise_variance: float
     n_mirrored: int
@@ -118,6 +125,8 @@ def segment(
        to a tube of `Rules.min_contrast`, whichever is larger.
     4. Hysteresis and 26-connected components make objects; wide bright structures join them.
     5. The `Rules` give each a class; no object is deleted.
+    6. The same search for objects of opposite contrast tells how many may be false.  The
+       threshold is raised until that is at most a quarter; what it passes over is *uncertain*.
 
     Parameters
     ----------
@@ -143,11 +152,8 @@ def segment(
     rules = Rules() if rules is None else rules
     rng = np.random.default_rng(0) if rng is None else rng
     size = anatomy.voxel_size_mm
-    levels = measure_levels(anatomy)
     scales_mm = default_scales(size)
-    excess = levels.sign * (images.array(anatomy.image) - levels.background)
-    outside = _outside_white_matter(excess, anatomy, levels)
-    depth_mm = edt.edt(~outside, anisotropy=tuple(size))
+    levels, excess, depth_mm = _levels_inside(anatomy)
     near_outside = depth_mm <= 0.75 * size.max()
     searched = (anatomy.regions > 0) & ~near_outside
     if not searched.any():
@@ -159,7 +165,7 @@ def segment(
     scaled_excess = excess * noise_scaling
 
     # With their rim, which is part lesion and would be left as threads.
-    lesions = np.zeros_like(outside)
+    lesions = np.zeros_like(searched)
     if wmh is not None and wmh.any():
         lesions = edt.edt(~wmh, anisotropy=tuple(size)) <= 1.5 * size.min()
     n_searched = int(searched.sum())
@@ -198,21 +204,21 @@ def segment(
     blobs = _blobs(excess, searched, levels, size, rules)
     response = filter_tubes(scaled_excess, mask=searched).response
     labels, objects = find(response, excess, blobs, rules, threshold.response)
-    scaling = ndimage.maximum(noise_scaling, labels, np.arange(1, len(objects) + 1))
-    root_sd = threshold.root_sd * np.asarray(scaling, np.float32)
-    objects["repeat_probability"] = _repeat_probability(
-        objects["response"], threshold.response, root_sd
-    )
-    strict, loose = rules.scaled(_STRICT), rules.scaled(1 / _STRICT)
-    is_lesion = (objects["class"] == "wmh_overlap").to_numpy()
-    passes = classify(objects, is_lesion, strict) == "pvs"
-    passes &= objects["response"].to_numpy() > _STRICT**2 * threshold.response
-    loose_labels, more = find(response, excess, blobs, loose, threshold.response / _STRICT**2)
-    # The same search in the image of opposite contrast, without what was found in this one: its
-    # objects cannot be perivascular spaces, so they estimate the false ones.
+    # The image of opposite contrast, without what was found in this one.
     opposite = np.where(dilate(labels) > 0, 0, -scaled_excess)
     respond = filter_tubes(opposite, mask=searched).response
     _, mirrored = find(respond, opposite, np.zeros_like(blobs), rules, threshold.response)
+    lowest, n_mirrored = _lowest_pure(objects, mirrored, threshold.response)
+    is_faint = (objects["class"] == "pvs") & (objects["response"] <= lowest)
+    objects.loc[is_faint, "class"] = "uncertain"
+    scaling = ndimage.maximum(noise_scaling, labels, np.arange(1, len(objects) + 1))
+    root_sd = threshold.root_sd * np.asarray(scaling, np.float32)
+    objects["repeat_probability"] = _repeat_probability(objects["response"], lowest, root_sd)
+    strict, loose = rules.scaled(_STRICT), rules.scaled(1 / _STRICT)
+    is_lesion = (objects["class"] == "wmh_overlap").to_numpy()
+    passes = classify(objects, is_lesion, strict) == "pvs"
+    passes &= objects["response"].to_numpy() > _STRICT**2 * lowest
+    loose_labels, more = find(response, excess, blobs, loose, lowest / _STRICT**2)
     return Segmentation(
         objects=objects,
         strict=objects[passes],
@@ -220,14 +226,27 @@ def segment(
         loose_labels=loose_labels,
         labels=labels,
         response=response,
-        threshold=threshold.response,
+        threshold=lowest,
+        raised=lowest / threshold.response,
         expected_false=threshold.expected_false,
         noise_variance=threshold.noise_variance,
-        n_mirrored=int((mirrored["class"] == "pvs").sum()),
+        n_mirrored=n_mirrored,
         searched_ml=float(n_searched * np.prod(size) / 1000),
         levels=levels,
         rules=rules,
     )
+
+
+def _lowest_pure(
+    objects: pd.DataFrame, mirrored: pd.DataFrame, threshold: float
+) -> tuple[float, int]:
+    """Lowest threshold at which few enough objects are of opposite contrast, and how many."""
+    counted, opposite = (t["response"][t["class"] == "pvs"].to_numpy() for t in (objects, mirrored))
+    for candidate in (threshold, *np.sort(opposite)):
+        n_opposite = int((opposite > candidate).sum())
+        if n_opposite <= _OPPOSITE_SHARE * max(int((counted > candidate).sum()), _FEWEST):
+            break
+    return float(candidate), n_opposite
 
 
 @dataclass(frozen=True)
@@ -354,6 +373,21 @@ def default_scales(voxel_size_mm: ArrayLike) -> tuple[float, ...]:
     return kept if kept else (smallest, 1.5 * smallest)
 
 
+def _levels_inside(anatomy: PvsAnatomy) -> tuple[Levels, Floats, Floats]:
+    """Return levels, excess over the background, and depth in this person's white matter.
+
+    Each needs the others: noise that sulci raise hides cortex, and cortex that is missed raises it.
+    """
+    values, size = images.array(anatomy.image), tuple(anatomy.voxel_size_mm)
+    depth_mm = None
+    for _ in range(_ROUNDS):
+        levels = measure_levels(anatomy, depth_mm)
+        excess = levels.sign * (values - levels.background)
+        outside = _outside_white_matter(excess, anatomy, levels)
+        depth_mm = edt.edt(~outside, anisotropy=size)
+    return levels, excess, depth_mm
+
+
 def _outside_white_matter(excess: Floats, anatomy: PvsAnatomy, levels: Levels) -> Mask:
     """Cortex, sulci and ventricles: what is thick, fluid- or cortex-like, and reaches outwards."""
     size, fluid = anatomy.voxel_size_mm, levels.fluid_contrast
@@ -363,7 +397,8 @@ def _outside_white_matter(excess: Floats, anatomy: PvsAnatomy, levels: Levels) -
     # Above cortex, brightness says nothing here, but would widen what is thin when smoothed.
     ceiling = np.where(hemisphere, max(cortex, 8 * levels.noise_sd), np.inf).astype(np.float32)
     smooth = ndimage.gaussian_filter(np.minimum(excess, ceiling), 0.8 / size)
-    noise = 1.4826 * float(np.median(np.abs(smooth[core]))) if core.any() else levels.noise_sd
+    below = smooth[core & (smooth < 0)]  # cortex is above
+    noise = 1.4826 * float(np.median(-below)) if below.size else levels.noise_sd
     level = np.where(hemisphere, np.clip(0.5 * cortex, 2.5 * noise, 0.35 * fluid), 0.35 * fluid)
     bright = (smooth > level) | ~anatomy.brain
     surely_outside = (anatomy.ventricles > 0.5) | ~anatomy.brain

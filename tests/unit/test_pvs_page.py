@@ -189,6 +189,15 @@ def test_what_is_not_counted_says_why(result, shown):
     assert any("above 1.9 mm" in r or "below 4 mm" in r for r in reasons)
 
 
+def test_an_object_that_only_the_opposite_contrast_refuses_says_so(result):
+    counted = result.objects["class"] == "pvs"
+    faint = result.objects["class"].where(~counted, "uncertain")
+    objects = result.objects.assign(**{"class": faint})
+    viewer = object_viewer(replace(result, objects=objects))
+    texts = [t for gallery in viewer["galleries"] for i in gallery["items"] for t in i["texts"]]
+    assert "Not counted: no clearer than objects of the opposite contrast." in texts
+
+
 def test_every_rule_is_met_or_missed_by_so_much():
     met = {"depth_mm": 2.2, "width_mm": 3.0, "elongation": 1.6, "length_mm": 2.5, "contrast": 0.11}
     for column in met:

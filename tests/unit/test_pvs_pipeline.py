@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import ndimage
 from scipy.special import ndtr
 
 from pvsbook import InputError, images, pvs
@@ -17,7 +18,7 @@ from pvsbook.figures.pvs import plot_objects, summary
 from pvsbook.phantoms.perivascular import make_phantom
 from pvsbook.pvs.anatomy import locate_regions, measure_levels
 from pvsbook.pvs.quality import judge
-from pvsbook.pvs.segmentation import default_scales
+from pvsbook.pvs.segmentation import _levels_inside, _lowest_pure, default_scales
 
 mpl.use("Agg")
 
@@ -150,6 +151,24 @@ def test_what_lies_against_cortex_is_uncertain(result):
     assert result.objects["depth_mm"][result.objects["class"] == "pvs"].min() > 2.2
 
 
+@pytest.mark.parametrize("contrast", ["t2", "t1"])
+def test_sulci_where_the_atlas_has_white_matter_do_not_raise_the_noise(phantom, contrast):
+    """Cortex in a third of what the atlas calls white; the noise stays that of the scan."""
+    scan = phantom.scans["T2w" if contrast == "t2" else "T1w"]
+    clean, _, _ = _levels_inside(locate_regions(scan, contrast=contrast, registration=REGISTRATION))
+    x = nib.affines.apply_affine(scan.affine, np.moveaxis(np.indices(scan.shape), 0, -1))[..., 0]
+    ribbon = ndimage.gaussian_filter((np.abs(x) % 12 < 4.5).astype(float), 0.5)
+    share = ribbon * (phantom.brain.wm > 0.5)
+    values = images.array(scan) + share * (clean.grey_matter - clean.white_matter)
+    anatomy = locate_regions(
+        images.make(np.float32(values), scan.affine), contrast=contrast, registration=REGISTRATION
+    )
+    found, _, _ = _levels_inside(anatomy)
+    assert found.noise_sd == pytest.approx(clean.noise_sd, rel=0.1)
+    assert found.white_matter == pytest.approx(clean.white_matter, rel=0.02)
+    assert measure_levels(anatomy).noise_sd > 1.5 * clean.noise_sd  # at the first look
+
+
 def test_a_sulcus_too_thin_for_cortex_is_outside(phantom, scan, result):
     """A sheet of fluid that runs from the surface into white matter is no space, nor its end."""
     brain = phantom.brain
@@ -271,12 +290,29 @@ def test_a_poor_registration_warns_then_fails(result, overlap, status):
     assert all("on the template" in reason for reason in reasons)
 
 
-@pytest.mark.parametrize(("n_mirrored", "n_pvs", "warns"), [(2, 2, 0), (3, 2, 1), (4, 16, 0)])
-def test_many_objects_of_the_opposite_contrast_warn(result, n_mirrored, n_pvs, warns):
-    objects = result.objects[result.objects["class"] == "pvs"][:n_pvs]
-    segmentation = replace(result.segmentation, objects=objects, n_mirrored=n_mirrored)
-    _, reasons = judge(segmentation, result.anatomy, None)
-    assert len(reasons) == warns
+@pytest.mark.parametrize(("raised", "status"), [(1.2, "pass"), (1.3, "warn"), (4.1, "fail")])
+def test_a_threshold_that_the_opposite_contrast_raises_warns_then_fails(result, raised, status):
+    segmentation = replace(result.segmentation, raised=raised)
+    given, reasons = judge(segmentation, result.anatomy, None, *LESIONS_KNOWN)
+    assert given == status
+    assert len(reasons) == (status != "pass")
+
+
+@pytest.mark.parametrize(
+    ("counted", "opposite", "threshold"),
+    [
+        ([5, 4], [3, 2], 1),  # one or two say little
+        ([5, 4], [3, 2, 1.5], 1.5),
+        (range(2, 18), [9, 8, 7, 6], 1),  # a quarter
+        (range(2, 18), [9, 8, 7, 6, 5], 7),
+        ([], [4, 3, 2], 2),
+    ],
+)
+def test_the_opposite_contrast_raises_the_threshold(counted, opposite, threshold):
+    tables = [pd.DataFrame({"response": list(r), "class": "pvs"}) for r in (counted, opposite)]
+    found, n_opposite = _lowest_pure(*tables, 1.0)
+    assert found == threshold
+    assert n_opposite == sum(r > threshold for r in opposite)
 
 
 @pytest.mark.parametrize(("largest", "warns"), [(50.0, True), (5.0, False)])
