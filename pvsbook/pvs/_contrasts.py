@@ -18,7 +18,8 @@ from pvsbook import images
 from pvsbook._errors import InputError
 from pvsbook.atlas.registration import is_placed, rigid_between
 from pvsbook.images._smooth import smooth_within
-from pvsbook.pvs.anatomy import Contrast, PvsAnatomy, above_zero, brain_mask, robust_spread
+from pvsbook.pvs._spread import robust_spread
+from pvsbook.pvs.anatomy import Contrast, PvsAnatomy, above_zero, brain_mask
 from pvsbook.pvs.objects import components
 
 Floats = NDArray[np.float32]

@@ -19,6 +19,7 @@ from pvsbook._errors import InputError
 from pvsbook.atlas import perivascular, templates
 from pvsbook.atlas.registration import Model, Registration, register
 from pvsbook.images._smooth import smooth_within
+from pvsbook.pvs._spread import correlation, far_side, robust_spread
 
 Floats = NDArray[np.float32]
 Contrast = Literal["t2", "t1"]
@@ -403,7 +404,7 @@ def measure_levels(anatomy: PvsAnatomy, depth_mm: Floats | None = None) -> Level
     white, spread = robust_spread(values[core])
     fluid = _fluid_level(values, anatomy, white)
     if depth_mm is None:
-        white, spread = _far_side(values[core], spread, fluid)
+        white, spread = far_side(values[core], spread, fluid)
     cortex = (anatomy.gm > 0.8) & anatomy.brain & (anatomy.regions == 0)
     grey = float(np.median(values[cortex])) if cortex.sum() > 500 else white
     normal = anatomy.brain & ~beside & (np.abs(values - white) < 3 * spread)
@@ -416,33 +417,10 @@ def measure_levels(anatomy: PvsAnatomy, depth_mm: Floats | None = None) -> Level
             "mask, if any, that lies on the brain"
         )
     pairs = core & normal
-    nearest = tuple(_correlation(residual, pairs, axis, lag=1) for axis in range(3))
-    second = tuple(_correlation(residual, pairs, axis, lag=2) for axis in range(3))
+    nearest = tuple(correlation(residual, pairs, axis, lag=1) for axis in range(3))
+    second = tuple(correlation(residual, pairs, axis, lag=2) for axis in range(3))
     of_noise = tuple(max(a - b, 0) / (1 - b) for a, b in zip(nearest, second, strict=True))
     return Levels(white, grey, fluid, noise, nearest, of_noise, background)
-
-
-def _correlation(residual: Floats, mask: NDArray[np.bool_], axis: int, *, lag: int) -> float:
-    both = mask & np.roll(mask, lag, axis)
-    product = (residual * np.roll(residual, lag, axis))[both].mean()
-    return float(np.clip(product / residual[mask].var(), 0.0, 0.9))
-
-
-def robust_spread(sample: NDArray) -> tuple[float, float]:
-    """Return the median, and the standard deviation from the median absolute deviation."""
-    middle = float(np.median(sample))
-    return middle, float(1.4826 * np.median(np.abs(sample - middle)))
-
-
-def _far_side(sample: Floats, spread: float, fluid: float) -> tuple[float, float]:
-    """Mode of white matter, and its spread on the side away from fluid, where no cortex is."""
-    width = max(spread / 8, 1e-12 * abs(fluid) + 1e-30)
-    low = float(np.median(sample)) - 6 * spread
-    bins = ((sample - low) / width).astype(int)
-    counts = np.bincount(bins[(bins >= 0) & (bins < 96)], minlength=96)
-    mode = low + (int(ndimage.gaussian_filter1d(counts.astype(float), 2.0).argmax()) + 0.5) * width
-    beyond = sample[(sample > mode) == (fluid < mode)]
-    return mode, float(1.4826 * np.median(np.abs(beyond - mode)))
 
 
 def _fluid_level(values: Floats, anatomy: PvsAnatomy, white: float) -> float:

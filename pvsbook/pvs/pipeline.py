@@ -402,16 +402,8 @@ COLUMNS: Mapping[str, Mapping[str, str]] = describe_columns(
         "Objects of class pvs under rules a quarter stricter",
     ),
     ("n_pvs_loose", "Objects of class pvs under rules a fifth looser"),
-    (
-        "volume_strict_mm3",
-        "Volume of class pvs under rules a quarter stricter",
-        "mm^3",
-    ),
-    (
-        "volume_loose_mm3",
-        "Volume of class pvs under rules a fifth looser",
-        "mm^3",
-    ),
+    ("volume_strict_mm3", "Volume of class pvs under rules a quarter stricter", "mm^3"),
+    ("volume_loose_mm3", "Volume of class pvs under rules a fifth looser", "mm^3"),
     ("median_volume_mm3", "Median volume of class pvs", "mm^3"),
     ("largest_volume_mm3", "Volume of the largest of class pvs, part of volume_mm3", "mm^3"),
     ("median_length_mm", "Median length along the centreline", "mm"),

@@ -57,8 +57,8 @@ REASONS: Mapping[str, str] = {
     "reach beyond the brain; give a brain mask",
     "thickest_voxel_side_mm": "voxels are {:.2g} mm thick: thin spaces are lost, neighbours "
     "merge, and lengths and directions across the slices cannot be measured",
-    "threshold_raised": "objects of the opposite contrast, texture or vessels, raise the threshold "
-    "{:.1f}-fold: faint spaces are not counted",
+    "threshold_raised": "objects of the opposite contrast, texture or vessels, raise the "
+    "threshold {:.1f}-fold: faint spaces are not counted",
     "wmh_outside_brain": "{:.0%} of the mask of white-matter hyperintensities lies outside the "
     "brain: it may be of another scan",
     "wmh_in_regions": "the mask of white-matter hyperintensities covers {:.0%} of the regions, "

@@ -19,7 +19,8 @@ from scipy.special import ndtr
 
 from pvsbook import images
 from pvsbook._errors import InputError
-from pvsbook.pvs.anatomy import Levels, PvsAnatomy, measure_levels, robust_spread
+from pvsbook.pvs._spread import robust_spread
+from pvsbook.pvs.anatomy import Levels, PvsAnatomy, measure_levels
 from pvsbook.pvs.morphometry import measure_spread
 from pvsbook.pvs.objects import (
     Rules,
@@ -241,7 +242,9 @@ def _lowest_pure(
     objects: pd.DataFrame, mirrored: pd.DataFrame, threshold: float
 ) -> tuple[float, int]:
     """Lowest threshold at which few enough objects are of opposite contrast, and how many."""
-    counted, opposite = (t["response"][t["class"] == "pvs"].to_numpy() for t in (objects, mirrored))
+    counted, opposite = (
+        table["response"][table["class"] == "pvs"].to_numpy() for table in (objects, mirrored)
+    )
     for candidate in (threshold, *np.sort(opposite)):
         n_opposite = int((opposite > candidate).sum())
         if n_opposite <= _OPPOSITE_SHARE * max(int((counted > candidate).sum()), _FEWEST):
@@ -376,15 +379,16 @@ def default_scales(voxel_size_mm: ArrayLike) -> tuple[float, ...]:
 def _levels_inside(anatomy: PvsAnatomy) -> tuple[Levels, Floats, Floats]:
     """Return levels, excess over the background, and depth in this person's white matter.
 
-    Each needs the others: noise that sulci raise hides cortex, and cortex that is missed raises it.
+    Each needs the others: noise that sulci raise hides cortex, and missed cortex raises noise.
     """
     values, size = images.array(anatomy.image), tuple(anatomy.voxel_size_mm)
-    depth_mm = None
+    depth_mm: Floats | None = None
     for _ in range(_ROUNDS):
         levels = measure_levels(anatomy, depth_mm)
-        excess = levels.sign * (values - levels.background)
+        excess = np.float32(levels.sign) * (values - levels.background)
         outside = _outside_white_matter(excess, anatomy, levels)
-        depth_mm = edt.edt(~outside, anisotropy=size)
+        depth_mm = np.asarray(edt.edt(~outside, anisotropy=size), np.float32)
+    assert depth_mm is not None
     return levels, excess, depth_mm
 
 

@@ -155,7 +155,9 @@ def test_what_lies_against_cortex_is_uncertain(result):
 def test_sulci_where_the_atlas_has_white_matter_do_not_raise_the_noise(phantom, contrast):
     """Cortex in a third of what the atlas calls white; the noise stays that of the scan."""
     scan = phantom.scans["T2w" if contrast == "t2" else "T1w"]
-    clean, _, _ = _levels_inside(locate_regions(scan, contrast=contrast, registration=REGISTRATION))
+    clean, _, _ = _levels_inside(
+        locate_regions(scan, contrast=contrast, registration=REGISTRATION)
+    )
     x = nib.affines.apply_affine(scan.affine, np.moveaxis(np.indices(scan.shape), 0, -1))[..., 0]
     ribbon = ndimage.gaussian_filter((np.abs(x) % 12 < 4.5).astype(float), 0.5)
     share = ribbon * (phantom.brain.wm > 0.5)
