@@ -382,8 +382,8 @@ def test_the_survey_counts_series_and_is_not_stopped_by_a_flair(tmp_path, capsys
     with pytest.raises(SystemExit):
         cli.main()
     out = capsys.readouterr().out
-    assert "pvs: 2 of 2 series of 1 visits can be measured" in out
-    assert "note: sub-01_FLAIR.nii.gz: cannot be read as NIfTI" in out
+    assert "pvs: 2 of 2 series of 1 visits can be measured; 2 of them will warn" in out
+    assert "will warn: sub-01_FLAIR.nii.gz: cannot be read as NIfTI" in out
 
 
 @dataclass(frozen=True)
