@@ -51,7 +51,10 @@ OWN: Mapping[str, Mapping[str, Any]] = {
         },
     },
     "outcome_reason": {"Description": "why it failed or was skipped"},
-    "notes": {"Description": "what was chosen among several files, or read otherwise"},
+    "notes": {
+        "Description": "what was chosen among several files, or read otherwise, and what the "
+        "method notes of the result"
+    },
     "protocol": {
         "Description": "letter of scans that were acquired, read and measured alike; group.html "
         "says what each is"
@@ -323,6 +326,9 @@ def _row(
     values = record.result.get("row") if record is not None else None
     if not isinstance(values, dict):
         return row
+    said = values.get("notes")  # of the method, beside those on files
+    if isinstance(said, str) and said != "none":
+        row["notes"] = "; ".join([*notes, said])
     return row | {k: v for k, v in values.items() if k not in row and _is_plain(v)}
 
 
@@ -343,7 +349,7 @@ def _table(
     """Make the table of a method; return it and the robust distance of what is drawn."""
     own = ["outcome", "outcome_reason", "notes", COUNTED]
     names = ["participant_id", "session_id", *entities_in(rows), *own]
-    measured = [c for c in method.columns if any(c in row for row in rows)]
+    measured = [c for c in method.columns if c not in names and any(c in row for row in rows)]
     table = pd.DataFrame(list(rows), columns=[*names, *measured])
     drawn = _group_page.drawn_of(method, table)
     for column in {*drawn, *method.compared} & set(table):  # another maker's record may hold text
