@@ -217,7 +217,7 @@ def test_a_cancelled_job_loses_and_doubles_nothing(slurm, people):
     assert sorted(w[0] for w in words) == [f"sub-{p}_qsm" for p in PEOPLE]
     assert {w[1] for w in words} == {"done"}
     assert tree(people / "out") == tree(people / "undisturbed")
-    log = (people / "out" / "logs" / "run.log").read_text()
+    log = sorted((people / "out" / "logs").glob("run-*.log"))[-1].read_text()
     taken_over = len(re.findall(r"_qsm was done", log))
     print(f"taken over: {taken_over}; done and logged in the first run: {done}")
     assert done <= taken_over < len(PEOPLE)

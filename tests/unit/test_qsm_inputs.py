@@ -288,7 +288,8 @@ def test_what_is_found_of_each_kind_of_input(folder):
     assert "part-imag" in found["sub-parts"].inputs["phase"][0]
     assert found["sub-single"].parameters["echo_times_s"] == [0.02]
     assert found["sub-withT1w"].parameters["t1w"].endswith("sub-withT1w_T1w.nii.gz")
-    assert "of 2 T1w images sub-withT1w_T1w.nii.gz" in found["sub-withT1w"].notes
+    (note,) = found["sub-withT1w"].notes
+    assert note == "sub-withT1w_T1w.nii.gz beside it, the closest of 2 by its name"
     assert "t1w" not in found["sub-plain"].parameters
     assert "join them in one file with axes x, y, z, echo, coil" in found["sub-coils"].lacks[0]
     assert "no part-real and part-imag, nor" in found["sub-real"].lacks[0]
