@@ -176,8 +176,8 @@ def read_participants(top: Path) -> tuple[pd.DataFrame, dict[str, Any], list[str
     named = set(table["participant_id"])
     notes = []
     for what, missing in (
-        ("have no row in participants.tsv", folders - named),
-        ("stand in participants.tsv and have no folder", named - folders),
+        ("without a row in participants.tsv", folders - named),
+        ("listed in participants.tsv, without a folder", named - folders),
     ):
         if missing:
             notes.append(f"{shorten(sorted(missing, key=natural))} {what}")

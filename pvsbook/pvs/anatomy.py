@@ -425,7 +425,13 @@ def measure_levels(anatomy: PvsAnatomy, depth_mm: Floats | None = None) -> Level
 
 def _fluid_level(values: Floats, anatomy: PvsAnatomy, white: float) -> float:
     """Signal of ventricular fluid: the side of white matter on which the ventricles lie."""
-    inside = values[(anatomy.ventricles > 0.8) & anatomy.brain]
+    ventricles = anatomy.ventricles > 0.8
+    inside = values[ventricles & anatomy.brain]
+    if inside.size < 50 <= ventricles.sum():
+        raise InputError(
+            "brain_mask: given, or found in the scan, it leaves the lateral ventricles out, so the "
+            "signal of fluid is unknown; give a brain mask that holds them"
+        )
     if inside.size < 50:
         raise InputError(
             "image: fewer than 50 voxels of the ventricles lie in the field of view, so the "

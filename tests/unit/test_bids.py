@@ -662,7 +662,7 @@ def test_who_is_expected_and_has_no_image_is_a_row_with_a_reason(tmp_path, capsy
         "sub-01": "done", "sub-02": "skipped", "sub-03": "skipped",
     }  # fmt: skip
     page = (tmp_path / "out" / "group.html").read_text()
-    assert "sub-02 have no row in participants.tsv" in page
+    assert "sub-02 without a row in participants.tsv" in page
     table.write_text("participant_id\tage\n1\t30\n2\t31\n")
     capsys.readouterr()
     assert call("run", tmp_path / "bids", tmp_path / "out", "group", "--methods", "qsm") == 1

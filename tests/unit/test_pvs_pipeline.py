@@ -403,6 +403,14 @@ def test_the_error_of_a_count_holds_noise_alone(result):
         assert (row["n_pvs_se"] ** 2 - noise) / 2 == pytest.approx(expected, abs=2e-3)
 
 
+def test_a_mask_without_ventricles_is_named(phantom, scan):
+    tissue = phantom.brain.wm + phantom.brain.gm > 0.5
+    with pytest.raises(InputError, match="leaves the lateral ventricles out"):
+        measured(scan, brain_mask=images.make(tissue.astype("u1"), scan.affine))
+    whole = images.make((phantom.brain.brain > 0.5).astype("u1"), scan.affine)
+    assert measured(scan, brain_mask=whole).to_row()["n_pvs"] > 0
+
+
 def test_scales_follow_the_voxel():
     assert default_scales((0.5, 0.5, 0.5)) == (0.4, 0.6, 0.9, 1.3)
     assert min(default_scales((3, 3, 3))) == pytest.approx(1.65)
