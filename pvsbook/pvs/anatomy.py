@@ -429,8 +429,8 @@ def _fluid_level(values: Floats, anatomy: PvsAnatomy, white: float) -> float:
     inside = values[ventricles & anatomy.brain]
     if inside.size < 50 <= ventricles.sum():
         raise InputError(
-            "brain_mask: given, or found in the scan, it leaves the lateral ventricles out, so the "
-            "signal of fluid is unknown; give a brain mask that holds them"
+            "brain_mask: given, or found in the scan, it leaves the lateral ventricles out, so "
+            "the signal of fluid is unknown; give a brain mask that holds them"
         )
     if inside.size < 50:
         raise InputError(
